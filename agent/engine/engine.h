@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * engine: owns every session, thread and the store; the only thing the control
+ * layer (D-Bus, main) talks to.
+ *
+ * All functions here are for the control thread only, and return quickly.
+ * News reach the control thread through engine_fd(): when it is readable, call
+ * engine_dispatch(), which runs the callbacks.
+ */
+#ifndef USWAP_ENGINE_ENGINE_H
+#define USWAP_ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "engine/settings.h"
+
+struct engine;
+
+/* Fault service time: bucket i counts faults of up to 2^(i/4) * 250 ns, the
+   last one all others. Measured in the agent, from the message being read to
+   the copy being placed. */
+#define ENGINE_LATENCY_BUCKETS 96
+uint64_t engine_latency_bound_ns(unsigned bucket);
+
+/* Of one process, or summed over all that are and were. Bytes are multiples of
+   the page size unless they are stored bytes. */
+struct engine_counters {
+	uint64_t resident_bytes;   /* RSS as the kernel tells it */
+	uint64_t registered_bytes; /* address space that we serve */
+	uint64_t evicted_bytes;	   /* pages that are with us = staged + fill + stored */
+	uint64_t staged_bytes;	   /* of those, still uncompressed */
+	uint64_t fill_bytes;	   /* of those, same-filled: no body */
+	uint64_t stored_bytes;	   /* compressed bytes of the stored ones, duplicates at full price */
+	uint64_t pages_out_total;  /* pages staged */
+	uint64_t pages_in_total;   /* pages given back, for whatever reason */
+	uint64_t faults_total;	   /* page-fault messages answered */
+	uint64_t refaults_total;   /* of those, on evicted pages */
+	uint64_t major_total;	   /* of those, decompressed */
+	uint64_t zero_total;	   /* first touches answered with zeros (messages) */
+	uint64_t duplicate_pages_total; /* dedup hits when packing */
+	uint64_t incompressible_total;	/* pages brought back since they don't compress */
+	uint64_t busy_total;		/* pages the kernel refused to move (shared, pinned) */
+	uint64_t poisoned_total;
+	uint64_t stall_ns_total; /* time threads were seen waiting for us */
+	uint64_t latency[ENGINE_LATENCY_BUCKETS]; /* of refaults */
+};
+
+enum engine_process_state {
+	ENGINE_PROCESS_ACTIVE = 0, /* attached, eviction as policy says */
+	ENGINE_PROCESS_SERVED,	   /* fork child without a mover: served, not evicted */
+	ENGINE_PROCESS_PAUSED,	   /* eviction switched off by order */
+	ENGINE_PROCESS_RESTORING,  /* everything is coming back, then it is left alone */
+	ENGINE_PROCESS_LEFT,	   /* left alone (mover gone, order, error) */
+};
+
+struct engine_process {
+	uint64_t id;		/* unique for the agent's life, never reused */
+	pid_t pid;		/* 0: unknown (fork child that has not said hello) */
+	uid_t uid;
+	pid_t parent_session_pid; /* of the session it was forked from, or 0 */
+	uint64_t attached_ns;	/* CLOCK_MONOTONIC */
+	char command[64];	/* comm */
+	char cgroup[256];
+	enum engine_process_state state;
+	const char *reason;	/* static text: why not ACTIVE, or "" */
+	struct engine_counters counters;
+};
+
+struct engine_stats {
+	uint32_t nr_processes;
+	bool eviction_enabled;
+	const char *store;	    /* "memory" */
+	uint64_t store_capacity_bytes;
+	uint64_t store_used_bytes;  /* memory the store has taken */
+	uint64_t store_live_bytes;  /* of those, needed */
+	uint64_t store_blobs;
+	uint64_t staging_bytes;	    /* memory in use by staging */
+	uint64_t metadata_bytes;    /* tables, index, slots */
+	uint64_t held_bytes;	    /* all we keep: store used + staging + metadata */
+	uint64_t store_errors_total;
+	uint64_t attach_refused_total;
+	struct engine_counters counters; /* sums */
+};
+
+struct engine_news { /* any may be NULL; run by engine_dispatch */
+	void (*process_new)(void *ctx, uint64_t id);
+	void (*process_gone)(void *ctx, uint64_t id);
+	void (*process_changed)(void *ctx, uint64_t id); /* state or command */
+	/* every session has been restored after engine_drain */
+	void (*drained)(void *ctx);
+	void *ctx;
+};
+
+/* Starts the threads. NULL after logging why. settings are copied. */
+struct engine *engine_new(const struct settings *settings, const struct engine_news *news);
+/* All sessions must have ended (drained); else programs hang: asserts it. */
+struct engine *engine_free(struct engine *engine);
+
+int engine_fd(const struct engine *engine);
+void engine_dispatch(struct engine *engine);
+
+/* A connection accepted on the attach socket (becomes the engine's). */
+void engine_attach(struct engine *engine, int connection);
+
+void engine_get_stats(struct engine *engine, struct engine_stats *stats);
+/* Up to n processes in order of id; returns how many there are in all. */
+size_t engine_get_processes(struct engine *engine, struct engine_process *v, size_t n);
+/* 0 or -ESRCH. */
+int engine_get_process(struct engine *engine, uint64_t id, struct engine_process *process);
+/* 0 and the id of the newest session of pid, or -ESRCH. */
+int engine_find_pid(struct engine *engine, pid_t pid, uint64_t *id);
+
+enum engine_order {
+	ENGINE_EVICT,	/* bytes: at least so many, 0: all that can go; staged and packed */
+	ENGINE_RESTORE, /* everything back; bytes is ignored */
+	ENGINE_DETACH,	/* everything back, unregistered, left alone for good */
+};
+/* status: 0 or negative errno (-ESRCH: it went away meanwhile, -ENOSPC: the
+   store is full, -ECANCELED: stopping, -EBUSY: cannot be evicted, see state).
+   bytes: what was really moved. */
+typedef void (*engine_done_fn)(void *arg, int status, uint64_t bytes);
+/*
+ * Gives an order to one process, or to all (id 0). Returns 0, and done is
+ * called once, later, from engine_dispatch; or -ESRCH, -ECANCELED or -ENOMEM
+ * and done is never called. A RESTORE leaves the process attached: the policy
+ * may take pages again later.
+ */
+int engine_order(struct engine *engine, enum engine_order order, uint64_t id, uint64_t bytes,
+		 engine_done_fn done, void *arg);
+
+/* Switches eviction by policy off and on, for one process or all (id 0). */
+int engine_set_enabled(struct engine *engine, uint64_t id, bool enabled);
+/* Takes over [Policy] and log level; other settings need a restart. */
+void engine_reload(struct engine *engine, const struct settings *settings);
+/* Refuses new processes, restores every page of all, unregisters; then
+   news->drained. */
+void engine_drain(struct engine *engine);
+
+#endif

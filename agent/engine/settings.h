@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * settings: what uswap.conf(5) and the command line decide, as plain data.
+ * Filled by agent/config.c, read by the engine; changed only by a reload in
+ * the control thread (the engine copies it).
+ */
+#ifndef USWAP_ENGINE_SETTINGS_H
+#define USWAP_ENGINE_SETTINGS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define SETTINGS_PATH_MAX 108 /* sockaddr_un */
+#define SETTINGS_TEXT_MAX 256
+#define SETTINGS_LIST_MAX 64
+
+/* [Policy] */
+struct settings_policy {
+	uint64_t scan_ns;	  /* ScanSec=      time between looks at a process, > 0 */
+	uint64_t grace_ns;	  /* GraceSec=     time in staging, >= 0 */
+	double stall_budget;	  /* StallBudget=  share of wall time, 0 .. 1 */
+	uint64_t min_resident;	  /* MinResident=  bytes left alone per process */
+	uint64_t start_delay_ns;  /* StartDelaySec= age before a process is touched */
+	uint64_t limit_bytes;	  /* Limit=SIZE    resident limit per process, 0: none */
+	double limit_share;	  /* Limit=PERCENT of the process's memory, 0: none */
+};
+
+struct settings {
+	char socket[SETTINGS_PATH_MAX];	   /* [Agent] Socket= --socket */
+	char bus_address[SETTINGS_TEXT_MAX]; /* [Agent] BusAddress= --bus-address; "" system bus,
+						"none": peer-to-peer socket only */
+	int log_level;			   /* [Agent] LogLevel= */
+	unsigned fault_threads;		   /* [Agent] FaultThreads=, 0: by CPUs */
+	unsigned pack_threads;		   /* [Agent] PackThreads=, 0: by CPUs */
+	uint32_t max_processes;		   /* [Agent] MaxProcesses= */
+	/* [Agent] AllowUsers=: uids that may attach; nr 0 = everybody */
+	uint32_t allow_uid[SETTINGS_LIST_MAX];
+	unsigned nr_allow_uid;
+
+	char store[SETTINGS_TEXT_MAX];	   /* [Store] Store= --store, "memory:SIZE" */
+	int compression_level;		   /* [Store] CompressionLevel= */
+	uint64_t staging_bytes;		   /* [Store] StagingMax= */
+	uint64_t user_max;		   /* [Store] UserMax=, bytes of the store one
+					      user may take, 0: all but a tenth */
+	uint64_t process_max;		   /* [Store] ProcessMax=, 0: as UserMax */
+
+	struct settings_policy policy;
+	bool foreground;		   /* --foreground: no sd_notify expected, log to stderr */
+};
+
+#endif

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * blobstore: pages' contents, compressed, deduplicated inside one trust domain
+ * and packed into the segments of a store. It joins page/blob.h (the table of
+ * blobs, their counts and the dedup index), page/codec.h, page/domain.h (who is
+ * charged) and backends/store.h.
+ *
+ * A blob id is 1 .. 2^31-1; 0 is none. It lives while its reference count is
+ * above 0.
+ *
+ * Threads: get, ref and unref are wait-free (fault threads; INV-2). put and
+ * work take locks that fault threads never take (pack threads).
+ */
+#ifndef USWAP_FLOW_BLOBSTORE_H
+#define USWAP_FLOW_BLOBSTORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "backends/store.h"
+#include "page/codec.h"
+
+struct blobstore;
+struct domain; /* page/domain.h: one uid, its dedup seed and its charge */
+
+typedef uint32_t blob_id;
+
+/* A page that does not compress to this or less is not worth keeping. */
+#define BLOBSTORE_FRAME_MAX 2990
+
+enum blobstore_result { /* of blobstore_put; each must be handled */
+	BLOBSTORE_STORED = 0,
+	BLOBSTORE_DUPLICATE,	  /* an equal blob of the domain was there */
+	BLOBSTORE_INCOMPRESSIBLE, /* keep it resident */
+	BLOBSTORE_QUOTA,	  /* the domain is at its limit */
+	BLOBSTORE_FULL,		  /* the store is */
+	BLOBSTORE_ERROR,	  /* the store failed; counted */
+};
+
+struct blobstore_stats {
+	uint64_t blobs;		  /* distinct pages */
+	uint64_t live_bytes;	  /* of their frames and records */
+	uint64_t dead_bytes;	  /* garbage in segments */
+	uint64_t metadata_bytes;  /* table and index */
+	uint64_t duplicate_total; /* puts answered by an equal blob */
+	uint64_t compacted_bytes_total;
+	uint64_t corrupt_total;	  /* gets that failed their checksum */
+	struct store_stats store;
+};
+
+/* The store stays the caller's. max_blobs bounds the table (address space
+   only). NULL on ENOMEM. */
+struct blobstore *blobstore_new(struct store *store, uint32_t max_blobs);
+struct blobstore *blobstore_free(struct blobstore *bs);
+
+/* Stores page (PAGE_BYTES) for domain; *id has one reference for the caller
+   when STORED or DUPLICATE. */
+enum blobstore_result blobstore_put(struct blobstore *bs, struct codec *codec,
+				    struct domain *domain, const void *page, blob_id *id);
+/* 0 and the page's bytes, or -EBADMSG when they fail their checksum (INV-7) or
+   another negative errno of the store. The caller holds a reference. */
+int blobstore_get(struct blobstore *bs, struct codec *codec, blob_id id, void *page);
+/* Bytes of id's frame and record, for accounting. */
+size_t blobstore_bytes(const struct blobstore *bs, blob_id id);
+void blobstore_ref(struct blobstore *bs, blob_id id);
+void blobstore_unref(struct blobstore *bs, blob_id id);
+/*
+ * Housekeeping, called by one pack thread at a time, some ms at most: frees
+ * what unref left behind, gives empty segments back, compacts the poorest
+ * segment while held bytes exceed 1.15 of live ones. True: there is more.
+ */
+bool blobstore_work(struct blobstore *bs);
+void blobstore_get_stats(struct blobstore *bs, struct blobstore_stats *stats);
+
+#endif

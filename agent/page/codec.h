@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * codec: a page's bytes made small and whole again, with zstd. Frames are
+ * magicless, without content size, checksum or dictionary id: the blob table
+ * knows all of that.
+ *
+ * One codec per thread, no locking. Nothing is allocated after codec_new, so
+ * codec_decompress may be used on the fault path.
+ */
+#ifndef USWAP_PAGE_CODEC_H
+#define USWAP_PAGE_CODEC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct codec;
+
+/* level: a zstd level, negative ones are the fast ones. NULL on ENOMEM. */
+struct codec *codec_new(int level);
+struct codec *codec_free(struct codec *codec);
+
+/* Bytes written to dst, or 0 when the page does not fit into cap (which is how
+   an incompressible page shows). page: PAGE_BYTES. */
+size_t codec_compress(struct codec *codec, void *dst, size_t cap, const void *page);
+/* 0, or -EBADMSG unless src is exactly one frame of one page. page is PAGE_BYTES
+   and may have been written to in either case. Hostile src is harmless. */
+int codec_decompress(struct codec *codec, void *page, const void *src, size_t len);
+
+/* The page repeats one 32-bit word: true, and the word. */
+bool page_same_filled(const void *page, uint32_t *pattern);
+void page_fill(void *page, uint32_t pattern);
+/* XXH3, 64 bit, seeded (the seed keeps trust domains apart). */
+uint64_t page_hash(const void *page, uint64_t seed);
+
+#endif

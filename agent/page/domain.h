@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A trust domain: pages are deduplicated and charged inside it. One per uid
+ * (architecture's default). The charge is exact: the sum over all domains is
+ * the bytes the store holds live (INV-8), and a domain's charge is zero when
+ * the last blob of its processes is gone.
+ *
+ * Threads: domain_ref/get/unref under the registry's lock (attach and exit);
+ * charge is atomic.
+ */
+#ifndef USWAP_PAGE_DOMAIN_H
+#define USWAP_PAGE_DOMAIN_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct domain {
+	uint32_t uid;
+	uint32_t index;		     /* small, unique among the living ones */
+	uint64_t seed;		     /* random: hashes of two domains differ */
+	_Atomic uint64_t charged;    /* bytes */
+	_Atomic uint64_t limit;	     /* bytes, UINT64_MAX: none */
+	/* private to domain.c */
+	uint32_t refs;
+	struct domain *next;
+};
+
+struct domain_registry;
+
+struct domain_registry *domain_registry_new(void);
+struct domain_registry *domain_registry_free(struct domain_registry *reg);
+/* The domain of uid with one more reference (made if need be, with limit).
+   NULL on ENOMEM. A domain lives on while it is charged, so that blobs of
+   processes that are gone are still accounted. */
+struct domain *domain_get(struct domain_registry *reg, uint32_t uid, uint64_t limit);
+struct domain *domain_ref(struct domain_registry *reg, struct domain *domain);
+void domain_unref(struct domain_registry *reg, struct domain *domain);
+
+/* False, and nothing charged, when it would pass the limit. */
+bool domain_charge(struct domain *domain, uint64_t bytes);
+void domain_uncharge(struct domain *domain, uint64_t bytes);
+
+#endif

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * slotmap: the slots of one address space, a radix tree of 4 KiB nodes with
+ * leaves of 512 slots (one leaf for 2 MiB of address space), indexed by vpn
+ * (virtual page number, < SLOTMAP_VPN_MAX).
+ *
+ * fork shares leaves copy-on-write: both maps hold a reference to a leaf until
+ * one of them writes to it and gets its own copy. A shared leaf counts as ONE
+ * reference to whatever its slots point to; unsharing it calls refs->get for
+ * each slot of the copy.
+ *
+ * Synchronization: a pool and all maps on it belong to one owner thread. The
+ * counters may be read by others.
+ */
+#ifndef USWAP_PAGE_SLOTMAP_H
+#define USWAP_PAGE_SLOTMAP_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "page/slot.h"
+
+#define SLOTMAP_VPN_BITS 35 /* 47-bit user addresses */
+#define SLOTMAP_VPN_MAX ((uint64_t)1 << SLOTMAP_VPN_BITS)
+
+/* ---- nodes: 4 KiB each, in one memfd mapping, locked in memory ---- */
+struct slot_pool;
+
+/* max_bytes: of address space reserved (memory is taken in steps of 1 MiB as
+   needed). NULL and errno on failure. */
+struct slot_pool *slot_pool_new(size_t max_bytes);
+struct slot_pool *slot_pool_free(struct slot_pool *pool);
+/* Makes at least `nodes` free nodes ready. 0 or -ENOMEM. Allocates: not on the
+   fault path. slot_pool_ready() says how many are. */
+int slot_pool_reserve(struct slot_pool *pool, size_t nodes);
+size_t slot_pool_ready(const struct slot_pool *pool);
+size_t slot_pool_bytes(const struct slot_pool *pool); /* memory taken */
+
+/* ---- maps ---- */
+
+/* What slots point to is counted by these; called for STAGED, FETCHING,
+   STORED and CLEAN slots only. */
+struct slot_refs {
+	void (*get)(void *ctx, slot_t slot);
+	void (*put)(void *ctx, slot_t slot);
+};
+
+struct slotmap {
+	struct slot_pool *pool;
+	const struct slot_refs *refs;
+	void *ctx;
+	uint32_t root;			      /* node index, 0: empty */
+	_Atomic uint64_t count[SLOT_STATES]; /* slots by state, NONE unused */
+};
+
+void slotmap_init(struct slotmap *map, struct slot_pool *pool, const struct slot_refs *refs,
+		  void *ctx);
+/* Puts every slot's reference and gives all nodes back. */
+void slotmap_deinit(struct slotmap *map);
+
+slot_t slotmap_get(const struct slotmap *map, uint64_t vpn);
+/*
+ * Sets one slot; asserts slot_step_is_legal. References are the caller's
+ * business (the old value's reference becomes the caller's, the new value's
+ * reference is given to the map). 0, or -ENOMEM when a node is needed and none
+ * is ready (nothing changed). Setting NONE where no leaf is never fails, nor
+ * does a change in a leaf that is there and not shared.
+ */
+int slotmap_set(struct slotmap *map, uint64_t vpn, slot_t slot);
+/*
+ * Sets n slots from vpn on to NONE or BARRED and puts their references;
+ * whole leaves are given back for NONE. 0, or -ENOMEM: then those before
+ * *done (a vpn) are changed. For BARRED leaves are made where there are none.
+ * LEAVING slots are changed like others; they hold no reference.
+ */
+int slotmap_clear(struct slotmap *map, uint64_t vpn, uint64_t n, enum slot_state to,
+		  uint64_t *done);
+/*
+ * Moves n slots from one range to another that may overlap it (mremap); what
+ * the target held is put first, the source becomes NONE. 0, or -ENOMEM
+ * (nothing changed: the nodes needed are counted before).
+ */
+int slotmap_move(struct slotmap *map, uint64_t from, uint64_t to, uint64_t n);
+/* child: initialised and empty, same pool. Shares all leaves. 0 or -ENOMEM
+   (child stays empty). */
+int slotmap_fork(struct slotmap *child, struct slotmap *parent);
+/*
+ * First vpn in [vpn, end) whose state is in mask (bit 1 << state; NONE not
+ * allowed), or end. Missing leaves are skipped whole.
+ */
+uint64_t slotmap_next(const struct slotmap *map, uint64_t vpn, uint64_t end, unsigned mask);
+
+#endif
