@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "page/staging.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+
+#include "common/util.h"
+
+#define INDEX_NONE UINT32_MAX
+
+struct entry {
+	_Atomic uint64_t count; /* generation << 32 | references */
+	uint32_t blob;		/* forwarded to; 0: not */
+	uint32_t next;		/* free list */
+};
+
+struct staging {
+	int fd;
+	uint8_t *pages;
+	struct entry *entries;
+	uint32_t max_pages; /* with memory */
+	uint32_t nr;	    /* indices: twice that, for forwarders */
+	uint32_t fresh;	    /* indices from here on were never used */
+	uint32_t ready;	    /* worker's own free list, LIFO: warm pages first */
+	uint32_t nr_ready;
+	uint32_t cold;	    /* free indices without memory */
+	_Atomic uint32_t returned; /* free list that anybody pushes to */
+	_Atomic uint32_t used;	   /* with memory, referenced */
+	_Atomic uint32_t idle;	   /* with memory, free */
+};
+
+static int map_all(struct staging *st)
+{
+	size_t bytes = (size_t)st->nr << PAGE_SHIFT;
+
+	st->fd = memfd_create("uswap-staging", MFD_CLOEXEC);
+	if (st->fd < 0 || ftruncate(st->fd, (off_t)bytes) < 0)
+		return -errno;
+	st->pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, st->fd, 0);
+	if (st->pages == MAP_FAILED)
+		return -errno;
+	st->entries = mmap(NULL, st->nr * sizeof(*st->entries), PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return st->entries == MAP_FAILED ? -errno : 0;
+}
+
+struct staging *staging_new(uint64_t max_bytes)
+{
+	struct staging *st = calloc(1, sizeof(*st));
+	int r;
+
+	if (!st)
+		return NULL;
+	*st = (struct staging){ .fd = -1, .pages = MAP_FAILED, .entries = MAP_FAILED,
+				.ready = INDEX_NONE, .cold = INDEX_NONE, .returned = INDEX_NONE };
+	st->max_pages = (uint32_t)MIN(MAX(max_bytes >> PAGE_SHIFT, 64), UINT32_MAX / 4);
+	st->nr = st->max_pages * 2;
+	r = map_all(st);
+	if (r < 0) {
+		staging_free(st);
+		errno = -r;
+		return NULL;
+	}
+	return st;
+}
+
+struct staging *staging_free(struct staging *st)
+{
+	if (!st)
+		return NULL;
+	if (st->entries != MAP_FAILED)
+		munmap(st->entries, st->nr * sizeof(*st->entries));
+	if (st->pages != MAP_FAILED)
+		munmap(st->pages, (size_t)st->nr << PAGE_SHIFT);
+	safe_close(st->fd);
+	free(st);
+	return NULL;
+}
+
+/* Takes over what others have freed. Forwarders come back without memory. */
+static void collect(struct staging *st)
+{
+	uint32_t i = atomic_exchange_explicit(&st->returned, INDEX_NONE, memory_order_acquire);
+
+	while (i != INDEX_NONE) {
+		struct entry *e = &st->entries[i];
+		uint32_t next = e->next;
+		uint32_t *list = e->blob ? &st->cold : &st->ready;
+
+		st->nr_ready += !e->blob;
+		e->blob = 0;
+		e->next = *list;
+		*list = i;
+		i = next;
+	}
+}
+
+static uint32_t take_index(struct staging *st)
+{
+	uint32_t i = st->ready;
+
+	if (i != INDEX_NONE) {
+		st->ready = st->entries[i].next;
+		st->nr_ready--;
+		atomic_fetch_sub_explicit(&st->idle, 1, memory_order_relaxed);
+		return i;
+	}
+	i = st->cold;
+	if (i != INDEX_NONE) {
+		st->cold = st->entries[i].next;
+		return i;
+	}
+	return st->fresh < st->nr ? st->fresh++ : INDEX_NONE;
+}
+
+unsigned staging_alloc(struct staging *st, uint32_t *index, unsigned n)
+{
+	unsigned got;
+
+	collect(st);
+	for (got = 0; got < n; got++) {
+		struct entry *e;
+
+		if (atomic_load_explicit(&st->used, memory_order_relaxed) >= st->max_pages)
+			break;
+		index[got] = take_index(st);
+		if (index[got] == INDEX_NONE)
+			break;
+		e = &st->entries[index[got]];
+		assert((uint32_t)e->count == 0);
+		atomic_fetch_add_explicit(&e->count, 1, memory_order_relaxed);
+		atomic_fetch_add_explicit(&st->used, 1, memory_order_relaxed);
+	}
+	return got;
+}
+
+void *staging_page(const struct staging *st, uint32_t index)
+{
+	assert(index < st->nr);
+	return st->pages + ((size_t)index << PAGE_SHIFT);
+}
+
+uint32_t staging_generation(const struct staging *st, uint32_t index)
+{
+	return (uint32_t)(atomic_load_explicit(&st->entries[index].count, memory_order_relaxed) >> 32);
+}
+
+void staging_ref(struct staging *st, uint32_t index)
+{
+	uint64_t old = atomic_fetch_add_explicit(&st->entries[index].count, 1, memory_order_relaxed);
+
+	assert((uint32_t)old > 0);
+	(void)old;
+}
+
+bool staging_tryref(struct staging *st, uint32_t index, uint32_t generation)
+{
+	uint64_t old = atomic_load_explicit(&st->entries[index].count, memory_order_relaxed);
+
+	do {
+		if ((uint32_t)old == 0 || (uint32_t)(old >> 32) != generation)
+			return false;
+	} while (!atomic_compare_exchange_weak_explicit(&st->entries[index].count, &old, old + 1,
+							memory_order_acquire, memory_order_relaxed));
+	return true;
+}
+
+static void push_returned(struct staging *st, uint32_t index)
+{
+	uint32_t head = atomic_load_explicit(&st->returned, memory_order_relaxed);
+
+	do {
+		st->entries[index].next = head;
+	} while (!atomic_compare_exchange_weak_explicit(&st->returned, &head, index,
+							memory_order_release, memory_order_relaxed));
+}
+
+uint32_t staging_unref(struct staging *st, uint32_t index)
+{
+	struct entry *e = &st->entries[index];
+	uint64_t old = atomic_load_explicit(&e->count, memory_order_relaxed);
+	uint64_t new;
+	uint32_t blob;
+
+	do {
+		assert((uint32_t)old > 0);
+		/* The last one also starts the next generation, so that a
+		   tryref with the old one fails. */
+		new = (uint32_t)old == 1 ? ((old >> 32) + 1) << 32 : old - 1;
+	} while (!atomic_compare_exchange_weak_explicit(&e->count, &old, new, memory_order_acq_rel,
+							memory_order_relaxed));
+	if ((uint32_t)new != 0)
+		return 0;
+	blob = e->blob;
+	if (!blob) {
+		atomic_fetch_sub_explicit(&st->used, 1, memory_order_relaxed);
+		atomic_fetch_add_explicit(&st->idle, 1, memory_order_relaxed);
+	}
+	push_returned(st, index);
+	return blob;
+}
+
+static void release_memory(struct staging *st, uint32_t index)
+{
+	/* Failing only keeps the memory: the page is rewritten before reuse. */
+	(void)fallocate(st->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			(off_t)((size_t)index << PAGE_SHIFT), (off_t)PAGE_BYTES);
+}
+
+void staging_forward(struct staging *st, uint32_t index, uint32_t blob)
+{
+	struct entry *e = &st->entries[index];
+
+	assert(blob && !e->blob && (uint32_t)e->count > 0);
+	e->blob = blob;
+	release_memory(st, index);
+	atomic_fetch_sub_explicit(&st->used, 1, memory_order_relaxed);
+}
+
+uint32_t staging_forwarded(const struct staging *st, uint32_t index)
+{
+	return st->entries[index].blob;
+}
+
+void staging_trim(struct staging *st, unsigned keep)
+{
+	collect(st);
+	while (st->nr_ready > keep) {
+		uint32_t i = st->ready;
+
+		st->ready = st->entries[i].next;
+		st->nr_ready--;
+		release_memory(st, i);
+		atomic_fetch_sub_explicit(&st->idle, 1, memory_order_relaxed);
+		st->entries[i].next = st->cold;
+		st->cold = i;
+	}
+}
+
+uint64_t staging_used_bytes(const struct staging *st)
+{
+	return (uint64_t)st->used << PAGE_SHIFT;
+}
+
+uint64_t staging_resident_bytes(const struct staging *st)
+{
+	return ((uint64_t)st->used + st->idle) << PAGE_SHIFT;
+}
+
+uint64_t staging_max_bytes(const struct staging *st)
+{
+	return (uint64_t)st->max_pages << PAGE_SHIFT;
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * staging: the inactive list. Uncompressed copies of pages that have left
+ * their process, in the agent's own memory (one memfd), each counted: by the
+ * slots that name it (several after a fork) and by the pack thread while it
+ * works on it.
+ *
+ * When a page has been packed while other slots still name its staging copy,
+ * the copy becomes a forwarder: the index lives on, the bytes are in a blob.
+ *
+ * Threads: alloc and trim by the evict worker alone; page, ref, unref,
+ * forward by anyone who holds a reference; tryref by anyone.
+ */
+#ifndef USWAP_PAGE_STAGING_H
+#define USWAP_PAGE_STAGING_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct staging;
+
+/* NULL and errno. */
+struct staging *staging_new(uint64_t max_bytes);
+struct staging *staging_free(struct staging *st);
+
+/* Up to n pages with one reference each; returns how many (fewer: full). */
+unsigned staging_alloc(struct staging *st, uint32_t *index, unsigned n);
+void *staging_page(const struct staging *st, uint32_t index);
+/* Changes with every reuse of the index; read it while holding a reference. */
+uint32_t staging_generation(const struct staging *st, uint32_t index);
+void staging_ref(struct staging *st, uint32_t index);
+/* One more reference, if it is still the page of that generation. */
+bool staging_tryref(struct staging *st, uint32_t index, uint32_t generation);
+/* Gives a reference back. Returns the blob the page was forwarded to when it
+   was the last one and there is one, else 0: that blob's reference is then the
+   caller's. */
+uint32_t staging_unref(struct staging *st, uint32_t index);
+/* The bytes are in blob now (whose reference staging takes over); the page's
+   memory is given back. Only by the owner thread of all slots that name it. */
+void staging_forward(struct staging *st, uint32_t index, uint32_t blob);
+uint32_t staging_forwarded(const struct staging *st, uint32_t index);
+
+/* Gives the memory of free pages back, all but `keep` of them. */
+void staging_trim(struct staging *st, unsigned keep);
+uint64_t staging_used_bytes(const struct staging *st);	   /* pages in use */
+uint64_t staging_resident_bytes(const struct staging *st); /* and those kept free */
+uint64_t staging_max_bytes(const struct staging *st);
+
+#endif

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "sys/pagemap.h"
+
+#include <errno.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/statfs.h>
+#include <sys/uio.h>
+
+#include "common/util.h"
+
+#define PAGEMAP_EXCLUSIVE ((uint64_t)1 << 56)
+#define READ_PAGES_MAX 64
+
+int pagemap_scan_resident(int pagemap, uint64_t start, uint64_t end, struct page_region *regions,
+			  unsigned nr, uint64_t max_pages, uint64_t *next)
+{
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.start = start,
+		.end = end,
+		.vec = (uintptr_t)regions,
+		.vec_len = nr,
+		.max_pages = max_pages,
+		.category_inverted = PAGE_IS_FILE | PAGE_IS_PFNZERO,
+		.category_mask = PAGE_IS_PRESENT | PAGE_IS_FILE | PAGE_IS_PFNZERO,
+		.return_mask = PAGE_IS_PRESENT,
+	};
+	int n = ioctl(pagemap, PAGEMAP_SCAN, &arg);
+
+	if (n < 0) {
+		*next = end;
+		return -errno;
+	}
+	*next = arg.walk_end;
+	return n;
+}
+
+unsigned pagemap_empty_run(int pagemap, uint64_t start, unsigned max)
+{
+	static bool no_guard; /* kernel before 6.15: there is no such category */
+	struct page_region region;
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.start = start + PAGE_BYTES,
+		.end = start + ((uint64_t)max << PAGE_SHIFT),
+		.vec = (uintptr_t)&region,
+		.vec_len = 1,
+		.max_pages = 1,
+	};
+	int n;
+
+	if (max <= 1)
+		return 1;
+	do {
+		arg.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED | (no_guard ? 0 : PAGE_IS_GUARD);
+		arg.return_mask = PAGE_IS_PRESENT;
+		n = ioctl(pagemap, PAGEMAP_SCAN, &arg);
+		if (n < 0 && errno == EINVAL && !no_guard)
+			no_guard = true;
+		else
+			break;
+	} while (true);
+	if (n < 0)
+		return 1;
+	return n == 0 ? max : (unsigned)((region.start - start) >> PAGE_SHIFT);
+}
+
+bool pagemap_is_exclusive(int pagemap, uint64_t address)
+{
+	uint64_t entry = 0;
+
+	return pread(pagemap, &entry, sizeof(entry), (off_t)((address >> PAGE_SHIFT) * sizeof(entry))) ==
+		       (ssize_t)sizeof(entry) &&
+	       (entry & PAGEMAP_EXCLUSIVE);
+}
+
+bool maps_is_private_anon(int maps, uint64_t start, uint64_t end)
+{
+	const uint64_t want = PROCMAP_QUERY_VMA_READABLE | PROCMAP_QUERY_VMA_WRITABLE;
+	const uint64_t mask = want | PROCMAP_QUERY_VMA_EXECUTABLE | PROCMAP_QUERY_VMA_SHARED;
+	struct procmap_query query = { .size = sizeof(query), .query_addr = start };
+
+	if (ioctl(maps, PROCMAP_QUERY, &query) < 0)
+		return false;
+	return query.vma_start == start && query.vma_end == end && query.inode == 0 &&
+	       (query.vma_flags & mask) == want;
+}
+
+int mem_read_pages(int mem, uint64_t address, void *const *pages, unsigned n)
+{
+	struct iovec iov[READ_PAGES_MAX];
+	ssize_t got;
+
+	assert(n > 0 && n <= READ_PAGES_MAX);
+	for (unsigned i = 0; i < n; i++)
+		iov[i] = (struct iovec){ .iov_base = pages[i], .iov_len = PAGE_BYTES };
+	got = preadv(mem, iov, (int)n, (off_t)address);
+	if (got < 0)
+		return errno == EIO ? 0 : -errno;
+	if (got == 0) /* only an address space without users reads as empty */
+		return -ESRCH;
+	return (int)((size_t)got >> PAGE_SHIFT);
+}
+
+bool proc_fd_is(int fd, const char *name)
+{
+	char path[64], target[128];
+	struct statfs fs;
+	const char *base;
+	ssize_t n;
+
+	if (fstatfs(fd, &fs) < 0 || fs.f_type != PROC_SUPER_MAGIC)
+		return false;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	n = readlink(path, target, sizeof(target) - 1);
+	if (n <= 0)
+		return false;
+	target[n] = '\0';
+	base = strrchr(target, '/');
+	return base && strcmp(base + 1, name) == 0;
+}

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "sys/uffd.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/uio.h>
+
+#include "common/util.h"
+
+static int kernel_api(int fd, uint64_t features)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+
+	return ioctl(fd, UFFDIO_API, &api) < 0 ? -errno : 0;
+}
+
+static int kernel_register(int fd, uint64_t start, uint64_t len)
+{
+	struct uffdio_register reg = {
+		.range = { .start = start, .len = len },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+
+	return ioctl(fd, UFFDIO_REGISTER, &reg) < 0 ? -errno : 0;
+}
+
+static int kernel_unregister(int fd, uint64_t start, uint64_t len)
+{
+	struct uffdio_range range = { .start = start, .len = len };
+
+	return ioctl(fd, UFFDIO_UNREGISTER, &range) < 0 ? -errno : 0;
+}
+
+static int kernel_copy(int fd, uint64_t dst, const void *src, uint64_t len, int64_t *done)
+{
+	struct uffdio_copy copy = { .dst = dst, .src = (uintptr_t)src, .len = len };
+	int r = ioctl(fd, UFFDIO_COPY, &copy) < 0 ? -errno : 0;
+
+	*done = copy.copy;
+	return r;
+}
+
+static int kernel_zero(int fd, uint64_t dst, uint64_t len, int64_t *done)
+{
+	struct uffdio_zeropage zero = { .range = { .start = dst, .len = len } };
+	int r = ioctl(fd, UFFDIO_ZEROPAGE, &zero) < 0 ? -errno : 0;
+
+	*done = zero.zeropage;
+	return r;
+}
+
+static int kernel_wake(int fd, uint64_t start, uint64_t len)
+{
+	struct uffdio_range range = { .start = start, .len = len };
+
+	return ioctl(fd, UFFDIO_WAKE, &range) < 0 ? -errno : 0;
+}
+
+static int kernel_poison(int fd, uint64_t start, uint64_t len, int64_t *done)
+{
+	struct uffdio_poison poison = { .range = { .start = start, .len = len } };
+	int r = ioctl(fd, UFFDIO_POISON, &poison) < 0 ? -errno : 0;
+
+	*done = poison.updated;
+	return r;
+}
+
+static int kernel_read(int fd, struct uffd_msg *msgs, unsigned max)
+{
+	struct iovec iov = { .iov_base = msgs, .iov_len = max * sizeof(*msgs) };
+	/* RWF_NOWAIT and not O_NONBLOCK alone: the workload holds the same open
+	   file and could clear that flag to hang this thread. */
+	ssize_t n = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
+
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	return (int)((size_t)n / sizeof(*msgs));
+}
+
+const struct uffd_ops uffd_kernel = {
+	.api = kernel_api,
+	.register_missing = kernel_register,
+	.unregister = kernel_unregister,
+	.copy = kernel_copy,
+	.zero = kernel_zero,
+	.wake = kernel_wake,
+	.poison = kernel_poison,
+	.read = kernel_read,
+};
+const struct uffd_ops *uffd_ops = &uffd_kernel;
+
+/* done: the ioctl's own count, meaningful whenever it is positive. */
+static enum placed placed_from(int r, int64_t done, unsigned *pages)
+{
+	if (done > 0) {
+		*pages = (unsigned)((uint64_t)done >> PAGE_SHIFT);
+		return PLACED_DONE;
+	}
+	*pages = 0;
+	switch (r) {
+	case -EEXIST:
+		return PLACED_EXISTS;
+	case -EAGAIN:
+		return PLACED_RETRY;
+	case -ENOENT:
+	case -EINVAL:
+	case -EFAULT:
+		return PLACED_GONE;
+	case -ESRCH:
+		return PLACED_DEAD;
+	case -ENOMEM:
+		return PLACED_NOMEM;
+	default:
+		return PLACED_FAILED;
+	}
+}
+
+enum placed uffd_place_copy(int fd, uint64_t dst, const void *src, unsigned *pages)
+{
+	int64_t done = 0;
+	int r = uffd_ops->copy(fd, dst, src, (uint64_t)*pages << PAGE_SHIFT, &done);
+
+	return placed_from(r, done, pages);
+}
+
+enum placed uffd_place_zero(int fd, uint64_t dst, unsigned *pages)
+{
+	int64_t done = 0;
+	int r = uffd_ops->zero(fd, dst, (uint64_t)*pages << PAGE_SHIFT, &done);
+
+	return placed_from(r, done, pages);
+}
+
+enum placed uffd_place_poison(int fd, uint64_t dst)
+{
+	int64_t done = 0;
+	unsigned pages;
+	int r = uffd_ops->poison(fd, dst, PAGE_BYTES, &done);
+
+	return placed_from(r, done, &pages);
+}
+
+bool uffd_alive(int fd)
+{
+	int64_t done = 0;
+
+	/* The first page is never mapped (vm.mmap_min_addr), so this changes
+	   nothing: ENOENT in a living address space. */
+	return uffd_ops->zero(fd, 0, PAGE_BYTES, &done) != -ESRCH;
+}
+
+bool uffd_is_uffd(int fd)
+{
+	static const char want[] = "anon_inode:[userfaultfd]";
+	char path[64], target[64];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	n = readlink(path, target, sizeof(target));
+	return n == (ssize_t)sizeof(want) - 1 && memcmp(target, want, (size_t)n) == 0;
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * uffd: the userfaultfd calls the agent makes on a forwarded descriptor, and
+ * the contract of their results. Behind struct uffd_ops, so that a scripted
+ * kernel can stand in.
+ *
+ * Event order and retry (established by experiment on Linux 6.18, and read in
+ * fs/userfaultfd.c):
+ *  - a read returns all pending page faults before events, so a batch of
+ *    messages is applied events first (INV-4);
+ *  - an event is completed by being READ; what it announces (the zap of a
+ *    REMOVE) happens after that;
+ *  - from before the change until the announcing thread has run again, COPY,
+ *    ZEROPAGE and MOVE answer EAGAIN: read events, look the page up again,
+ *    then retry; never repeat the same call blindly;
+ *  - EEXIST does not prove that the faulting thread was woken: WAKE;
+ *  - ENOENT: no such registered mapping: WAKE, the thread gets its SIGSEGV;
+ *  - ESRCH: the address space is gone.
+ *
+ * Threads: the owner of the session. Nothing here allocates or blocks.
+ */
+#ifndef USWAP_SYS_UFFD_H
+#define USWAP_SYS_UFFD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "uapi/uswap_uapi.h"
+
+enum placed { /* each must be handled by the caller */
+	PLACED_DONE = 0,
+	PLACED_EXISTS, /* a page is there already; the waiter needs a WAKE */
+	PLACED_RETRY,  /* an event is unread or unfinished */
+	PLACED_GONE,   /* not mapped, or not ours any more; the waiter needs a WAKE */
+	PLACED_DEAD,   /* the address space is gone */
+	PLACED_NOMEM,  /* the target's memory cgroup is at its limit */
+	PLACED_FAILED, /* anything else: a defect, or a hostile descriptor */
+};
+
+#define UFFD_REQUIRED_FEATURES                                                         \
+	((uint64_t)(UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP |                \
+		    UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP |              \
+		    UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_MOVE | UFFD_FEATURE_POISON))
+
+struct uffd_ops {
+	int (*api)(int fd, uint64_t features);
+	int (*register_missing)(int fd, uint64_t start, uint64_t len);
+	int (*unregister)(int fd, uint64_t start, uint64_t len);
+	int (*copy)(int fd, uint64_t dst, const void *src, uint64_t len, int64_t *done);
+	int (*zero)(int fd, uint64_t dst, uint64_t len, int64_t *done);
+	int (*wake)(int fd, uint64_t start, uint64_t len);
+	int (*poison)(int fd, uint64_t start, uint64_t len, int64_t *done);
+	int (*read)(int fd, struct uffd_msg *msgs, unsigned max);
+};
+
+extern const struct uffd_ops uffd_kernel;
+/* What the functions below call; &uffd_kernel unless a test has replaced it
+   before any thread was started. */
+extern const struct uffd_ops *uffd_ops;
+
+/* 0 or negative errno. */
+static inline int uffd_api(int fd, uint64_t features)
+{
+	return uffd_ops->api(fd, features);
+}
+
+static inline int uffd_register(int fd, uint64_t start, uint64_t len)
+{
+	return uffd_ops->register_missing(fd, start, len);
+}
+
+static inline int uffd_unregister(int fd, uint64_t start, uint64_t len)
+{
+	return uffd_ops->unregister(fd, start, len);
+}
+
+static inline int uffd_wake(int fd, uint64_t start, uint64_t len)
+{
+	return uffd_ops->wake(fd, start, len);
+}
+
+/* Messages read (0: none pending), or negative errno. Never blocks, whatever
+   a hostile holder of the same open file does to its flags. */
+static inline int uffd_read(int fd, struct uffd_msg *msgs, unsigned max)
+{
+	return uffd_ops->read(fd, msgs, max);
+}
+
+/*
+ * Places pages at dst and wakes their waiters. *pages is what was really
+ * placed: with PLACED_DONE at least one and perhaps fewer than asked.
+ */
+enum placed uffd_place_copy(int fd, uint64_t dst, const void *src, unsigned *pages);
+enum placed uffd_place_zero(int fd, uint64_t dst, unsigned *pages);
+enum placed uffd_place_poison(int fd, uint64_t dst);
+
+/* Is the address space still there? Asks with a ZEROPAGE at an address that is
+   never mapped. */
+bool uffd_alive(int fd);
+
+/* fd is a userfaultfd (and not, say, a pipe that a hostile peer sent). */
+bool uffd_is_uffd(int fd);
+
+#endif

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# What every layer may use.
+noinst_LIBRARIES += common/libcommon.a
+common_libcommon_a_SOURCES = \
+	common/log.c \
+	common/log.h \
+	common/util.h \
+	common/wire.h \
+	uapi/uswap_uapi.h
