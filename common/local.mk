@@ -4,6 +4,8 @@ noinst_LIBRARIES += common/libcommon.a
 common_libcommon_a_SOURCES = \
 	common/log.c \
 	common/log.h \
+	common/mailbox.c \
+	common/mailbox.h \
 	common/util.h \
 	common/wire.h \
 	uapi/uswap_uapi.h

@@ -1,0 +1,5 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Stores: carriers of segments. They know nothing of pages or processes.
+noinst_LIBRARIES += backends/libbackends.a
+backends_libbackends_a_SOURCES = \
+	backends/store.h
