@@ -66,6 +66,7 @@ struct engine_process {
 	char cgroup[256];
 	enum engine_process_state state;
 	const char *reason;	/* static text: why not ACTIVE, or "" */
+	uint64_t limit_bytes;	/* resident limit in force, 0: none */
 	struct engine_counters counters;
 };
 
@@ -133,6 +134,8 @@ int engine_order(struct engine *engine, enum engine_order order, uint64_t id, ui
 
 /* Switches eviction by policy off and on, for one process or all (id 0). */
 int engine_set_enabled(struct engine *engine, uint64_t id, bool enabled);
+/* The resident limit of one process, overriding Limit=; 0: none. 0 or -ESRCH. */
+int engine_set_limit(struct engine *engine, uint64_t id, uint64_t bytes);
 /* Takes over [Policy] and log level; other settings need a restart. */
 void engine_reload(struct engine *engine, const struct settings *settings);
 /* Refuses new processes, restores every page of all, unregisters; then
