@@ -6,6 +6,8 @@ common_libcommon_a_SOURCES = \
 	common/log.h \
 	common/mailbox.c \
 	common/mailbox.h \
+	common/units.c \
+	common/units.h \
 	common/util.h \
 	common/wire.h \
 	uapi/uswap_uapi.h

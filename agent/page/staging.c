@@ -202,6 +202,11 @@ uint32_t staging_unref(struct staging *st, uint32_t index)
 	return blob;
 }
 
+bool staging_is_shared(const struct staging *st, uint32_t index)
+{
+	return (uint32_t)atomic_load_explicit(&st->entries[index].count, memory_order_acquire) > 1;
+}
+
 static void release_memory(struct staging *st, uint32_t index)
 {
 	/* Failing only keeps the memory: the page is rewritten before reuse. */

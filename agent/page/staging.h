@@ -39,6 +39,8 @@ uint32_t staging_unref(struct staging *st, uint32_t index);
 /* The bytes are in blob now (whose reference staging takes over); the page's
    memory is given back. Only by the owner thread of all slots that name it. */
 void staging_forward(struct staging *st, uint32_t index, uint32_t blob);
+/* Somebody besides the caller holds a reference. */
+bool staging_is_shared(const struct staging *st, uint32_t index);
 uint32_t staging_forwarded(const struct staging *st, uint32_t index);
 
 /* Gives the memory of free pages back, all but `keep` of them. */

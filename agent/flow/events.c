@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the workload did to its mappings. Each event is applied before any
+ * fault that was read with or after it (INV-4), whole, and may be applied
+ * twice (idempotent, FORK aside).
+ */
+#include "flow/flow.h"
+
+#include <errno.h>
+#include <sys/random.h>
+
+#include "common/util.h"
+
+#define LEAF_SLOTS 512
+
+static void forget_stored_bytes(struct flow *flow, struct session *s, uint64_t vpn, uint64_t end)
+{
+	for (; (vpn = slotmap_next(&s->slots, vpn, end, 1u << SLOT_STORED)) < end; vpn++)
+		flow_account_store(s, -(int64_t)blobstore_bytes(flow->blobstore,
+								(blob_id)slot_value(slotmap_get(&s->slots, vpn))));
+}
+
+/* Sets slots of [start, end) to NONE or BARRED, dropping what we held. */
+static void clear(struct owner *o, struct session *s, uint64_t start, uint64_t end, enum slot_state to)
+{
+	uint64_t vpn = start >> PAGE_SHIFT, last = end >> PAGE_SHIFT;
+
+	forget_stored_bytes(o->flow, s, vpn, last);
+	while (slotmap_clear(&s->slots, vpn, last - vpn, to, &vpn) == -ENOMEM) {
+		if (slot_pool_reserve(o->slots, (last - vpn) / LEAF_SLOTS + 8) == 0)
+			continue;
+		/* The bar can't be noted page by page: then nothing leaves this
+		   process any more. Dropping needs no memory but for shared
+		   leaves. */
+		s->barred = true;
+		if (to == SLOT_NONE)
+			break;
+		to = SLOT_NONE;
+	}
+}
+
+static void apply_remove(struct owner *o, struct session *s, uint64_t start, uint64_t end)
+{
+	const struct range *r = ranges_after(&s->registered, start);
+
+	/* Only what is registered can have come to us. */
+	for (; r && r < s->registered.v + s->registered.nr && r->start < end; r++)
+		clear(o, s, MAX(r->start, start), MIN(r->end, end), SLOT_BARRED);
+	uffd_wake(s->fds.uffd, start, end - start);
+}
+
+static void apply_unmap(struct owner *o, struct session *s, uint64_t start, uint64_t end)
+{
+	clear(o, s, start, end, SLOT_NONE);
+	if (ranges_remove(&s->registered, start, end) < 0)
+		s->barred = true; /* the set is too large now: only windows suffer */
+	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));
+	uffd_wake(s->fds.uffd, start, end - start);
+}
+
+static void apply_remap(struct owner *o, struct session *s, uint64_t from, uint64_t to, uint64_t len)
+{
+	uint64_t vpn = from >> PAGE_SHIFT, n = len >> PAGE_SHIFT, target = to >> PAGE_SHIFT;
+
+	forget_stored_bytes(o->flow, s, target, target + n);
+	slot_pool_reserve(o->slots, 2 * (n / LEAF_SLOTS + 4));
+	if (slotmap_move(&s->slots, vpn, target, n) < 0)
+		s->barred = true;
+	for (unsigned i = 0; i < WIRE_TRANSIT_PAGES; i++)
+		if (s->transit_vpn[i] >= vpn && s->transit_vpn[i] < vpn + n)
+			s->transit_vpn[i] += target - vpn;
+	if (ranges_cover(&s->registered, from, from + len) &&
+	    (ranges_remove(&s->registered, from, from + len) < 0 ||
+	     ranges_add(&s->registered, to, to + len) < 0))
+		s->barred = true;
+	uffd_wake(s->fds.uffd, from, len);
+}
+
+/* The child's LEAVING slots are answered by the parent's batch (evict_stage). */
+static void inherit_batch(struct session *child, struct session *parent)
+{
+	struct session *root = parent->heir_of ? parent->heir_of : parent;
+
+	if (counter_get(&parent->slots.count[SLOT_LEAVING]) == 0)
+		return;
+	for (unsigned i = 0; i < WIRE_TRANSIT_PAGES; i++)
+		child->transit_vpn[i] = parent->transit_vpn[i];
+	child->heir_of = root;
+	child->next_heir = root->heirs;
+	root->heirs = child;
+}
+
+static int make_child(struct owner *o, struct session *parent, struct session *child)
+{
+	child->owner = o;
+	child->parent_pid = parent->pid ? parent->pid : parent->parent_pid;
+	child->identity = parent->identity;
+	child->enabled = atomic_load(&parent->enabled);
+	child->barred = parent->barred;
+	if (getrandom(&child->nonce, sizeof(child->nonce), GRND_NONBLOCK) < 0)
+		child->nonce = 0; /* then it stays without a mover */
+	slotmap_init(&child->slots, o->slots, &flow_slot_refs, child);
+	if (ranges_copy(&child->registered, &parent->registered) < 0 ||
+	    slot_pool_reserve(o->slots, 64) < 0)
+		return -ENOMEM;
+	while (slotmap_fork(&child->slots, &parent->slots) == -ENOMEM)
+		if (slot_pool_reserve(o->slots, slot_pool_ready(o->slots) * 2 + 64) < 0)
+			return -ENOMEM;
+	flow_account_store(child, (int64_t)counter_get(&parent->counters.stored_bytes));
+	atomic_store(&child->counters.registered_bytes, ranges_bytes(&child->registered));
+	inherit_batch(child, parent);
+	return flow_watch(o, child);
+}
+
+static void apply_fork(struct owner *o, struct session *parent, int uffd)
+{
+	uint64_t id = atomic_fetch_add(&o->flow->next_session_id, 1);
+	struct session *child = session_new(id, parent->uid);
+
+	/* Without memory for its session the child waits for ever; closing its
+	   descriptor would give it zeros instead of its data. */
+	if (!child)
+		return;
+	child->fds.uffd = uffd;
+	if (make_child(o, parent, child) < 0)
+		return;
+	notice_send(&o->flow->engine, &child->to_engine, SESSION_NEWS_FORKED);
+}
+
+void events_apply(struct owner *o, struct session *s, const struct uffd_msg *msg)
+{
+	switch (msg->event) {
+	case UFFD_EVENT_FORK:
+		apply_fork(o, s, (int)msg->arg.fork.ufd);
+		break;
+	case UFFD_EVENT_REMAP:
+		apply_remap(o, s, msg->arg.remap.from, msg->arg.remap.to, msg->arg.remap.len);
+		break;
+	case UFFD_EVENT_REMOVE:
+		apply_remove(o, s, msg->arg.remove.start, msg->arg.remove.end);
+		break;
+	case UFFD_EVENT_UNMAP:
+		apply_unmap(o, s, msg->arg.remove.start, msg->arg.remove.end);
+		break;
+	default:
+		break; /* no other is asked for */
+	}
+}

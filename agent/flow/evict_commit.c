@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Eviction, last step of the owner: the blob is complete, so the slot may
+ * name it, and the staging copy goes after that (INV-1). A page that could not
+ * be stored is brought back instead.
+ *
+ * The pack thread holds one staging reference for each page of this step.
+ */
+#include "flow/flow.h"
+
+#include "common/util.h"
+#include "proc/gate.h"
+
+/* Gives the pack thread's reference back. Slots of fork children that still
+   name the copy find the blob through it. */
+static void release_staging(struct owner *o, struct batch_page *page)
+{
+	struct flow *flow = o->flow;
+	blob_id blob;
+
+	if (page->blob && staging_is_shared(flow->staging, page->value) &&
+	    !staging_forwarded(flow->staging, page->value)) {
+		blobstore_ref(flow->blobstore, page->blob);
+		staging_forward(flow->staging, page->value, page->blob);
+	}
+	blob = staging_unref(flow->staging, page->value);
+	if (blob)
+		blobstore_unref(flow->blobstore, blob);
+}
+
+static bool slot_names(slot_t slot, const struct batch_page *page)
+{
+	return slot_state(slot) == SLOT_STAGED && slot_value(slot) == page->value;
+}
+
+static void commit_stored(struct owner *o, struct session *s, struct batch_page *page)
+{
+	slot_t slot = slotmap_get(&s->slots, page->vpn);
+
+	if (slot_names(slot, page) &&
+	    slotmap_set(&s->slots, page->vpn, slot_make(SLOT_STORED, slot_flags(slot), page->blob)) == 0) {
+		blobstore_ref(o->flow->blobstore, page->blob);
+		flow_account_store(s, (int64_t)blobstore_bytes(o->flow->blobstore, page->blob));
+		counter_add(&s->counters.duplicate_total, page->duplicate);
+		flow_drop(o->flow, slot);
+	}
+	release_staging(o, page);
+	blobstore_unref(o->flow->blobstore, page->blob);
+}
+
+/* True: done with it. False: an event is in the way, again later. */
+static bool bring_back(struct owner *o, struct session *s, struct batch_page *page)
+{
+	slot_t slot = slotmap_get(&s->slots, page->vpn);
+
+	if (slot_names(slot, page) && session_state(s) < SESSION_CLOSING) {
+		switch (refault_place(o, s, page->vpn, slot, true)) {
+		case PLACED_DONE:
+			counter_add(&s->counters.incompressible_total, page->incompressible);
+			break;
+		case PLACED_EXISTS:
+			refault_forget(o, s, page->vpn, slot, SLOT_RESIDENT);
+			uffd_wake(s->fds.uffd, page->vpn << PAGE_SHIFT, PAGE_BYTES);
+			break;
+		case PLACED_GONE:
+			refault_forget(o, s, page->vpn, slot, SLOT_NONE);
+			uffd_wake(s->fds.uffd, page->vpn << PAGE_SHIFT, PAGE_BYTES);
+			break;
+		case PLACED_DEAD:
+			flow_close(o, s);
+			break;
+		case PLACED_RETRY:
+		case PLACED_NOMEM:
+		case PLACED_FAILED:
+			return false;
+		}
+	}
+	release_staging(o, page);
+	return true;
+}
+
+/* False: some pages must wait. */
+static bool bring_back_all(struct owner *o, struct session *s, struct batch *b)
+{
+	bool all = true;
+
+	for (unsigned i = 0; i < b->nr; i++)
+		if (b->page[i].result == BATCH_PAGE_KEEP) {
+			if (!gate_enter(s->gate))
+				return false;
+			if (bring_back(o, s, &b->page[i]))
+				b->page[i].result = BATCH_PAGE_SKIP;
+			else
+				all = false;
+			gate_leave(s->gate);
+		}
+	return all;
+}
+
+void evict_commit(struct owner *o, struct batch *b)
+{
+	struct session *s = b->session;
+
+	for (unsigned i = 0; i < b->nr; i++)
+		if (b->page[i].result == BATCH_PAGE_STORED) {
+			commit_stored(o, s, &b->page[i]);
+			b->page[i].result = BATCH_PAGE_SKIP;
+		}
+	if (!bring_back_all(o, s, b)) {
+		mailbox_send(&o->box, &b->mail); /* behind the faults and events to come */
+		return;
+	}
+	b->mail.kind = BATCH_DONE;
+	mailbox_send(&o->flow->worker, &b->mail);
+}

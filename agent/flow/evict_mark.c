@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Eviction, first step of the owner: register, mark LEAVING, order the move. */
+#include "flow/flow.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+
+#include "common/util.h"
+#include "sys/pagemap.h"
+
+/* Mappings we register can't merge with neighbours any more; stay far below
+   vm.max_map_count, or the program's own mmap fails. */
+#define REGISTERED_MAX 8192
+
+static bool register_mapping(struct owner *o, struct session *s, struct batch *b)
+{
+	uint64_t len = b->map_end - b->map_start, done;
+
+	if (ranges_cover(&s->registered, b->map_start, b->map_end))
+		return true;
+	if (s->registered.nr >= REGISTERED_MAX ||
+	    !maps_is_private_anon(s->fds.maps, b->map_start, b->map_end) ||
+	    uffd_register(s->fds.uffd, b->map_start, len) < 0)
+		return false;
+	/* Nothing of ours can be in a range that was not registered. */
+	if (!ranges_find(&s->registered, b->map_start))
+		slotmap_clear(&s->slots, b->map_start >> PAGE_SHIFT, len >> PAGE_SHIFT, SLOT_NONE, &done);
+	if (ranges_add(&s->registered, b->map_start, b->map_end) < 0) {
+		uffd_unregister(s->fds.uffd, b->map_start, len);
+		return false;
+	}
+	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));
+	(void)o;
+	return true;
+}
+
+/* Keeps the pages that may leave; their slots say so before the order goes. */
+static void mark_pages(struct session *s, struct batch *b)
+{
+	uint64_t now = now_ns();
+	uint16_t kept = 0;
+
+	for (uint16_t i = 0; i < b->nr; i++) {
+		uint64_t vpn = b->page[i].vpn;
+		uint32_t transit = b->lane * WIRE_BATCH + kept;
+		slot_t slot = slotmap_get(&s->slots, vpn);
+
+		if (!refault_may_leave(slot, now) &&
+		    !(b->forced && slot_state(slot) == SLOT_RESIDENT))
+			continue;
+		if (slotmap_set(&s->slots, vpn, slot_make(SLOT_LEAVING, slot_flags(slot), transit)) < 0)
+			continue;
+		s->transit_vpn[transit] = vpn;
+		b->page[kept++] = (struct batch_page){ .vpn = vpn };
+	}
+	b->nr = kept;
+}
+
+static bool send_order(struct session *s, const struct batch *b)
+{
+	struct wire_order order = {
+		.head = { WIRE_MAGIC, WIRE_VERSION, WIRE_ORDER },
+		.op = WIRE_OP_MOVE,
+		.seq = b->seq,
+		.generation = s->generation,
+		.lane = b->lane,
+	};
+
+	for (uint16_t i = 0; i < b->nr; i++) {
+		struct wire_move *last = &order.range[order.nr_ranges];
+
+		if (i && b->page[i].vpn == b->page[i - 1].vpn + 1) {
+			last[-1].pages++;
+			continue;
+		}
+		*last = (struct wire_move){ .address = b->page[i].vpn << PAGE_SHIFT, .pages = 1 };
+		order.nr_ranges++;
+	}
+	return send(s->fds.mover, &order, sizeof(order), MSG_DONTWAIT | MSG_NOSIGNAL) ==
+	       (ssize_t)sizeof(order);
+}
+
+static void unmark(struct session *s, struct batch *b)
+{
+	for (uint16_t i = 0; i < b->nr; i++) {
+		s->transit_vpn[b->lane * WIRE_BATCH + i] = 0;
+		slotmap_set(&s->slots, b->page[i].vpn, slot_make(SLOT_RESIDENT, 0, 0));
+	}
+	b->nr = 0;
+}
+
+void evict_mark(struct owner *o, struct batch *b)
+{
+	struct session *s = b->session;
+
+	if (session_state(s) != SESSION_ACTIVE || s->barred || s->mover_gone) {
+		b->nr = 0;
+	} else if (!register_mapping(o, s, b)) {
+		b->refused = true;
+		b->nr = 0;
+	} else {
+		mark_pages(s, b);
+		if (b->nr && !send_order(s, b))
+			unmark(s, b);
+	}
+	if (b->nr)
+		return; /* the worker hears from the mover */
+	b->mail.kind = BATCH_STAGED;
+	mailbox_send(&o->flow->worker, &b->mail);
+}

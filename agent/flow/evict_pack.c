@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Eviction, the pack thread's step: what has survived its grace time is
+ * hashed, deduplicated, compressed and put into the blobstore. Only our own
+ * copy is read.
+ */
+#include "flow/flow.h"
+
+#include "common/util.h"
+
+static void pack_page(struct flow *flow, struct codec *codec, struct session *s, struct batch_page *page)
+{
+	enum blobstore_result result;
+	blob_id blob = 0;
+
+	/* Touched or dropped meanwhile: nobody holds it any more. */
+	if (!staging_tryref(flow->staging, page->value, page->generation)) {
+		page->result = BATCH_PAGE_SKIP;
+		return;
+	}
+	page->result = BATCH_PAGE_KEEP;
+	if (counter_get(&s->counters.stored_bytes) >= s->store_max)
+		return;
+	result = blobstore_put(flow->blobstore, codec, s->domain,
+			       staging_page(flow->staging, page->value), &blob);
+	switch (result) {
+	case BLOBSTORE_STORED:
+	case BLOBSTORE_DUPLICATE:
+		page->result = BATCH_PAGE_STORED;
+		page->blob = blob;
+		page->duplicate = result == BLOBSTORE_DUPLICATE;
+		break;
+	case BLOBSTORE_INCOMPRESSIBLE:
+		page->incompressible = true;
+		break;
+	case BLOBSTORE_QUOTA:
+	case BLOBSTORE_FULL:
+	case BLOBSTORE_ERROR:
+		/* Nothing is lost: it goes back, and eviction rests. */
+		atomic_store(&s->store_full_ns, now_ns());
+		break;
+	}
+}
+
+void evict_pack(struct flow *flow, struct codec *codec, struct batch *b)
+{
+	for (unsigned i = 0; i < b->nr; i++)
+		if (b->page[i].result == BATCH_PAGE_PULLED)
+			pack_page(flow, codec, b->session, &b->page[i]);
+		else
+			b->page[i].result = BATCH_PAGE_SKIP;
+	b->mail.kind = BATCH_COMMIT;
+}

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Eviction, the worker's step: pages in transit are read into staging. The
+ * transit area is in the workload, so it is read into private memory once,
+ * and only that copy is looked at afterwards.
+ */
+#include "flow/flow.h"
+
+#include <errno.h>
+
+#include "common/util.h"
+#include "sys/pagemap.h"
+
+static uint64_t transit_address(const struct batch *b, unsigned page)
+{
+	return b->session->transit + (uint64_t)(b->lane * WIRE_BATCH + page) * PAGE_BYTES;
+}
+
+static void give_back(struct flow *flow, uint32_t index)
+{
+	uint32_t blob = staging_unref(flow->staging, index);
+
+	assert(!blob);
+	(void)blob;
+}
+
+/* A page is in staging: same-filled ones need no body. */
+static void settle(struct flow *flow, struct batch_page *page, uint32_t index)
+{
+	uint32_t pattern;
+
+	if (page_same_filled(staging_page(flow->staging, index), &pattern)) {
+		give_back(flow, index);
+		page->result = BATCH_PAGE_FILLED;
+		page->value = pattern;
+		return;
+	}
+	page->result = BATCH_PAGE_PULLED;
+	page->value = index;
+	page->generation = staging_generation(flow->staging, index);
+}
+
+/*
+ * Pages [first, first + n) of the batch were moved; reads them. One that is
+ * not there any more was freed lazily by the program (MADV_FREE before we
+ * registered the mapping) and reclaimed: zeros are right. Under salvage it was
+ * never moved.
+ */
+static void pull_run(struct flow *flow, struct batch *b, unsigned first, unsigned n, bool salvage)
+{
+	uint32_t index[WIRE_BATCH];
+	void *pages[WIRE_BATCH];
+	int got = 0;
+
+	/* The worker planned the batch by the room there is. */
+	n = MIN(n, staging_alloc(flow->staging, index, n));
+	for (unsigned i = 0; i < n; i++)
+		pages[i] = staging_page(flow->staging, index[i]);
+	if (n)
+		got = mem_read_pages(b->session->fds.mem, transit_address(b, first), pages, n);
+	for (unsigned i = 0; i < n; i++) {
+		struct batch_page *page = &b->page[first + i];
+
+		if ((int)i < got) {
+			settle(flow, page, index[i]);
+			b->moved |= (uint64_t)1 << (first + i);
+			continue;
+		}
+		give_back(flow, index[i]);
+		if ((int)i == got && !salvage) {
+			page->result = BATCH_PAGE_FILLED;
+			page->value = 0;
+		}
+	}
+	if (got >= 0 && (unsigned)got + 1 < n)
+		pull_run(flow, b, first + (unsigned)got + 1, n - (unsigned)got - 1, salvage);
+}
+
+void evict_pull(struct flow *flow, struct batch *b, const struct wire_report *report)
+{
+	static const uint8_t results[] = {
+		[WIRE_PAGE_BUSY] = BATCH_PAGE_BUSY,	    [WIRE_PAGE_HOLE] = BATCH_PAGE_HOLE,
+		[WIRE_PAGE_STALE] = BATCH_PAGE_NONE,	    [WIRE_PAGE_OCCUPIED] = BATCH_PAGE_NONE,
+		[WIRE_PAGE_REFUSED] = BATCH_PAGE_REFUSED,
+	};
+	unsigned run = 0;
+
+	b->moved = 0;
+	for (unsigned i = 0; i < b->nr; i++) {
+		uint8_t said = report->page[i];
+
+		if (said == WIRE_PAGE_DONE) {
+			run++;
+			continue;
+		}
+		b->page[i].result = said < ARRAY_SIZE(results) ? results[said] : BATCH_PAGE_NONE;
+		if (said == WIRE_PAGE_OCCUPIED) /* somebody touched transit: have it dropped */
+			b->moved |= (uint64_t)1 << i;
+		if (run)
+			pull_run(flow, b, i - run, run, false);
+		run = 0;
+	}
+	if (run)
+		pull_run(flow, b, b->nr - run, run, false);
+}
+
+void evict_salvage(struct flow *flow, struct batch *b)
+{
+	b->moved = 0;
+	pull_run(flow, b, 0, b->nr, true);
+}

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Eviction, second step of the owner: the bytes are in staging, the slots say
+ * so, and only then transit is dropped (INV-1).
+ */
+#include "flow/flow.h"
+
+#include <sys/socket.h>
+
+#include "common/util.h"
+
+/* The slot of a page that stays where it was. */
+static slot_t stays(struct owner *o, struct session *s, const struct batch_page *page, slot_t slot)
+{
+	switch (page->result) {
+	case BATCH_PAGE_BUSY:
+	case BATCH_PAGE_REFUSED:
+		counter_add(&s->counters.busy_total, 1);
+		return refault_backoff(o->flow, slot, true);
+	default:
+		return slot_make(SLOT_RESIDENT, slot_flags(slot) & ~SLOT_F_WAITING, 0);
+	}
+}
+
+/* One page in one address space: the batch's own, or a child's that was forked
+   while the batch was under way. True: it took a staging reference. */
+static bool stage_page(struct owner *o, struct session *s, struct batch *b, unsigned i)
+{
+	const struct batch_page *page = &b->page[i];
+	uint32_t transit = b->lane * WIRE_BATCH + i;
+	uint64_t vpn = s->transit_vpn[transit];
+	slot_t slot, next;
+	bool took = false;
+
+	s->transit_vpn[transit] = 0;
+	if (!vpn)
+		return false;
+	slot = slotmap_get(&s->slots, vpn);
+	if (slot_state(slot) != SLOT_LEAVING || slot_value(slot) != transit)
+		return false; /* removed or unmapped meanwhile: its bytes are dropped (INV-4) */
+	if (page->result == BATCH_PAGE_PULLED) {
+		next = slot_make(SLOT_STAGED, slot_flags(slot) & ~SLOT_F_WAITING, page->value);
+		took = true;
+	} else if (page->result == BATCH_PAGE_FILLED) {
+		next = slot_make(SLOT_FILL, slot_flags(slot) & ~SLOT_F_WAITING, page->value);
+	} else {
+		next = stays(o, s, page, slot);
+	}
+	if (slotmap_set(&s->slots, vpn, next) < 0)
+		assert(!"a LEAVING slot's leaf was unshared when it was marked");
+	if (slot_is_evicted(next))
+		counter_add(&s->counters.pages_out_total, 1);
+	/* INV-3: who came meanwhile comes again and finds the slot settled. */
+	if (slot_flags(slot) & SLOT_F_WAITING)
+		uffd_wake(s->fds.uffd, vpn << PAGE_SHIFT, PAGE_BYTES);
+	return took;
+}
+
+static void stage_everywhere(struct owner *o, struct batch *b, unsigned i)
+{
+	struct staging *staging = o->flow->staging;
+	bool pulled = b->page[i].result == BATCH_PAGE_PULLED;
+	uint32_t index = b->page[i].value;
+
+	/* The pull's own reference goes to nobody: each slot takes one more, and
+	   it is given back at the end. */
+	for (struct session *s = b->session, *heir = s->heirs; s; s = heir, heir = s ? s->next_heir : NULL) {
+		if (pulled)
+			staging_ref(staging, index);
+		if (!stage_page(o, s, b, i) && pulled)
+			(void)staging_unref(staging, index);
+	}
+	if (pulled)
+		(void)staging_unref(staging, index);
+}
+
+static void drop_transit(struct batch *b)
+{
+	struct wire_order order = {
+		.head = { WIRE_MAGIC, WIRE_VERSION, WIRE_ORDER },
+		.op = WIRE_OP_DROP,
+		.lane = b->lane,
+		.drop_mask = b->moved,
+	};
+
+	/* If the mover can't be told, it is dead or the next order fails too. */
+	if (b->moved && b->session->fds.mover >= 0)
+		(void)send(b->session->fds.mover, &order, sizeof(order), MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+void evict_stage(struct owner *o, struct batch *b)
+{
+	struct session *s = b->session;
+
+	for (unsigned i = 0; i < b->nr; i++)
+		stage_everywhere(o, b, i);
+	while (s->heirs) {
+		struct session *heir = s->heirs;
+
+		s->heirs = heir->next_heir;
+		heir->heir_of = NULL;
+	}
+	drop_transit(b);
+	b->mail.kind = BATCH_STAGED;
+	mailbox_send(&o->flow->worker, &b->mail);
+}

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Page faults: read, answered. The hottest path of the agent. */
+#include "flow/flow.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+#include "common/util.h"
+#include "proc/gate.h"
+#include "sys/pagemap.h"
+
+#define ROUNDS 8 /* reads in a row before others get their turn */
+
+/* States in which a page may be given zeros: it is not with us. */
+#define NOT_OURS(state) \
+	((state) == SLOT_NONE || (state) == SLOT_RESIDENT || (state) == SLOT_BARRED)
+#define OURS_MASK                                                                             \
+	(1u << SLOT_LEAVING | 1u << SLOT_STAGED | 1u << SLOT_FETCHING | 1u << SLOT_STORED |    \
+	 1u << SLOT_CLEAN | 1u << SLOT_FILL | 1u << SLOT_POISONED)
+
+static void record_latency(const struct flow *flow, struct session *s, uint64_t ns)
+{
+	unsigned lo = 0, hi = SESSION_LATENCY_BUCKETS - 1;
+
+	while (lo < hi) {
+		unsigned mid = (lo + hi) / 2;
+
+		if (flow->latency_bound_ns[mid] < ns)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	counter_add(&s->counters.latency[lo], 1);
+}
+
+/* A window for a first touch at vpn: one page, or twice the last one where
+   touches run in order. */
+static unsigned stream_window(struct session *s, uint64_t vpn)
+{
+	struct touch_stream *oldest = &s->streams[0];
+
+	s->stream_clock++;
+	for (unsigned i = 0; i < SESSION_STREAMS; i++) {
+		struct touch_stream *t = &s->streams[i];
+
+		if (t->next == vpn) {
+			t->window = MIN(t->window * 2, FLOW_WINDOW_MAX);
+			t->used = s->stream_clock;
+			return t->window;
+		}
+		if (t->used < oldest->used)
+			oldest = t;
+	}
+	*oldest = (struct touch_stream){ .next = vpn + 1, .window = 1, .used = s->stream_clock };
+	return 1;
+}
+
+static void stream_advance(struct session *s, uint64_t vpn, unsigned pages)
+{
+	for (unsigned i = 0; i < SESSION_STREAMS; i++)
+		if (s->streams[i].used == s->stream_clock)
+			s->streams[i].next = vpn + pages;
+}
+
+/* How many pages from vpn on may be given zeros together: inside one
+   registered range, none of ours, nothing there (guard pages!). */
+static unsigned zero_window(struct session *s, uint64_t vpn)
+{
+	const struct range *r = ranges_find(&s->registered, vpn << PAGE_SHIFT);
+	uint64_t end;
+	unsigned n;
+
+	if (!r)
+		return 1;
+	n = stream_window(s, vpn);
+	if (n == 1 || s->fds.pagemap < 0)
+		return 1;
+	end = MIN(vpn + n, r->end >> PAGE_SHIFT);
+	end = slotmap_next(&s->slots, vpn, end, OURS_MASK);
+	return pagemap_empty_run(s->fds.pagemap, vpn << PAGE_SHIFT, (unsigned)(end - vpn));
+}
+
+static enum placed zero_touch(struct owner *o, struct session *s, uint64_t vpn, bool write)
+{
+	unsigned pages = zero_window(s, vpn);
+	enum placed placed;
+
+	if (write)
+		placed = uffd_place_copy(s->fds.uffd, vpn << PAGE_SHIFT, o->flow->zeros, &pages);
+	else
+		placed = uffd_place_zero(s->fds.uffd, vpn << PAGE_SHIFT, &pages);
+	if (placed != PLACED_DONE)
+		return placed;
+	counter_add(&s->counters.zero_total, 1);
+	stream_advance(s, vpn, pages);
+	/* Served-fault rule: our own copy on that very page lifts the bar. */
+	for (uint64_t v = vpn; (v = slotmap_next(&s->slots, v, vpn + pages, 1u << SLOT_BARRED)) < vpn + pages;)
+		if (slotmap_set(&s->slots, v, slot_make(SLOT_RESIDENT, 0, 0)) < 0)
+			break;
+	return PLACED_DONE;
+}
+
+/* A fork child learns by this page which session it is. */
+static enum placed give_identity(struct owner *o, struct session *s)
+{
+	unsigned pages = 1;
+
+	memset(o->page, 0, PAGE_BYTES);
+	memcpy(o->page, &s->nonce, sizeof(s->nonce));
+	return uffd_place_copy(s->fds.uffd, s->identity, o->page, &pages);
+}
+
+static enum placed answer(struct owner *o, struct session *s, uint64_t vpn, bool write)
+{
+	slot_t slot = slotmap_get(&s->slots, vpn);
+
+	switch (slot_state(slot)) {
+	case SLOT_LEAVING:
+	case SLOT_FETCHING:
+		/* The step under way ends with an answer (INV-3). */
+		if (slotmap_set(&s->slots, vpn, slot | slot_make(SLOT_NONE, SLOT_F_WAITING, 0)) < 0)
+			return PLACED_RETRY;
+		return PLACED_DONE;
+	case SLOT_STAGED:
+	case SLOT_STORED:
+	case SLOT_FILL:
+		counter_add(&s->counters.refaults_total, 1);
+		return refault_place(o, s, vpn, slot, write);
+	case SLOT_POISONED:
+		return uffd_place_poison(s->fds.uffd, vpn << PAGE_SHIFT);
+	default:
+		break;
+	}
+	if (vpn == s->identity >> PAGE_SHIFT)
+		return give_identity(o, s);
+	return zero_touch(o, s, vpn, write);
+}
+
+/* False: again, behind the events that must be read first. */
+static bool answer_message(struct owner *o, struct session *s, const struct uffd_msg *msg,
+			   uint64_t start)
+{
+	uint64_t vpn = msg->arg.pagefault.address >> PAGE_SHIFT;
+	bool write = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE;
+	uint64_t before = counter_get(&s->counters.refaults_total);
+	enum placed placed = answer(o, s, vpn, write);
+	slot_t slot;
+	uint64_t ns;
+
+	switch (placed) {
+	case PLACED_RETRY:
+		return false;
+	case PLACED_EXISTS:
+		slot = slotmap_get(&s->slots, vpn);
+		if (slot_is_evicted(slot)) /* what is there has come after us */
+			refault_forget(o, s, vpn, slot, SLOT_RESIDENT);
+		uffd_wake(s->fds.uffd, vpn << PAGE_SHIFT, PAGE_BYTES);
+		break;
+	case PLACED_GONE:
+	case PLACED_NOMEM:
+	case PLACED_FAILED:
+		/* The thread tries again and gets its SIGSEGV, or its page when
+		   there is room; nothing of ours is dropped. */
+		uffd_wake(s->fds.uffd, vpn << PAGE_SHIFT, PAGE_BYTES);
+		break;
+	case PLACED_DEAD:
+		flow_close(o, s);
+		break;
+	case PLACED_DONE:
+		break;
+	}
+	ns = now_ns() - start;
+	counter_add(&s->counters.faults_total, 1);
+	counter_add(&s->counters.stall_ns_total, ns);
+	if (counter_get(&s->counters.refaults_total) != before)
+		record_latency(o->flow, s, ns);
+	return true;
+}
+
+/* Events first (INV-4), then faults; those that must wait for further events
+   are moved to the front. Returns their number. */
+static unsigned answer_all(struct owner *o, struct session *s, unsigned first, unsigned nr,
+			   uint64_t start)
+{
+	struct uffd_msg *m = o->messages;
+	unsigned again = 0;
+
+	for (unsigned i = first; i < nr; i++) {
+		if (m[i].event == UFFD_EVENT_PAGEFAULT)
+			continue;
+		events_apply(o, s, &m[i]);
+		gate_set_generation(s->gate, ++s->generation);
+	}
+	for (unsigned i = 0; i < nr && session_state(s) < SESSION_CLOSING; i++)
+		if (m[i].event == UFFD_EVENT_PAGEFAULT && !answer_message(o, s, &m[i], start))
+			m[again++] = m[i];
+	return again;
+}
+
+/* A fork child's descriptor found no room in our table: make some, once. */
+static bool make_room(struct owner *o)
+{
+	bool made = false;
+
+	for (size_t i = 0; i < ARRAY_SIZE(o->reserve); i++) {
+		made |= o->reserve[i] >= 0;
+		o->reserve[i] = safe_close(o->reserve[i]);
+	}
+	return made;
+}
+
+static void serve_inside(struct owner *o, struct session *s)
+{
+	unsigned again = 0;
+
+	for (unsigned round = 0; round < ROUNDS && session_state(s) < SESSION_CLOSING; round++) {
+		uint64_t start = now_ns();
+		int n = uffd_read(s->fds.uffd, o->messages + again, FLOW_MESSAGES - again);
+
+		if (n == -EMFILE && make_room(o))
+			continue;
+		if (n <= 0 && again == 0)
+			return;
+		again = answer_all(o, s, again, again + (unsigned)MAX(n, 0), start);
+		if (again == 0 && n < FLOW_MESSAGES / 2)
+			return;
+	}
+	/* INV-3: a wake ends a message too; the thread comes back with a new
+	   one, by when the one that changes the mappings has run. */
+	for (unsigned i = 0; i < again && session_state(s) < SESSION_CLOSING; i++)
+		uffd_wake(s->fds.uffd, o->messages[i].arg.pagefault.address & ~(PAGE_BYTES - 1), PAGE_BYTES);
+}
+
+static void set_armed(struct owner *o, struct session *s, bool armed)
+{
+	struct epoll_event event = { .events = armed ? EPOLLIN : 0, .data.ptr = s };
+
+	epoll_ctl(o->epoll, EPOLL_CTL_MOD, s->fds.uffd, &event);
+}
+
+void fault_serve(struct owner *o, struct session *s)
+{
+	if (!s->polled)
+		return;
+	if (!gate_enter(s->gate)) {
+		/* The mover wakes us through the eventfd when it is out. */
+		if (!s->gate_wait_ns) {
+			s->gate_wait_ns = now_ns();
+			set_armed(o, s, false);
+		}
+		return;
+	}
+	serve_inside(o, s);
+	gate_leave(s->gate);
+	if (s->gate_wait_ns && s->polled)
+		set_armed(o, s, true);
+	s->gate_wait_ns = 0;
+}

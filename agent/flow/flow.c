@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The life of a session in its owner: watched, restored, closed. */
+#include "flow/flow.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "common/util.h"
+#include "flow/order.h"
+#include "proc/gate.h"
+
+#define RESTORE_SLICE 32	  /* pages between two looks at other faults */
+#define CLOSE_SLICE (64u * 512u) /* pages of address space */
+
+#define EVICTED_MASK                                                                            \
+	(1u << SLOT_STAGED | 1u << SLOT_STORED | 1u << SLOT_FILL | 1u << SLOT_FETCHING)
+#define ANY_MASK (~1u & ((1u << SLOT_STATES) - 1))
+
+static void slot_get_ref(void *ctx, slot_t slot)
+{
+	struct flow *flow = session_owner(ctx)->flow;
+
+	if (slot_state(slot) == SLOT_STAGED)
+		staging_ref(flow->staging, (uint32_t)slot_value(slot));
+	else
+		blobstore_ref(flow->blobstore, (blob_id)slot_value(slot));
+}
+
+static void slot_put_ref(void *ctx, slot_t slot)
+{
+	flow_drop(session_owner(ctx)->flow, slot);
+}
+
+const struct slot_refs flow_slot_refs = { .get = slot_get_ref, .put = slot_put_ref };
+
+void flow_drop(struct flow *flow, slot_t slot)
+{
+	blob_id blob = 0;
+
+	switch (slot_state(slot)) {
+	case SLOT_STAGED:
+		blob = staging_unref(flow->staging, (uint32_t)slot_value(slot));
+		break;
+	case SLOT_STORED:
+	case SLOT_FETCHING:
+	case SLOT_CLEAN:
+		blob = (blob_id)slot_value(slot);
+		break;
+	default:
+		break;
+	}
+	if (blob)
+		blobstore_unref(flow->blobstore, blob);
+}
+
+int flow_watch(struct owner *o, struct session *s)
+{
+	struct epoll_event event = { .events = EPOLLIN, .data.ptr = s };
+
+	assert(!s->polled);
+	if (epoll_ctl(o->epoll, EPOLL_CTL_ADD, s->fds.uffd, &event) < 0)
+		return -errno;
+	s->polled = true;
+	s->next_owned = o->owned;
+	o->owned = s;
+	return 0;
+}
+
+void flow_unwatch(struct owner *o, struct session *s)
+{
+	struct session **at;
+
+	if (!s->polled)
+		return;
+	epoll_ctl(o->epoll, EPOLL_CTL_DEL, s->fds.uffd, NULL);
+	if (s->fds.gate_event >= 0)
+		epoll_ctl(o->epoll, EPOLL_CTL_DEL, s->fds.gate_event, NULL);
+	for (at = &o->owned; *at != s; at = &(*at)->next_owned)
+		;
+	*at = s->next_owned;
+	s->polled = false;
+}
+
+static void leave_family(struct session *s)
+{
+	struct session **at;
+
+	if (!s->heir_of)
+		return;
+	for (at = &s->heir_of->heirs; *at != s; at = &(*at)->next_heir)
+		;
+	*at = s->next_heir;
+	s->heir_of = NULL;
+}
+
+static void add_job(struct owner *o, struct session *s)
+{
+	if (s->in_job)
+		return;
+	s->in_job = true;
+	s->next_job = o->jobs;
+	o->jobs = s;
+}
+
+void flow_close(struct owner *o, struct session *s)
+{
+	if (session_state(s) >= SESSION_CLOSING)
+		return;
+	s->state = SESSION_CLOSING;
+	flow_unwatch(o, s);
+	leave_family(s);
+	order_finish(o->flow, &s->restore_order, s->detach ? 0 : -ESRCH);
+	s->restore_vpn = 0;
+	add_job(o, s);
+}
+
+void flow_start_restore(struct owner *o, struct session *s, bool detach)
+{
+	if (session_state(s) >= SESSION_CLOSING)
+		return;
+	s->state = SESSION_RESTORING;
+	s->detach |= detach;
+	s->restore_vpn = 0;
+	add_job(o, s);
+	notice_send(&o->flow->engine, &s->to_engine, SESSION_NEWS_STATE);
+}
+
+static bool job_close(struct owner *o, struct session *s)
+{
+	uint64_t vpn = slotmap_next(&s->slots, s->restore_vpn, SLOTMAP_VPN_MAX, ANY_MASK), done;
+
+	if (vpn < SLOTMAP_VPN_MAX) {
+		s->restore_vpn = MIN((vpn | 511) + 1 + CLOSE_SLICE, SLOTMAP_VPN_MAX);
+		slotmap_clear(&s->slots, vpn & ~511ull, s->restore_vpn - (vpn & ~511ull), SLOT_NONE,
+			      &done);
+		return true;
+	}
+	slotmap_deinit(&s->slots);
+	counter_add(&s->counters.stored_bytes, -counter_get(&s->counters.stored_bytes));
+	s->state = SESSION_CLOSED;
+	notice_send(&o->flow->worker, &s->to_worker, SESSION_WORK_CLOSED);
+	return false;
+}
+
+/* Everything is back: let go of the process, or go on as before. */
+static bool end_restore(struct owner *o, struct session *s)
+{
+	struct wire_order leave = { .head = { WIRE_MAGIC, WIRE_VERSION, WIRE_ORDER },
+				    .op = WIRE_OP_LEAVE };
+
+	if (!s->detach) {
+		s->state = s->gate ? SESSION_ACTIVE : SESSION_SERVED;
+		order_finish(o->flow, &s->restore_order, 0);
+		notice_send(&o->flow->engine, &s->to_engine, SESSION_NEWS_STATE);
+		return false;
+	}
+	for (size_t i = 0; i < s->registered.nr; i++)
+		uffd_unregister(s->fds.uffd, s->registered.v[i].start,
+				s->registered.v[i].end - s->registered.v[i].start);
+	/* A mover that can't be told goes with its process; it holds nothing
+	   that is missing any more. */
+	if (s->fds.mover >= 0)
+		(void)send(s->fds.mover, &leave, sizeof(leave), MSG_DONTWAIT | MSG_NOSIGNAL);
+	s->in_job = false; /* closing is a job of its own */
+	flow_close(o, s);
+	s->fds.uffd = safe_close(s->fds.uffd);
+	return false;
+}
+
+/* False: the slice must end here. */
+static bool restore_page(struct owner *o, struct session *s, uint64_t vpn)
+{
+	slot_t slot = slotmap_get(&s->slots, vpn);
+	struct order *order = s->restore_order;
+
+	switch (refault_place(o, s, vpn, slot, false)) {
+	case PLACED_DONE:
+		if (order)
+			order->bytes += PAGE_BYTES;
+		return true;
+	case PLACED_EXISTS:
+		uffd_wake(s->fds.uffd, vpn << PAGE_SHIFT, PAGE_BYTES);
+		refault_forget(o, s, vpn, slot, SLOT_RESIDENT);
+		return true;
+	case PLACED_GONE:
+	case PLACED_FAILED:
+		/* No registered mapping there and no event unread: nobody can
+		   ever touch it. */
+		uffd_wake(s->fds.uffd, vpn << PAGE_SHIFT, PAGE_BYTES);
+		refault_forget(o, s, vpn, slot, SLOT_NONE);
+		return true;
+	case PLACED_DEAD:
+		s->in_job = false;
+		flow_close(o, s);
+		return false;
+	case PLACED_RETRY:
+	case PLACED_NOMEM:
+		return false;
+	}
+	return false;
+}
+
+static bool job_restore(struct owner *o, struct session *s)
+{
+	if (!gate_enter(s->gate))
+		return true; /* its eventfd is not needed: jobs come round */
+	for (unsigned i = 0; i < RESTORE_SLICE; i++) {
+		s->restore_vpn = slotmap_next(&s->slots, s->restore_vpn, SLOTMAP_VPN_MAX, EVICTED_MASK);
+		if (s->restore_vpn == SLOTMAP_VPN_MAX || !restore_page(o, s, s->restore_vpn))
+			break;
+	}
+	gate_leave(s->gate);
+	if (session_state(s) != SESSION_RESTORING || s->restore_vpn < SLOTMAP_VPN_MAX)
+		return session_state(s) == SESSION_RESTORING;
+	/* From the start again: what was on its way out has come by now, or
+	   will (INV-1: not forgotten meanwhile). */
+	s->restore_vpn = 0;
+	if (session_evicted_pages(s) || counter_get(&s->slots.count[SLOT_LEAVING]))
+		return true;
+	return end_restore(o, s);
+}
+
+bool flow_job(struct owner *o, struct session *s)
+{
+	switch (session_state(s)) {
+	case SESSION_RESTORING:
+		return job_restore(o, s);
+	case SESSION_CLOSING:
+		return job_close(o, s);
+	default:
+		return false;
+	}
+}

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * flow: what happens to pages, one file a step. This header holds what the
+ * steps share: the owner (one fault thread and all that only it may touch) and
+ * the flow (what all threads share). The engine makes both and runs the
+ * threads.
+ *
+ * The owner's functions run in its thread. They allocate nothing, log nothing
+ * and wait for nobody while they answer faults (INV-2).
+ */
+#ifndef USWAP_FLOW_FLOW_H
+#define USWAP_FLOW_FLOW_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/mailbox.h"
+#include "flow/batch.h"
+#include "flow/blobstore.h"
+#include "page/codec.h"
+#include "page/slotmap.h"
+#include "page/staging.h"
+#include "proc/session.h"
+#include "sys/uffd.h"
+
+#define FLOW_WINDOW_MAX 512 /* pages of zeros at a time */
+#define FLOW_MESSAGES 64    /* read at a time */
+
+struct flow {
+	struct blobstore *blobstore;
+	struct staging *staging;
+	struct domain_registry *domains;
+	struct mailbox worker; /* BATCH_STAGED, BATCH_DONE, notices */
+	struct mailbox engine; /* notices, orders */
+	_Atomic uint64_t next_session_id;
+	_Atomic uint64_t backoff_ns; /* after a refault, doubled each time */
+	const void *zeros;	     /* FLOW_WINDOW_MAX pages that read as zero */
+	uint64_t latency_bound_ns[SESSION_LATENCY_BUCKETS];
+};
+
+struct owner {
+	struct flow *flow;
+	struct mailbox box; /* batches, notices */
+	struct slot_pool *slots;
+	struct codec *codec;
+	int epoll;
+	void *page; /* one page: what is being restored */
+	struct uffd_msg *messages;
+	struct session *owned; /* all that are not closed */
+	struct session *jobs;  /* restoring or closing, a slice each turn */
+	int reserve[8];	       /* descriptors kept free for fork children */
+	_Atomic uint64_t heartbeat;
+};
+
+static inline struct owner *session_owner(const struct session *s)
+{
+	return s->owner;
+}
+
+/* What slotmaps count (flow.c). */
+extern const struct slot_refs flow_slot_refs;
+/* Drops the reference a slot's value held. */
+void flow_drop(struct flow *flow, slot_t slot);
+/* Stops serving: unlinks from its family, then drops references by slices. */
+void flow_close(struct owner *o, struct session *s);
+/* One slice of restoring or closing; false when that job has ended. */
+bool flow_job(struct owner *o, struct session *s);
+void flow_start_restore(struct owner *o, struct session *s, bool detach);
+/* Begins to poll a session's userfaultfd. 0 or negative errno. */
+int flow_watch(struct owner *o, struct session *s);
+void flow_unwatch(struct owner *o, struct session *s);
+
+/* events.c: applies one event message; the generation is the caller's. */
+void events_apply(struct owner *o, struct session *s, const struct uffd_msg *msg);
+
+/* fault.c: reads and answers what is pending; called when the session's
+   userfaultfd, or its gate's eventfd, is readable. */
+void fault_serve(struct owner *o, struct session *s);
+
+/* refault.c */
+/* Places an evicted page (STAGED, STORED, FILL); on success the slot is
+   RESIDENT and its reference dropped. */
+enum placed refault_place(struct owner *o, struct session *s, uint64_t vpn, slot_t slot, bool write);
+/* The page could not be placed for good (gone, there already): forgets ours. */
+void refault_forget(struct owner *o, struct session *s, uint64_t vpn, slot_t slot,
+		    enum slot_state to);
+/* RESIDENT, and not a candidate for a while: each time twice as long. */
+slot_t refault_backoff(const struct flow *flow, slot_t before, bool harder);
+bool refault_may_leave(slot_t slot, uint64_t now);
+
+/* evict_mark.c, evict_stage.c, evict_commit.c: the owner's steps. */
+void evict_mark(struct owner *o, struct batch *b);
+void evict_stage(struct owner *o, struct batch *b);
+void evict_commit(struct owner *o, struct batch *b);
+
+/* evict_plan.c: the worker's. */
+/* Starts a new round of the clock hand. */
+void evict_plan_round(struct session *s);
+/* Fills b with up to max resident pages of one mapping, as old as the hand
+   knows. False: there are none left in this round. */
+bool evict_plan(struct session *s, struct batch *b, unsigned max);
+
+/* evict_pull.c: the worker's. */
+/* Takes the mover's report on b. */
+void evict_pull(struct flow *flow, struct batch *b, const struct wire_report *report);
+/* The same without a report: the mover is dead. Looks into transit. */
+void evict_salvage(struct flow *flow, struct batch *b);
+
+/* evict_pack.c: a pack thread's. */
+void evict_pack(struct flow *flow, struct codec *codec, struct batch *b);
+
+static inline void flow_account_store(struct session *s, int64_t bytes)
+{
+	counter_add(&s->counters.stored_bytes, (uint64_t)bytes);
+}
+
+#endif

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* An evicted page comes back. */
+#include "flow/flow.h"
+
+#include <errno.h>
+
+#include "common/util.h"
+#include "flow/order.h"
+
+/*
+ * Flags of a slot, above WAITING: how often the page has come back lately
+ * (0..6); it rides along while the page is away.
+ */
+#define HARD_SHIFT 1
+#define HARD_MAX 6u
+#define TIME_SHIFT 20 /* RESIDENT's value counts 2^20 ns */
+
+static unsigned hardness(slot_t slot)
+{
+	return slot_flags(slot) >> HARD_SHIFT;
+}
+
+slot_t refault_backoff(const struct flow *flow, slot_t before, bool harder)
+{
+	unsigned hard = hardness(before);
+	uint64_t until = now_ns() + (flow->backoff_ns << hard);
+
+	hard = harder ? MIN(hard + 1, HARD_MAX) : hard;
+	return slot_make(SLOT_RESIDENT, hard << HARD_SHIFT, until >> TIME_SHIFT);
+}
+
+bool refault_may_leave(slot_t slot, uint64_t now)
+{
+	enum slot_state state = slot_state(slot);
+
+	return state == SLOT_NONE ||
+	       (state == SLOT_RESIDENT && slot_value(slot) <= now >> TIME_SHIFT);
+}
+
+void refault_forget(struct owner *o, struct session *s, uint64_t vpn, slot_t slot,
+		    enum slot_state to)
+{
+	if (slotmap_set(&s->slots, vpn, slot_make(to, 0, 0)) < 0)
+		return; /* no node to unshare the leaf: it keeps its reference */
+	if (slot_state(slot) == SLOT_STORED)
+		flow_account_store(s, -(int64_t)blobstore_bytes(o->flow->blobstore,
+								(blob_id)slot_value(slot)));
+	flow_drop(o->flow, slot);
+}
+
+/* The page's bytes, or NULL when they are lost. */
+static const void *fetch(struct owner *o, slot_t slot)
+{
+	struct flow *flow = o->flow;
+	uint32_t blob = (uint32_t)slot_value(slot);
+
+	if (slot_state(slot) == SLOT_FILL) {
+		if (slot_value(slot) == 0)
+			return flow->zeros;
+		page_fill(o->page, (uint32_t)slot_value(slot));
+		return o->page;
+	}
+	if (slot_state(slot) == SLOT_STAGED) {
+		uint32_t index = blob;
+
+		blob = staging_forwarded(flow->staging, index);
+		if (!blob)
+			return staging_page(flow->staging, index);
+	}
+	return blobstore_get(flow->blobstore, o->codec, blob, o->page) == 0 ? o->page : NULL;
+}
+
+static enum placed lose(struct owner *o, struct session *s, uint64_t vpn, slot_t slot)
+{
+	enum placed placed = uffd_place_poison(s->fds.uffd, vpn << PAGE_SHIFT);
+
+	if (placed == PLACED_DONE) { /* INV-7: SIGBUS, never wrong bytes */
+		refault_forget(o, s, vpn, slot, SLOT_POISONED);
+		counter_add(&s->counters.poisoned_total, 1);
+	}
+	return placed;
+}
+
+enum placed refault_place(struct owner *o, struct session *s, uint64_t vpn, slot_t slot, bool write)
+{
+	uint64_t address = vpn << PAGE_SHIFT;
+	enum placed placed;
+	unsigned pages = 1;
+	const void *bytes;
+
+	assert(slot_is_evicted(slot));
+	bytes = fetch(o, slot);
+	if (!bytes)
+		return lose(o, s, vpn, slot);
+	if (bytes == o->flow->zeros && !write)
+		placed = uffd_place_zero(s->fds.uffd, address, &pages);
+	else
+		placed = uffd_place_copy(s->fds.uffd, address, bytes, &pages);
+	if (placed != PLACED_DONE)
+		return placed;
+	if (slot_state(slot) == SLOT_STORED)
+		counter_add(&s->counters.major_total, 1);
+	counter_add(&s->counters.pages_in_total, 1);
+	refault_forget(o, s, vpn, slot, SLOT_RESIDENT);
+	/* In the leaf that was just written, so this can't fail. */
+	slotmap_set(&s->slots, vpn, refault_backoff(o->flow, slot, true));
+	return PLACED_DONE;
+}

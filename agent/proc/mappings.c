@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "proc/mappings.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+#include "common/util.h"
+
+/* A stack that shares its mapping with other memory is bounded by the usual
+   size; what lies deeper is ordinary memory to us. */
+#define THREAD_STACK_MAX ((uint64_t)8 << 20)
+/* glibc's struct pthread and the static TLS above the robust list's head. */
+#define THREAD_BLOCK_BYTES ((uint64_t)4 * PAGE_BYTES)
+/* 47-bit addresses: what a slotmap can index. */
+#define MAPPINGS_END ((uint64_t)1 << 47)
+
+void mappings_deinit(struct mappings *m)
+{
+	free(m->v);
+	free(m->text);
+	ranges_deinit(&m->held);
+	*m = (struct mappings){ 0 };
+}
+
+static int read_all(struct mappings *m, int fd)
+{
+	size_t have = 0;
+
+	for (;;) {
+		ssize_t n;
+
+		if (m->text_room - have < 8192) {
+			size_t room = m->text_room * 2 + 65536;
+			char *text = realloc(m->text, room);
+
+			if (!text)
+				return -ENOMEM;
+			m->text = text;
+			m->text_room = room;
+		}
+		n = pread(fd, m->text + have, m->text_room - have - 1, (off_t)have);
+		if (n < 0)
+			{
+			if (errno == EINTR)
+				continue;
+			return -errno;
+		}
+		if (n == 0)
+			break;
+		have += (size_t)n;
+	}
+	m->text[have] = '\0';
+	return 0;
+}
+
+static int add(struct mappings *m, uint64_t start, uint64_t end)
+{
+	if (m->nr == m->room) {
+		size_t room = m->room * 2 + 64;
+		struct mapping *v = realloc(m->v, room * sizeof(*v));
+
+		if (!v)
+			return -ENOMEM;
+		m->v = v;
+		m->room = room;
+	}
+	m->v[m->nr++] = (struct mapping){ start, end };
+	return 0;
+}
+
+/* "START-END PERMS OFFSET DEV INODE   NAME": could its pages leave? */
+static bool header_is_eligible(const char *line, const char *end, uint64_t *start, uint64_t *stop)
+{
+	unsigned long long s, e, inode;
+	char perms[5];
+	int name = 0;
+
+	if (sscanf(line, "%llx-%llx %4s %*x %*x:%*x %llu %n", &s, &e, perms, &inode, &name) < 4)
+		return false;
+	*start = s;
+	*stop = e;
+	if (strcmp(perms, "rw-p") != 0 || inode != 0 || e > MAPPINGS_END)
+		return false;
+	if (line + name >= end || line[name] == '\n')
+		return true;
+	return strncmp(line + name, "[heap]", 6) == 0 || strncmp(line + name, "[anon:", 6) == 0;
+}
+
+/* "VmFlags: rd wr mr mw me ac sd": does one of them keep it out? */
+static bool flags_are_eligible(const char *flags, const char *end)
+{
+	static const char out[][3] = { "lo", "io", "pf", "dc", "dd", "wf", "ht", "mg", "sh", "uw", "ss", "gd" };
+
+	for (const char *p = flags; p + 2 <= end; p += 3)
+		for (size_t i = 0; i < ARRAY_SIZE(out); i++)
+			if (memcmp(p, out[i], 2) == 0)
+				return false;
+	return true;
+}
+
+static bool is_never(uint64_t start, uint64_t end, const struct wire_range *never, unsigned nr)
+{
+	for (unsigned i = 0; i < nr; i++)
+		if (start < never[i].end && never[i].start < end)
+			return true;
+	return false;
+}
+
+int mappings_read(struct mappings *m, int smaps, const struct wire_range *never, unsigned nr_never)
+{
+	uint64_t start = 0, end = 0;
+	bool eligible = false;
+	char *line, *eol;
+	int r;
+
+	m->nr = 0;
+	m->locked_bytes = 0;
+	r = read_all(m, smaps);
+	if (r < 0)
+		return r;
+	for (line = m->text; (eol = strchr(line, '\n')); line = eol + 1) {
+		unsigned long long kib;
+
+		if ((*line >= '0' && *line <= '9') || (*line >= 'a' && *line <= 'f')) {
+			eligible = header_is_eligible(line, eol, &start, &end);
+		} else if (sscanf(line, "Locked: %llu kB", &kib) == 1) {
+			m->locked_bytes += kib << 10;
+		} else if (strncmp(line, "VmFlags: ", 9) == 0) {
+			if (eligible && flags_are_eligible(line + 9, eol) &&
+			    !is_never(start, end, never, nr_never))
+				r = add(m, start, end);
+			if (r < 0) {
+				m->nr = 0;
+				return r;
+			}
+		}
+	}
+	return 0;
+}
+
+const struct mapping *mappings_after(const struct mappings *m, uint64_t address)
+{
+	size_t lo = 0, hi = m->nr;
+
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+
+		if (m->v[mid].end <= address)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < m->nr ? &m->v[lo] : NULL;
+}
+
+static int hold_thread(struct mappings *m, pid_t tid, bool is_main)
+{
+	const struct mapping *map;
+	uint64_t block, from;
+	void *head = NULL;
+	size_t len = 0;
+
+	if (syscall(SYS_get_robust_list, tid, &head, &len) < 0)
+		return errno == ESRCH ? 0 : -errno;
+	block = (uintptr_t)head & ~(PAGE_BYTES - 1);
+	map = head ? mappings_after(m, block) : NULL;
+	if (!map || map->start > block)
+		return 0;
+	/* The main thread's stack is [stack]; its block lies alone. */
+	from = is_main ? block - PAGE_BYTES : block - MIN(THREAD_STACK_MAX, block - map->start);
+	return ranges_add(&m->held, MAX(from, map->start), block + THREAD_BLOCK_BYTES);
+}
+
+int mappings_read_threads(struct mappings *m, int tasks, pid_t pid)
+{
+	int fd = openat(tasks, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *entry;
+	int r = 0;
+
+	if (!dir) {
+		safe_close(fd);
+		return -errno;
+	}
+	m->held.nr = 0;
+	while (r == 0 && (entry = readdir(dir))) {
+		long tid = strtol(entry->d_name, NULL, 10);
+
+		if (tid > 0)
+			r = hold_thread(m, (pid_t)tid, (pid_t)tid == pid);
+	}
+	closedir(dir);
+	return r;
+}

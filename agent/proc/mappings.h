@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * mappings: which parts of a process's address space may leave it, read from
+ * /proc/PID/smaps (for its VmFlags) and the list of its threads.
+ *
+ * Threads: the evict worker.
+ */
+#ifndef USWAP_PROC_MAPPINGS_H
+#define USWAP_PROC_MAPPINGS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "common/wire.h"
+#include "proc/ranges.h"
+
+struct mapping {
+	uint64_t start; /* the whole mapping: it is registered whole or not at all */
+	uint64_t end;
+};
+
+struct mappings {
+	struct mapping *v; /* eligible ones, sorted */
+	size_t nr, room;
+	struct ranges held; /* parts of them that hold thread control blocks and stacks */
+	uint64_t locked_bytes; /* of all mappings: a sign of mlockall */
+	char *text; /* read buffer */
+	size_t text_room;
+};
+
+void mappings_deinit(struct mappings *m);
+/*
+ * Reads smaps anew. Eligible: private, anonymous, readable, writable, not
+ * executable, not [stack] or another special one, none of the flags that keep
+ * it out (locked, io, pfn, dontfork, dontdump, wipeonfork, hugetlb, mergeable),
+ * not registered with a userfaultfd of the program's own, not overlapping one
+ * of the ranges never to touch. registered: what we registered ourselves.
+ * 0 or negative errno; on error the list is empty.
+ */
+int mappings_read(struct mappings *m, int smaps, const struct wire_range *never, unsigned nr_never);
+/*
+ * Reads anew which pages belong to threads: their control blocks (found by
+ * get_robust_list, which points into them) and stacks. The kernel writes to
+ * those words when a thread dies and can't wait for us then, so they must
+ * not be missing. 0 or negative errno: then nothing may leave.
+ */
+int mappings_read_threads(struct mappings *m, int tasks, pid_t pid);
+
+/* The first eligible mapping that ends after address, or NULL. */
+const struct mapping *mappings_after(const struct mappings *m, uint64_t address);
+
+#endif

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "proc/session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include "common/util.h"
+
+struct session *session_new(uint64_t id, uid_t uid)
+{
+	struct session *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return NULL;
+	s->id = id;
+	s->uid = uid;
+	s->fds = (struct session_fds){ -1, -1, -1, -1, -1, -1, -1, -1, -1, -1 };
+	s->attached_ns = now_ns();
+	s->enabled = true;
+	s->reason = "";
+	return s;
+}
+
+struct session *session_free(struct session *s)
+{
+	if (!s)
+		return NULL;
+	assert(s->slots.root == 0);
+	mappings_deinit(&s->mappings);
+	ranges_deinit(&s->registered);
+	if (s->gate)
+		munmap(s->gate, PAGE_BYTES);
+	safe_close(s->fds.uffd);
+	safe_close(s->fds.mem);
+	safe_close(s->fds.pagemap);
+	safe_close(s->fds.maps);
+	safe_close(s->fds.smaps);
+	safe_close(s->fds.statm);
+	safe_close(s->fds.tasks);
+	safe_close(s->fds.pidfd);
+	safe_close(s->fds.mover);
+	safe_close(s->fds.gate_event);
+	free(s);
+	return NULL;
+}
+
+static int open_proc(pid_t pid, const char *name, int flags)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
+	fd = open(path, flags | O_RDONLY | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+int session_open_proc(struct session *s)
+{
+	const struct {
+		int *fd;
+		const char *name;
+		int flags;
+	} files[] = {
+		{ &s->fds.maps, "maps", 0 },
+		{ &s->fds.smaps, "smaps", 0 },
+		{ &s->fds.statm, "statm", 0 },
+		{ &s->fds.tasks, "task", O_DIRECTORY },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+		int fd = open_proc(s->pid, files[i].name, files[i].flags);
+
+		if (fd < 0)
+			return fd;
+		*files[i].fd = fd;
+	}
+	return 0;
+}
+
+uint64_t session_evicted_pages(const struct session *s)
+{
+	static const enum slot_state evicted[] = { SLOT_STAGED, SLOT_FETCHING, SLOT_STORED, SLOT_FILL };
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(evicted); i++)
+		sum += counter_get(&s->slots.count[evicted[i]]);
+	return sum;
+}
+
+uint64_t session_read_resident(struct session *s)
+{
+	char text[128];
+	unsigned long long size, resident = 0;
+	ssize_t n = pread(s->fds.statm, text, sizeof(text) - 1, 0);
+
+	if (n <= 0)
+		return 0;
+	text[n] = '\0';
+	if (sscanf(text, "%llu %llu", &size, &resident) != 2)
+		return 0;
+	return (uint64_t)resident << PAGE_SHIFT;
+}
+
+bool session_has_execed(const struct session *s)
+{
+	long r;
+
+	if (s->pid <= 0 || s->mover_pid <= 0)
+		return false;
+	r = syscall(SYS_kcmp, s->pid, s->mover_pid, KCMP_VM, 0, 0);
+	/* Refused or unknown: the mover itself looks as well. */
+	return r > 0 || (r < 0 && errno == ESRCH);
+}
+
+static void read_line(pid_t pid, const char *name, char *text, size_t size)
+{
+	_cleanup_close_ int fd = open_proc(pid, name, 0);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, size - 1);
+
+	text[n > 0 ? n : 0] = '\0';
+	text[strcspn(text, "\n")] = '\0';
+}
+
+void session_read_names(struct session *s)
+{
+	if (s->pid <= 0)
+		return;
+	read_line(s->pid, "comm", s->command, sizeof(s->command));
+	read_line(s->pid, "cgroup", s->cgroup, sizeof(s->cgroup));
+	/* "0::/path" is the unified hierarchy's line; others come first on
+	   hybrid hosts and say nothing to us. */
+	if (strncmp(s->cgroup, "0::", 3) == 0)
+		memmove(s->cgroup, s->cgroup + 3, strlen(s->cgroup + 3) + 1);
+}

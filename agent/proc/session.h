@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A session: one address space that the agent serves.
+ *
+ * Who may touch what:
+ *  - "const" fields are set before the session is known to any thread but the
+ *    creating one (a fork child's hello sets its part later, by the owner);
+ *  - "owner": the one fault thread that owns the session reads its userfaultfd
+ *    and issues COPY, ZEROPAGE, POISON, WAKE, REGISTER and UNREGISTER; it alone
+ *    writes slots. Fork families share an owner, since they share leaves;
+ *  - "worker": the evict worker, which plans and pulls batches;
+ *  - "engine": the control thread;
+ *  - counters are written by the thread named, read by all.
+ *
+ * Life: created by the control thread (attach) or the owner (fork); ended by
+ * the owner (SESSION_CLOSED), then by the worker once its last batch is back,
+ * then unlisted and freed by the control thread after the owner has confirmed
+ * that no mail for it is left.
+ */
+#ifndef USWAP_PROC_SESSION_H
+#define USWAP_PROC_SESSION_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "common/mailbox.h"
+#include "common/wire.h"
+#include "page/domain.h"
+#include "page/slotmap.h"
+#include "proc/mappings.h"
+#include "proc/ranges.h"
+
+#define SESSION_LATENCY_BUCKETS 96
+
+/* Mail whose content is a set of bits: sending again before it was read only
+   adds to the set, so it needs no memory and is never queued twice. */
+struct notice {
+	struct mail mail;
+	_Atomic uint32_t bits;
+};
+
+static inline void notice_send(struct mailbox *box, struct notice *notice, uint32_t bits)
+{
+	if (atomic_fetch_or(&notice->bits, bits) == 0)
+		mailbox_send(box, &notice->mail);
+}
+
+static inline uint32_t notice_take(struct notice *notice)
+{
+	return atomic_exchange(&notice->bits, 0);
+}
+
+enum session_state {
+	SESSION_SERVED = 0, /* no mover (yet): faults are served, nothing leaves */
+	SESSION_ACTIVE,	    /* pages may leave */
+	SESSION_RESTORING,  /* everything is coming back, then unregistered */
+	SESSION_CLOSING,    /* references are being dropped, a slice at a time */
+	SESSION_CLOSED,
+};
+
+enum { /* notices to the owner */
+	SESSION_OWN_ADD = 1 << 0,     /* start serving */
+	SESSION_OWN_CHECK = 1 << 1,   /* mover or process gone: is the address space? */
+	SESSION_OWN_RESTORE = 1 << 2, /* bring everything back, stay attached */
+	SESSION_OWN_DETACH = 1 << 3,  /* bring everything back and let go */
+	SESSION_OWN_ADOPT = 1 << 4,   /* a fork child said hello: session->adoption */
+	SESSION_OWN_BURY = 1 << 5,    /* unlisted: confirm that this was the last notice */
+};
+enum { /* notices to the worker */
+	SESSION_WORK_ADD = 1 << 0,   /* poll the mover's socket */
+	SESSION_WORK_CLOSED = 1 << 1, /* the owner has ended it */
+	SESSION_WORK_ORDER = 1 << 2, /* session->evict_order was set */
+};
+enum { /* notices to the engine */
+	SESSION_NEWS_FORKED = 1 << 0, /* made by a fork: to be listed */
+	SESSION_NEWS_STATE = 1 << 1,
+	SESSION_NEWS_ADOPTED = 1 << 2,
+	SESSION_NEWS_ENDED = 1 << 3,  /* nobody but the engine knows it any more */
+	SESSION_NEWS_BURIED = 1 << 4,
+};
+
+struct session_counters { /* owner unless said */
+	_Atomic uint64_t stored_bytes;
+	_Atomic uint64_t registered_bytes;
+	_Atomic uint64_t resident_bytes; /* worker */
+	_Atomic uint64_t pages_out_total;
+	_Atomic uint64_t pages_in_total;
+	_Atomic uint64_t faults_total;
+	_Atomic uint64_t refaults_total;
+	_Atomic uint64_t major_total;
+	_Atomic uint64_t zero_total;
+	_Atomic uint64_t duplicate_total;
+	_Atomic uint64_t incompressible_total;
+	_Atomic uint64_t busy_total;
+	_Atomic uint64_t poisoned_total;
+	_Atomic uint64_t stall_ns_total;
+	_Atomic uint64_t latency[SESSION_LATENCY_BUCKETS];
+};
+
+/* Counters with one writer need no atomic read-modify-write. */
+static inline void counter_add(_Atomic uint64_t *counter, uint64_t n)
+{
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
+			      memory_order_relaxed);
+}
+
+static inline uint64_t counter_get(const _Atomic uint64_t *counter)
+{
+	return atomic_load_explicit((_Atomic uint64_t *)(uintptr_t)counter, memory_order_relaxed);
+}
+
+/* First touches that run in order get windows that grow (owner). */
+#define SESSION_STREAMS 4
+struct touch_stream {
+	uint64_t next; /* vpn that would continue it */
+	uint32_t window;
+	uint32_t used;
+};
+
+/* What a process passed and the agent opened for it; -1 where not. */
+struct session_fds {
+	int uffd;
+	int mem;
+	int pagemap;
+	int maps;
+	int smaps;
+	int statm;
+	int tasks;
+	int pidfd;
+	int mover; /* the session's socket */
+	int gate_event;
+};
+
+struct batch;
+struct order;
+
+struct session {
+	/* const */
+	uint64_t id;
+	uid_t uid;
+	struct domain *domain;
+	void *owner; /* struct owner of the flow layer */
+	uint64_t attached_ns;
+	uint64_t nonce; /* by which a fork child says who it is; 0: none */
+	uint64_t identity;
+	pid_t parent_pid;
+	uint64_t store_max; /* stored bytes it may have */
+
+	/* const for sessions of the constructor, set by ADOPT for fork children */
+	pid_t pid;
+	struct session_fds fds;
+	struct wire_gate *gate;
+	uint64_t transit;
+	struct wire_attach attach; /* ranges never to touch */
+
+	/* owner */
+	struct slotmap slots;
+	struct ranges registered;
+	uint32_t generation;
+	uint64_t transit_vpn[WIRE_TRANSIT_PAGES]; /* who is on the way there; 0: nobody */
+	struct session *heir_of; /* forked while that session's batch was under way */
+	struct session *heirs;
+	struct session *next_heir;
+	struct touch_stream streams[SESSION_STREAMS];
+	uint32_t stream_clock;
+	bool polled;		 /* its userfaultfd is in the owner's epoll */
+	uint64_t gate_wait_ns;	 /* since when the mover is inside; 0: not */
+	bool barred;		 /* a REMOVE could not be noted: nothing leaves any more */
+	uint64_t restore_vpn;	 /* how far the restoring has come */
+	bool detach;		 /* let go when restored */
+	bool mover_gone;
+	struct session *next_job; /* owner's list of restoring and closing ones */
+	bool in_job;
+	struct session *next_owned;
+
+	/* worker */
+	struct mappings mappings;
+	uint64_t mappings_ns, mappings_cost_ns;
+	uint64_t hand;		 /* where the scan goes on, byte address */
+	uint64_t scanned_from;	 /* where this round began */
+	bool wrapped;
+	bool busy;		 /* a batch is between marking and staging */
+	bool leaving;		 /* the process is gone: tell the mover when idle */
+	struct batch *reporting; /* of it, the one whose REPORT is awaited */
+	uint64_t quota;		 /* pages that may still leave in this tick */
+	bool forced;		 /* ... whatever the budget says */
+	uint64_t next_tick_ns;
+	uint64_t last_stall_ns, last_tick_ns;
+	double stall_share;	 /* moving average */
+	uint32_t nr_batches;	 /* of this session, anywhere */
+	uint32_t seq;
+	bool closed;		 /* by the owner */
+	uint64_t last_kcmp_ns;
+	struct session *next_worked;
+	pid_t mover_pid;
+
+	/* shared */
+	_Atomic int state; /* enum session_state; written by the owner */
+	_Atomic bool enabled; /* eviction by policy; engine */
+	_Atomic uint64_t limit_bytes; /* resident limit; engine; 0: policy's */
+	_Atomic uint64_t store_full_ns; /* when a page last found no room; pack threads */
+	_Atomic(const char *) reason;
+	_Atomic(struct order *) evict_order;
+	_Atomic(struct order *) restore_order;
+	struct adoption *adoption; /* engine, then owner, then engine */
+	struct notice to_owner;
+	struct notice to_worker;
+	struct notice to_engine;
+	struct session_counters counters;
+
+	/* engine */
+	struct session *next;
+	char command[64];
+	char cgroup[256];
+};
+
+/* NULL on ENOMEM. All descriptors -1, state SERVED. */
+struct session *session_new(uint64_t id, uid_t uid);
+/* Closes the descriptors and frees; the slots must be empty by then. */
+struct session *session_free(struct session *s);
+
+static inline struct session *session_of_notice(struct mail *mail, size_t offset)
+{
+	return (struct session *)(void *)((char *)mail - offset);
+}
+
+static inline enum session_state session_state(const struct session *s)
+{
+	return (enum session_state)s->state;
+}
+
+/* Opens what /proc tells of the session's process. 0 or negative errno. */
+int session_open_proc(struct session *s);
+/* Pages that are with us: STAGED + FILL + STORED (+ FETCHING). Any thread. */
+uint64_t session_evicted_pages(const struct session *s);
+/* RSS in bytes by /proc/PID/statm; 0 when it can't be read. Worker. */
+uint64_t session_read_resident(struct session *s);
+/* The mover runs in another address space than the process by now (exec), or
+   the process is gone. Worker. */
+bool session_has_execed(const struct session *s);
+/* comm and cgroup; engine. */
+void session_read_names(struct session *s);
+
+#endif

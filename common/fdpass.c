@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "common/fdpass.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "common/util.h"
+
+int fdpass_send(int sock, const void *packet, size_t size, const int *fds, unsigned nr)
+{
+	union {
+		char buf[CMSG_SPACE(FDPASS_MAX * sizeof(int))];
+		struct cmsghdr align;
+	} control = { 0 };
+	struct iovec iov = { .iov_base = (void *)(uintptr_t)packet, .iov_len = size };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	assert(nr <= FDPASS_MAX);
+	if (nr) {
+		struct cmsghdr *c;
+
+		msg.msg_control = control.buf;
+		msg.msg_controllen = CMSG_SPACE(nr * sizeof(int));
+		c = CMSG_FIRSTHDR(&msg);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(nr * sizeof(int));
+		memcpy(CMSG_DATA(c), fds, nr * sizeof(int));
+	}
+	return sendmsg(sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size ? 0 : -errno;
+}
+
+static void take_control(struct msghdr *msg, int *fds, unsigned *nr, pid_t *peer)
+{
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
+		if (c->cmsg_level != SOL_SOCKET)
+			continue;
+		if (c->cmsg_type == SCM_RIGHTS) {
+			unsigned n = (unsigned)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+
+			for (unsigned i = 0; i < n; i++) {
+				int fd;
+
+				memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
+				if (*nr < FDPASS_MAX)
+					fds[(*nr)++] = fd;
+				else
+					close(fd);
+			}
+		} else if (c->cmsg_type == SCM_CREDENTIALS) {
+			struct ucred cred;
+
+			memcpy(&cred, CMSG_DATA(c), sizeof(cred));
+			*peer = cred.pid;
+		}
+	}
+}
+
+ssize_t fdpass_recv(int sock, void *packet, size_t room, int *fds, unsigned *nr, pid_t *peer)
+{
+	union {
+		char buf[CMSG_SPACE(FDPASS_MAX * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
+		struct cmsghdr align;
+	} control;
+	struct iovec iov = { .iov_base = packet, .iov_len = room };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.buf,
+			      .msg_controllen = sizeof(control.buf) };
+	ssize_t n = recvmsg(sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+	*nr = 0;
+	*peer = 0;
+	if (n < 0)
+		return -errno;
+	take_control(&msg, fds, nr, peer);
+	if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
+		fdpass_close(fds, *nr);
+		*nr = 0;
+		return -EMSGSIZE;
+	}
+	return n;
+}
+
+void fdpass_close(int *fds, unsigned nr)
+{
+	for (unsigned i = 0; i < nr; i++)
+		fds[i] = safe_close(fds[i]);
+}

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* One packet with descriptors over a Unix socket. Any thread. */
+#ifndef USWAP_COMMON_FDPASS_H
+#define USWAP_COMMON_FDPASS_H
+
+#include <stddef.h>
+#include <sys/types.h>
+
+#define FDPASS_MAX 4
+
+/* Sends without blocking. 0 or negative errno. The descriptors stay ours. */
+int fdpass_send(int sock, const void *packet, size_t size, const int *fds, unsigned nr);
+/*
+ * Receives without blocking: the packet's size (never more than room: a longer
+ * one is -EMSGSIZE), 0 at the end, or negative errno. The descriptors received
+ * (close-on-exec) are the caller's; on an error none are. *peer is the
+ * sender's pid if the socket has SO_PASSCRED, else 0. fds has FDPASS_MAX
+ * places; more than that in the packet is -EMSGSIZE too.
+ */
+ssize_t fdpass_recv(int sock, void *packet, size_t room, int *fds, unsigned *nr, pid_t *peer);
+void fdpass_close(int *fds, unsigned nr);
+
+#endif
