@@ -18,14 +18,37 @@ agent_libsys_a_SOURCES = \
 	agent/sys/uffd.c \
 	agent/sys/uffd.h
 
+noinst_LIBRARIES += agent/libpolicy.a
+agent_libpolicy_a_SOURCES = \
+	agent/policy/policy.c \
+	agent/policy/policy.h
+
 noinst_LIBRARIES += agent/libproc.a
 agent_libproc_a_SOURCES = \
 	agent/proc/gate.h \
+	agent/proc/mappings.c \
+	agent/proc/mappings.h \
 	agent/proc/ranges.c \
-	agent/proc/ranges.h
+	agent/proc/ranges.h \
+	agent/proc/session.c \
+	agent/proc/session.h
 
-EXTRA_DIST += \
-	agent/flow/blobstore.h
+noinst_LIBRARIES += agent/libflow.a
+agent_libflow_a_SOURCES = \
+	agent/flow/batch.h \
+	agent/flow/blobstore.h \
+	agent/flow/events.c \
+	agent/flow/evict_commit.c \
+	agent/flow/evict_mark.c \
+	agent/flow/evict_pack.c \
+	agent/flow/evict_plan.c \
+	agent/flow/evict_pull.c \
+	agent/flow/evict_stage.c \
+	agent/flow/fault.c \
+	agent/flow/flow.c \
+	agent/flow/flow.h \
+	agent/flow/order.h \
+	agent/flow/refault.c
 
 EXTRA_DIST += \
 	agent/engine/engine.h \
@@ -33,7 +56,9 @@ EXTRA_DIST += \
 
 # In link order: each needs only those after it.
 AGENT_LAYERS = \
+	agent/libflow.a \
 	agent/libproc.a \
+	agent/libpolicy.a \
 	agent/libpage.a \
 	agent/libsys.a \
 	common/libcommon.a

@@ -2,6 +2,8 @@
 # What every layer may use.
 noinst_LIBRARIES += common/libcommon.a
 common_libcommon_a_SOURCES = \
+	common/fdpass.c \
+	common/fdpass.h \
 	common/log.c \
 	common/log.h \
 	common/mailbox.c \

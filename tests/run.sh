@@ -1,0 +1,35 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Starts one test script for the harness: with a time limit, and, for tests
+# that use the whole machine, one at a time. usage: run.sh [--python] SCRIPT [ARG...]
+# Exit status of the script: 0 passed, 77 skipped (it says why), others failed.
+set -u
+interpreter=${BASH:-bash}
+if [ "$1" = --python ]; then
+	interpreter=python3
+	shift
+	command -v python3 >/dev/null || {
+		echo "SKIP: python3 is not installed"
+		exit 77
+	}
+fi
+script=$1
+limit=${USWAP_TEST_TIMEOUT:-300}
+case $script in
+*/live/* | */control/* | */inject/*)
+	exec 9>"${USWAP_BUILD:-.}/.serial"
+	flock 9
+	;;
+*/systemd/*)
+	exec 9>"${USWAP_BUILD:-.}/.serial"
+	flock 9
+	limit=$((limit * 2))
+	;;
+esac
+# TERM first: tests clean up after themselves
+timeout --kill-after=20 "$limit" "$interpreter" "$@" 9>&-
+status=$?
+if [ $status = 124 ] || [ $status = 137 ]; then
+	echo "run.sh: stopped after $limit s" >&2
+fi
+exit $status
