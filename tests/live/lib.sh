@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
+#
+# What the live tests share: an agent of their own in a directory of its own,
+# workloads under the shim with bounded time, counters, and the checks that
+# pages really left and that nothing remains.
+#
+#	. "${srcdir:-.}/tests/live/lib.sh"
+#	live_begin
+#	agent_start
+#	evicted_run fill_verify 32	# must pass, and pages must have left
+#	live_end
+#
+# srcdir and top_builddir say where the sources and the build are (here: .).
+# USWAP_AGENT, USWAPCTL, USWAP_LIB name other binaries. USWAP_REQUIRE=1 turns
+# skips into failures, USWAP_KEEP=1 keeps the directory, USWAP_TIME_FACTOR
+# stretches all time limits (sanitizers, slow machines).
+
+set -eu
+
+BUILD=${top_builddir:-.}
+WORKLOADS=$BUILD/tests/workloads
+TEST=$(basename "$0")
+AGENT=${USWAP_AGENT:-$BUILD/agent/uswap-agent}
+CTL=${USWAPCTL:-$BUILD/ctl/uswapctl}
+LIB=${USWAP_LIB:-$BUILD/preload/libuswap.so}
+FACTOR=${USWAP_TIME_FACTOR:-1}
+DIR=
+AGENT_PID=
+
+say() {
+	echo "$TEST: $*"
+}
+
+skip() {
+	if [ "${USWAP_REQUIRE:-0}" = 1 ]; then
+		echo "$TEST: required, but can't run: $*" >&2
+		exit 1
+	fi
+	echo "$TEST: skipped: $*"
+	exit 77
+}
+
+# Only ever shows the log here; live_cleanup does the rest.
+fail() {
+	echo "$TEST: FAILED: $*" >&2
+	exit 1
+}
+
+live_cleanup() {
+	local status=$?
+
+	trap - EXIT
+	set +e
+	if [ -n "$AGENT_PID" ] && kill -0 "$AGENT_PID" 2>/dev/null; then
+		if [ $status -ne 0 ]; then
+			echo "--- counters at the end" >&2
+			timeout 5 "$CTL" --json stats >&2
+		fi
+		kill -KILL "$AGENT_PID"
+	fi
+	if [ $status -ne 0 ] && [ $status -ne 77 ] && [ -n "$DIR" ] && [ -e "$DIR/agent.log" ]; then
+		echo "--- agent log (last 80 lines)" >&2
+		tail -n 80 "$DIR/agent.log" >&2
+	fi
+	if [ -n "$DIR" ]; then
+		if [ "${USWAP_KEEP:-0}" = 1 ]; then
+			echo "$TEST: kept $DIR" >&2
+		else
+			rm -rf "$DIR"
+		fi
+	fi
+	exit $status
+}
+
+need_program() {
+	local name
+
+	for name; do
+		command -v "$name" >/dev/null || skip "$name is not installed"
+	done
+}
+
+live_begin() {
+	local reason
+
+	[ "$(id -u)" = 0 ] || skip "not root"
+	need_program jq timeout setsid pgrep
+	[ -x "$WORKLOADS/have_move" ] || fail "$WORKLOADS/have_move is not built"
+	reason=$("$WORKLOADS/have_move") || skip "$reason"
+	[ -x "$AGENT" ] || fail "$AGENT is not built"
+	[ -x "$CTL" ] || fail "$CTL is not built"
+	[ -e "$LIB" ] || fail "$LIB is not built"
+	LIB=$(realpath "$LIB")
+	CTL=$(realpath "$CTL")
+	AGENT=$(realpath "$AGENT")
+	WORKLOADS=$(realpath "$WORKLOADS")
+	DIR=$(mktemp -d "${TMPDIR:-/tmp}/uswap-test.XXXXXX")
+	chmod 755 "$DIR"
+	trap live_cleanup EXIT
+	trap 'exit 130' INT TERM
+	export USWAP_SOCKET=$DIR/agent.sock
+	unset LD_PRELOAD USWAP_DISABLE
+}
+
+# wait_until SECONDS WHAT COMMAND...: polls, fails after that time.
+wait_until() {
+	local end=$((SECONDS + $1 * FACTOR)) what=$2
+
+	shift 2
+	until "$@"; do
+		[ $SECONDS -lt $end ] || fail "still waiting: $what"
+		sleep 0.05
+	done
+}
+
+agent_config() {
+	cat <<-'END'
+		[Policy]
+		ScanSec=0.02
+		GraceSec=0.02
+		StallBudget=100%
+		MinResident=0
+		StartDelaySec=0
+	END
+}
+
+agent_up() {
+	kill -0 "$AGENT_PID" 2>/dev/null || fail "the agent ended while starting"
+	[ -S "$USWAP_SOCKET" ] && "$CTL" --json stats >/dev/null 2>&1
+}
+
+# The configuration is agent_config's output unless $DIR/uswap.conf is there.
+# Options in the array AGENT_OPTIONS win over ours.
+AGENT_OPTIONS=()
+agent_start() {
+	[ -e "$DIR/uswap.conf" ] || agent_config >"$DIR/uswap.conf"
+	rm -f "$USWAP_SOCKET"
+	"$AGENT" --config "$DIR/uswap.conf" --socket "$USWAP_SOCKET" --bus-address none \
+		--store memory:1G --foreground "${AGENT_OPTIONS[@]}" >>"$DIR/agent.log" 2>&1 &
+	AGENT_PID=$!
+	wait_until 20 "the agent to listen" agent_up
+}
+
+# agent_stop: SIGTERM, and it must end by itself, with 0.
+agent_stop() {
+	local status=0 end=$((SECONDS + 60 * FACTOR))
+
+	kill -TERM "$AGENT_PID" 2>/dev/null || fail "the agent has ended before it was told to"
+	while kill -0 "$AGENT_PID" 2>/dev/null; do
+		if [ $SECONDS -ge $end ]; then
+			show_tasks "$AGENT_PID"
+			fail "the agent has not ended within 60 s of SIGTERM"
+		fi
+		sleep 0.05
+	done
+	wait "$AGENT_PID" || status=$?
+	AGENT_PID=
+	[ $status -eq 0 ] || fail "the agent ended with status $status"
+}
+
+# ---- counters ---------------------------------------------------------------
+
+# total KEY: of the whole agent, the sums over all processes included.
+total() {
+	"$CTL" --json stats >"$DIR/stats.json" || fail "uswapctl stats: status $?"
+	jq -er --arg key "$1" "$JQ_TOTAL" "$DIR/stats.json" ||
+		fail "uswapctl --json stats has no $1: $(cat "$DIR/stats.json")"
+}
+
+# of_process PID KEY
+of_process() {
+	"$CTL" --json stats "$1" >"$DIR/stats.json" || fail "uswapctl stats $1: status $?"
+	jq -er --arg key "$2" "$JQ_PROCESS" "$DIR/stats.json" ||
+		fail "uswapctl --json stats $1 has no $2: $(cat "$DIR/stats.json")"
+}
+
+# Where the keys stand in the answers.
+# shellcheck disable=SC2016
+JQ_TOTAL='if has($key) then .[$key] else (.counters // .totals // {})[$key] end'
+# shellcheck disable=SC2016
+JQ_PROCESS='(if type == "array" then .[0] else . end) |
+	(if has("processes") then .processes[0] else . end) |
+	if has($key) then .[$key] else (.counters // {})[$key] end'
+
+# ---- running ----------------------------------------------------------------
+
+# show_tasks PID...: what every thread of these is doing.
+show_tasks() {
+	local pid task
+
+	for pid; do
+		[ -d "/proc/$pid" ] || continue
+		echo "--- process $pid ($(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | head -c 100))"
+		for task in "/proc/$pid/task/"*; do
+			printf '%s %s: ' "${task##*/}" "$(cat "$task/comm" 2>/dev/null)"
+			grep -h State "$task/status" 2>/dev/null
+			printf '  syscall %s\n' "$(cat "$task/syscall" 2>/dev/null)"
+			sed 's/^/  /' "$task/stack" 2>/dev/null || true
+		done
+	done >&2
+}
+
+# bounded SECONDS COMMAND...: its status; when it takes longer, shows where all
+# processes of its session and the agent hang, kills them and fails.
+bounded() {
+	local end=$((SECONDS + $1 * FACTOR)) limit=$1 pid status=0 group
+
+	shift
+	setsid "$@" </dev/null &
+	pid=$!
+	while kill -0 $pid 2>/dev/null; do
+		if [ $SECONDS -ge $end ]; then
+			group=$(pgrep -s $pid || true)
+			# shellcheck disable=SC2086
+			show_tasks $group $AGENT_PID
+			# shellcheck disable=SC2086
+			kill -KILL $group 2>/dev/null || true
+			fail "not finished within $limit s: $*"
+		fi
+		sleep 0.02
+	done
+	wait $pid || status=$?
+	return $status
+}
+
+# evicted_run WORKLOAD [ARG...]: it must succeed under the shim, and pages must
+# have left meanwhile.
+evicted_run() {
+	local name=$1 before after status=0
+
+	shift
+	before=$(total pages_out_total)
+	bounded 50 env "LD_PRELOAD=$LIB" WORKLOAD_EVICT=1 "$WORKLOADS/$name" "$@" || status=$?
+	[ $status -eq 0 ] || fail "$name $*: status $status"
+	kill -0 "$AGENT_PID" 2>/dev/null || fail "the agent has ended during $name $*"
+	after=$(total pages_out_total)
+	[ "$after" -gt "$before" ] || fail "$name $*: vacuous, no page has left"
+	say "$name $*: ok, $((after - before)) pages left"
+}
+
+# evicted_command SECONDS COMMAND...: the same for any program. Its output goes
+# where the caller sends it; the status is returned.
+evicted_command() {
+	local limit=$1 before after status=0
+
+	shift
+	before=$(total pages_out_total)
+	bounded "$limit" env "LD_PRELOAD=$LIB" "$@" || status=$?
+	kill -0 "$AGENT_PID" 2>/dev/null || fail "the agent has ended during $*"
+	after=$(total pages_out_total)
+	[ "$after" -gt "$before" ] || fail "vacuous, no page has left: $*"
+	echo "$TEST: $((after - before)) pages left: $1 ..." >&2
+	return $status
+}
+
+# ---- the end ----------------------------------------------------------------
+
+# Movers of our workloads: they have our socket in their environment.
+movers() {
+	local pid
+
+	for pid in $(pgrep -x uswap-mover || true); do
+		if tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qxF "USWAP_SOCKET=$USWAP_SOCKET"
+		then
+			echo "$pid"
+		fi
+	done
+}
+
+no_movers() {
+	[ -z "$(movers)" ]
+}
+
+nothing_held() {
+	[ "$(total evicted_bytes)" = 0 ] && [ "$(total store_blobs)" = 0 ] &&
+		[ "$(total nr_processes)" = 0 ]
+}
+
+# All workloads have ended: the agent must have forgotten them all.
+live_idle() {
+	wait_until 20 "the movers to end: $(movers)" no_movers
+	wait_until 20 "the agent to give everything up" nothing_held
+	[ "$(total poisoned_total)" = 0 ] || fail "pages were poisoned"
+	[ "$(total store_errors_total)" = 0 ] || fail "the store had errors"
+}
+
+live_end() {
+	live_idle
+	agent_stop
+	say "passed"
+}

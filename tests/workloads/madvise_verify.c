@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * madvise_verify [SECONDS]: after MADV_DONTNEED a page is zero, always, also
+ * when threads race with it and with eviction; after MADV_FREE it is the old
+ * one or zero, as a whole, until written; advice that keeps the contents keeps
+ * them; locking brings them back; WIPEONFORK memory is zero in a child.
+ * madvise_verify --guard: guard pages over evicted pages read as zero when they
+ * are removed.
+ */
+#include "workload.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#define MADV_GUARD_REMOVE 103
+#endif
+
+#define PAGES 1024
+#define RACERS 4
+#define RACE_PAGES 64
+#define WORDS (CONTENT_PAGE / 8)
+
+static unsigned char *area;
+static double deadline;
+static uint64_t drops, frees, freed_zero;
+
+static void advise(void *at, size_t pages, int advice)
+{
+	WL_CHECK(!madvise(at, pages * WL_PAGE, advice), "madvise(%p, %zu pages, %d): %s", at, pages,
+		 advice, strerror(errno));
+}
+
+static void dontneed(uint64_t *rng)
+{
+	size_t at, n, i;
+	unsigned k;
+
+	wl_fill(area, PAGES, 1);
+	wl_wait_evicted("before DONTNEED", area, PAGES, WL_EVICT_SHARE);
+	for (k = 0; k < 16; k++) {
+		at = content_next(rng) % PAGES;
+		n = 1 + content_next(rng) % 100;
+		n = at + n > PAGES ? PAGES - at : n;
+		advise(area + at * WL_PAGE, n, MADV_DONTNEED);
+		drops++;
+		for (i = at; i < at + n; i++)
+			wl_check_zero("after DONTNEED", area + i * WL_PAGE, i);
+		if (k & 1) /* zero also when they have left meanwhile */
+			wl_try_evicted(area + at * WL_PAGE, n, 100, 0.05);
+		for (i = at; i < at + n; i++) {
+			wl_check_zero("some time after DONTNEED", area + i * WL_PAGE, i);
+			content_page(area + i * WL_PAGE, content_key(1, i, 0));
+		}
+	}
+	wl_verify("after DONTNEED of others", area, PAGES, 1);
+}
+
+static void free_lazily(void)
+{
+	static unsigned char want[CONTENT_PAGE], found[CONTENT_PAGE];
+	bool zero[PAGES];
+	size_t i;
+	unsigned round;
+
+	wl_fill(area, PAGES, 2);
+	wl_try_evicted(area, PAGES / 2, WL_EVICT_SHARE, 1);
+	advise(area, PAGES, MADV_FREE);
+	frees++;
+	for (i = 0; i < PAGES; i++) {
+		content_page(want, content_key(2, i, 0));
+		memcpy(found, area + i * WL_PAGE, CONTENT_PAGE); /* it may go at any time */
+		zero[i] = wl_is_zero(found);
+		if (!zero[i] && memcmp(found, want, CONTENT_PAGE))
+			wl_wrong("after FREE, neither old nor zero", found, want, i);
+		freed_zero += zero[i] && !wl_is_zero(want);
+	}
+	/* zero stays zero; a written page keeps what is written */
+	for (i = 0; i < PAGES; i += 2)
+		content_page(area + i * WL_PAGE, content_key(3, i, 0));
+	for (round = 0; round < 2; round++) {
+		wl_try_evicted(area, PAGES, WL_EVICT_SHARE, 0.1);
+		for (i = 0; i < PAGES; i++) {
+			if (!(i & 1))
+				wl_check_key("written after FREE", area + i * WL_PAGE,
+					     content_key(3, i, 0), i);
+			else if (zero[i])
+				wl_check_zero("zero after FREE", area + i * WL_PAGE, i);
+		}
+	}
+}
+
+/* One word of a freed page is written: the rest is old or zero as a whole. */
+static void free_and_touch(void)
+{
+	static unsigned char want[CONTENT_PAGE], zero[CONTENT_PAGE];
+	size_t i;
+
+	wl_fill(area, PAGES, 4);
+	wl_try_evicted(area, PAGES / 2, WL_EVICT_SHARE, 1);
+	advise(area, PAGES, MADV_FREE);
+	frees++;
+	for (i = 0; i < PAGES; i++)
+		area[i * WL_PAGE + 8] = 0x5a;
+	wl_try_evicted(area, PAGES, WL_EVICT_SHARE, 0.1);
+	memset(zero, 0, sizeof(zero));
+	zero[8] = 0x5a;
+	for (i = 0; i < PAGES; i++) {
+		content_page(want, content_key(4, i, 0));
+		want[8] = 0x5a;
+		if (memcmp(area + i * WL_PAGE, want, CONTENT_PAGE) &&
+		    memcmp(area + i * WL_PAGE, zero, CONTENT_PAGE))
+			wl_wrong("touched after FREE", area + i * WL_PAGE, want, i);
+	}
+}
+
+/* Each thread writes, drops and reads its own pages of one mapping. */
+static void *race_own(void *arg)
+{
+	size_t index = (size_t)(uintptr_t)arg, at, n, i;
+	unsigned char *mine = area + index * RACE_PAGES * WL_PAGE;
+	uint64_t rng = index, generation = 0, count = 0;
+
+	while (wl_now() < deadline) {
+		at = content_next(&rng) % RACE_PAGES;
+		n = 1 + content_next(&rng) % (RACE_PAGES - at);
+		generation++;
+		for (i = at; i < at + n; i++)
+			content_page(mine + i * WL_PAGE, content_key(index, i, generation));
+		if (content_next(&rng) % 4 == 0)
+			wl_sleep_ms(content_next(&rng) % 40);
+		for (i = at; i < at + n; i++)
+			wl_check_key("before DONTNEED, racing", mine + i * WL_PAGE,
+				     content_key(index, i, generation), i);
+		advise(mine + at * WL_PAGE, n, MADV_DONTNEED);
+		if (content_next(&rng) % 4 == 0)
+			wl_sleep_ms(1);
+		for (i = at; i < at + n; i++)
+			wl_check_zero("after DONTNEED, racing", mine + i * WL_PAGE, i);
+		count++;
+	}
+	return (void *)(uintptr_t)count;
+}
+
+struct duel { /* on the same pages */
+	uint64_t *words;
+	atomic_uint_fast64_t started; /* the generation being written now */
+	atomic_bool stop;
+};
+
+static void *duel_write(void *arg)
+{
+	struct duel *duel = arg;
+	uint64_t generation = 0;
+	size_t i;
+
+	while (!atomic_load(&duel->stop)) {
+		atomic_store(&duel->started, ++generation);
+		for (i = 0; i < RACE_PAGES * WORDS; i++)
+			duel->words[i] = generation << 20 | i;
+		if (generation % 4 == 0)
+			wl_sleep_ms(generation % 32);
+	}
+	return NULL;
+}
+
+/* What was written wholly before a drop must never be seen after it. */
+static void *duel_drop(void *arg)
+{
+	struct duel *duel = arg;
+	uint64_t generation, word, count = 0, rng = 7;
+	size_t i;
+
+	while (!atomic_load(&duel->stop)) {
+		generation = atomic_load(&duel->started);
+		advise(duel->words, RACE_PAGES, MADV_DONTNEED);
+		for (i = 0; i < RACE_PAGES * WORDS; i++) {
+			word = *(volatile uint64_t *)&duel->words[i];
+			WL_CHECK(!word || (word >> 20 >= generation && (word & 0xfffff) == i),
+				 "after a DONTNEED in generation %llu, word %zu is %#llx",
+				 (unsigned long long)generation, i, (unsigned long long)word);
+		}
+		if (content_next(&rng) % 2)
+			wl_sleep_ms(content_next(&rng) % 30);
+		count++;
+	}
+	return (void *)(uintptr_t)count;
+}
+
+static void race(void)
+{
+	pthread_t racer[RACERS], writer, dropper;
+	unsigned char *words = wl_map(RACE_PAGES);
+	struct duel duel = { .words = (uint64_t *)(void *)words };
+	uintptr_t i;
+	void *count;
+
+	memset(words, 0, RACE_PAGES * WL_PAGE);
+	for (i = 0; i < RACERS; i++)
+		WL_CHECK(!pthread_create(&racer[i], NULL, race_own, (void *)i), "pthread_create");
+	WL_CHECK(!pthread_create(&writer, NULL, duel_write, &duel), "pthread_create");
+	WL_CHECK(!pthread_create(&dropper, NULL, duel_drop, &duel), "pthread_create");
+	for (i = 0; i < RACERS; i++) {
+		pthread_join(racer[i], &count);
+		drops += (uintptr_t)count;
+	}
+	atomic_store(&duel.stop, true);
+	pthread_join(writer, NULL);
+	pthread_join(dropper, &count);
+	drops += (uintptr_t)count;
+	wl_unmap(words, RACE_PAGES);
+}
+
+static void keeping_advice(void)
+{
+	static const int advice[] = { MADV_NORMAL,   MADV_RANDOM,	 MADV_SEQUENTIAL,
+				      MADV_WILLNEED, MADV_COLD,		 MADV_PAGEOUT,
+				      MADV_HUGEPAGE, MADV_POPULATE_READ, MADV_NOHUGEPAGE,
+				      MADV_DONTDUMP, MADV_DODUMP,	 MADV_POPULATE_WRITE };
+	size_t i;
+
+	wl_fill(area, PAGES, 5);
+	for (i = 0; i < sizeof(advice) / sizeof(advice[0]); i++) {
+		wl_try_evicted(area, PAGES, WL_EVICT_SHARE, 0.3);
+		if (madvise(area, PAGES * WL_PAGE, advice[i]) < 0)
+			WL_CHECK(errno == EINVAL, "madvise(%d): %s", advice[i], strerror(errno));
+		wl_verify("after an advice", area, PAGES, 5);
+	}
+	wl_wait_evicted("before mlock", area, PAGES, WL_EVICT_SHARE);
+	WL_OK(mlock(area, 64 * WL_PAGE));
+	WL_CHECK(!wl_absent(area, 64), "locked pages are away");
+	wl_verify("locked", area, PAGES, 5);
+	WL_OK(munlock(area, 64 * WL_PAGE));
+}
+
+/* Forbidden to be inherited after the pages have left. */
+static void wipe_on_fork(void)
+{
+	unsigned char *wiped = wl_map(64);
+	size_t i;
+	pid_t pid;
+
+	wl_fill(wiped, 64, 6);
+	wl_wait_evicted("before WIPEONFORK", wiped, 64, WL_EVICT_SHARE);
+	advise(wiped, 64, MADV_WIPEONFORK);
+	pid = (pid_t)WL_OK(fork());
+	if (!pid) {
+		for (i = 0; i < 64; i++)
+			wl_check_zero("WIPEONFORK in the child", wiped + i * WL_PAGE, i);
+		_exit(0);
+	}
+	wl_reap("WIPEONFORK", pid, WL_EXITED(0));
+	wl_verify("WIPEONFORK in the parent", wiped, 64, 6);
+	advise(wiped, 64, MADV_KEEPONFORK);
+	advise(wiped, 64, MADV_DONTFORK);
+	wl_try_evicted(wiped, 64, WL_EVICT_SHARE, 0.2);
+	pid = (pid_t)WL_OK(fork());
+	if (!pid) {
+		signal(SIGSEGV, SIG_DFL);
+		_exit(wiped[0]);
+	}
+	wl_reap("DONTFORK", pid, SIGSEGV);
+	wl_verify("DONTFORK in the parent", wiped, 64, 6);
+	wl_unmap(wiped, 64);
+}
+
+static int guard(void)
+{
+	size_t i;
+
+	wl_fill(area, PAGES, 8);
+	wl_wait_evicted("before guards", area, PAGES, WL_EVICT_SHARE);
+	if (madvise(area, 256 * WL_PAGE, MADV_GUARD_INSTALL) < 0) {
+		wl_say("this kernel has no guard pages: %s", strerror(errno));
+		return 77;
+	}
+	wl_sleep_ms(100);
+	advise(area, 256, MADV_GUARD_REMOVE);
+	for (i = 0; i < 256; i++)
+		wl_check_zero("after guards", area + i * WL_PAGE, i);
+	for (i = 256; i < PAGES; i++)
+		wl_check_key("beside guards", area + i * WL_PAGE, content_key(8, i, 0), i);
+	wl_say("pages under guards are zero");
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t rng = 42;
+	double seconds;
+
+	area = wl_map(PAGES);
+	if (argc == 2 && !strcmp(argv[1], "--guard"))
+		return guard();
+	seconds = wl_arg(argc, argv, 1, 3);
+	dontneed(&rng);
+	free_lazily();
+	free_and_touch();
+	advise(area, PAGES, MADV_DONTNEED);
+	deadline = wl_now() + seconds;
+	race();
+	keeping_advice();
+	wipe_on_fork();
+	dontneed(&rng);
+	wl_say("%llu drops read as zero; of %llu times %d freed pages %llu were zero, none else",
+	       (unsigned long long)drops, (unsigned long long)frees, PAGES,
+	       (unsigned long long)freed_zero);
+	return 0;
+}
