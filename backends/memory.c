@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The memory store: segments are ranges of one memfd, mapped whole. Freed
+ * segments are punched out, so the memory goes back at once.
+ *
+ * Synchronization: lock guards the list of free segments; backed[] belongs to
+ * the thread that writes the segment.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "backends/store.h"
+#include "common/util.h"
+
+/* Memory is taken in these steps and by fallocate: writing into a hole of the
+   mapping would answer a lack of memory with SIGBUS instead of an errno. */
+#define BACKING_STEP ((size_t)64 << 10)
+
+struct memory {
+	int fd;
+	char *base;
+	uint32_t capacity;
+	uint32_t *backed; /* bytes of each segment with memory behind them */
+	pthread_mutex_t lock;
+	uint32_t *free;	   /* a stack of nr_free segments */
+	uint32_t nr_free;  /* guarded by lock */
+	uint32_t nr_fresh; /* never used are capacity - nr_fresh; by lock */
+};
+
+static int memory_segment_new(void *self, uint32_t *segment)
+{
+	struct memory *mem = self;
+	int r = 0;
+
+	pthread_mutex_lock(&mem->lock);
+	if (mem->nr_free)
+		*segment = mem->free[--mem->nr_free];
+	else if (mem->nr_fresh < mem->capacity)
+		*segment = mem->nr_fresh++;
+	else
+		r = -ENOSPC;
+	pthread_mutex_unlock(&mem->lock);
+	return r;
+}
+
+static off_t segment_start(uint32_t segment)
+{
+	return (off_t)(segment * (uint64_t)STORE_SEGMENT);
+}
+
+static int memory_fallocate(struct memory *mem, int mode, off_t offset, size_t len)
+{
+	int r;
+
+	do {
+		r = fallocate(mem->fd, mode, offset, (off_t)len);
+	} while (r && errno == EINTR);
+	return r ? -errno : 0;
+}
+
+static int back(struct memory *mem, uint32_t segment, size_t end)
+{
+	size_t from = mem->backed[segment];
+	size_t to = MIN((end + BACKING_STEP - 1) & ~(BACKING_STEP - 1), STORE_SEGMENT);
+	int r;
+
+	if (end <= from)
+		return 0;
+	r = memory_fallocate(mem, 0, segment_start(segment) + (off_t)from, to - from);
+	if (r)
+		return r;
+	mem->backed[segment] = (uint32_t)to;
+	return 0;
+}
+
+static int memory_write(void *self, uint32_t segment, size_t offset, const void *buf, size_t len)
+{
+	struct memory *mem = self;
+	int r = back(mem, segment, offset + len);
+
+	if (r)
+		return r;
+	memcpy(mem->base + segment_start(segment) + offset, buf, len);
+	return 0;
+}
+
+static const void *memory_map(void *self, uint32_t segment, size_t offset, size_t len)
+{
+	struct memory *mem = self;
+
+	(void)len;
+	return mem->base + segment_start(segment) + offset;
+}
+
+static int memory_read(void *self, uint32_t segment, size_t offset, void *buf, size_t len)
+{
+	memcpy(buf, memory_map(self, segment, offset, len), len);
+	return 0;
+}
+
+static void memory_segment_free(void *self, uint32_t segment)
+{
+	struct memory *mem = self;
+
+	/* Can't fail on a memfd of ours; if it did, the memory would stay taken
+	   until the segment is used again, and used_bytes would show it. */
+	memory_fallocate(mem, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, segment_start(segment),
+			 STORE_SEGMENT);
+	mem->backed[segment] = 0;
+	pthread_mutex_lock(&mem->lock);
+	assert(mem->nr_free < mem->capacity);
+	mem->free[mem->nr_free++] = segment;
+	pthread_mutex_unlock(&mem->lock);
+}
+
+static uint64_t memory_used_bytes(void *self)
+{
+	struct memory *mem = self;
+	struct stat st;
+
+	return fstat(mem->fd, &st) ? 0 : (uint64_t)st.st_blocks * 512;
+}
+
+static void memory_destroy(void *self)
+{
+	struct memory *mem = self;
+
+	if (mem->base)
+		munmap(mem->base, mem->capacity * STORE_SEGMENT);
+	safe_close(mem->fd);
+	pthread_mutex_destroy(&mem->lock);
+	free(mem->backed);
+	free(mem->free);
+	free(mem);
+}
+
+static const struct store_ops memory_ops = {
+	.name = "memory",
+	.segment_new = memory_segment_new,
+	.write = memory_write,
+	.read = memory_read,
+	.map = memory_map,
+	.segment_free = memory_segment_free,
+	.used_bytes = memory_used_bytes,
+	.destroy = memory_destroy,
+};
+
+static bool memory_init(struct memory *mem)
+{
+	size_t bytes = mem->capacity * STORE_SEGMENT;
+	void *base;
+
+	mem->backed = calloc(mem->capacity, sizeof(*mem->backed));
+	mem->free = calloc(mem->capacity, sizeof(*mem->free));
+	mem->fd = memfd_create("uswap-store", MFD_CLOEXEC);
+	if (!mem->backed || !mem->free || mem->fd < 0)
+		return false;
+	if (ftruncate(mem->fd, (off_t)bytes))
+		return false;
+	base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, mem->fd, 0);
+	if (base == MAP_FAILED)
+		return false;
+	mem->base = base;
+	madvise(base, bytes, MADV_DONTDUMP); /* other people's memory */
+	return true;
+}
+
+struct store *store_memory_new(uint64_t max_bytes)
+{
+	uint64_t segments = MAX(max_bytes / STORE_SEGMENT, (uint64_t)1);
+	struct store *store = NULL;
+	struct memory *mem;
+	int saved;
+
+	if (segments > STORE_SEGMENTS_MAX) {
+		errno = EINVAL;
+		return NULL;
+	}
+	mem = calloc(1, sizeof(*mem));
+	if (!mem)
+		return NULL;
+	mem->fd = -1;
+	mem->capacity = (uint32_t)segments;
+	pthread_mutex_init(&mem->lock, NULL);
+	if (memory_init(mem))
+		store = store_new(&memory_ops, mem, mem->capacity);
+	if (store)
+		return store;
+	saved = errno;
+	memory_destroy(mem);
+	errno = saved;
+	return NULL;
+}
