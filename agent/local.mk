@@ -4,10 +4,18 @@
 
 noinst_LIBRARIES += agent/libpage.a
 agent_libpage_a_SOURCES = \
+	agent/page/codec.c \
 	agent/page/codec.h \
 	agent/page/domain.h \
+	agent/page/slot.c \
 	agent/page/slot.h \
+	agent/page/slot_pool.c \
+	agent/page/slot_pool.h \
+	agent/page/slot_tree.c \
+	agent/page/slot_tree.h \
+	agent/page/slotmap.c \
 	agent/page/slotmap.h \
+	agent/page/slotmap_move.c \
 	agent/page/staging.c \
 	agent/page/staging.h
 
@@ -61,4 +69,5 @@ AGENT_LAYERS = \
 	agent/libpolicy.a \
 	agent/libpage.a \
 	agent/libsys.a \
+	backends/libbackends.a \
 	common/libcommon.a

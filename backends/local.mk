@@ -2,4 +2,7 @@
 # Stores: carriers of segments. They know nothing of pages or processes.
 noinst_LIBRARIES += backends/libbackends.a
 backends_libbackends_a_SOURCES = \
+	backends/memory.c \
+	backends/spec.c \
+	backends/store.c \
 	backends/store.h

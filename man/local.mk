@@ -1,1 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+dist_man_MANS += \
+	man/libuswap.7 \
+	man/uswap-agent.8 \
+	man/uswap.conf.5

@@ -14,7 +14,7 @@ if [ "$1" = --python ]; then
 	}
 fi
 script=$1
-limit=${USWAP_TEST_TIMEOUT:-300}
+limit=${USWAP_TEST_TIMEOUT:-600}
 case $script in
 */live/* | */control/* | */inject/*)
 	exec 9>"${USWAP_BUILD:-.}/.serial"
