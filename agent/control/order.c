@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Calls that are answered when the engine has done what was asked. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "control/private.h"
+
+static const struct {
+	int status;
+	const char *name;
+	const char *text;
+} errors[] = {
+	{ -ESRCH, ERROR_NO_SUCH_PROCESS, "No such process is attached" },
+	{ -ENOSPC, ERROR_STORE_FULL, "The store is full" },
+	{ -EBUSY, ERROR_BUSY, "The process can't be evicted now; see State and Reason" },
+	{ -ECANCELED, ERROR_STOPPING, "The agent is stopping" },
+};
+
+int order_error(int status, sd_bus_error *error)
+{
+	for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++)
+		if (errors[i].status == status)
+			return sd_bus_error_set(error, errors[i].name, errors[i].text);
+	return sd_bus_error_set_errno(error, status);
+}
+
+int order_read_options(sd_bus_message *m, sd_bus_error *error)
+{
+	const char *name;
+	int r = sd_bus_message_enter_container(m, 'a', "{sv}");
+
+	if (r < 0)
+		return r;
+	r = sd_bus_message_enter_container(m, 'e', "sv");
+	if (r > 0) {
+		r = sd_bus_message_read(m, "s", &name);
+		if (r < 0)
+			return r;
+		return sd_bus_error_setf(error, SD_BUS_ERROR_INVALID_ARGS,
+					 "Unknown option \"%s\"", name);
+	}
+	return r < 0 ? r : sd_bus_message_exit_container(m);
+}
+
+static void unlink_order(struct order *order)
+{
+	struct order **p = &order->control->orders;
+
+	while (*p != order)
+		p = &(*p)->next;
+	*p = order->next;
+}
+
+static int reply(const struct order *order, int status, uint64_t bytes)
+{
+	sd_bus_error error = SD_BUS_ERROR_NULL;
+	int r;
+
+	if (status == 0 && order->kind == ENGINE_DETACH)
+		return sd_bus_reply_method_return(order->call, NULL);
+	if (status == 0)
+		return sd_bus_reply_method_return(order->call, "t", bytes);
+	order_error(status, &error);
+	if (bytes)
+		r = sd_bus_reply_method_errorf(order->call, error.name,
+					       "%s (after %" PRIu64 " bytes)", error.message,
+					       bytes);
+	else
+		r = sd_bus_reply_method_error(order->call, &error);
+	sd_bus_error_free(&error);
+	return r;
+}
+
+static void on_done(void *arg, int status, uint64_t bytes)
+{
+	struct order *order = arg;
+	int r = reply(order, status, bytes);
+
+	/* a caller that has hung up meanwhile is no error */
+	if (r < 0 && r != -ENOTCONN && r != -ECONNRESET)
+		log_warning("answering %s failed: %s", sd_bus_message_get_member(order->call),
+			    strerror(-r));
+	unlink_order(order);
+	sd_bus_message_unref(order->call);
+	free(order);
+}
+
+int order_start(struct control *control, sd_bus_message *call, enum engine_order kind, uint64_t id,
+		uint64_t bytes, sd_bus_error *error)
+{
+	struct order *order;
+	int r = access_check(control, call, error);
+
+	if (r < 0)
+		return r;
+	order = calloc(1, sizeof(*order));
+	if (!order)
+		return -ENOMEM;
+	*order = (struct order){ .control = control,
+				 .next = control->orders,
+				 .call = sd_bus_message_ref(call),
+				 .kind = kind };
+	control->orders = order;
+	r = engine_order(control->engine, kind, id, bytes, on_done, order);
+	if (r < 0) {
+		unlink_order(order);
+		sd_bus_message_unref(call);
+		free(order);
+		return order_error(r, error);
+	}
+	return 1; /* answered later */
+}
+
+void order_cancel_all(struct control *control)
+{
+	while (control->orders)
+		on_done(control->orders, -ECANCELED, 0);
+}

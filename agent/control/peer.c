@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * control.sock: D-Bus without a bus. Everybody may connect and read, so what
+ * one user can take of our descriptors and memory is bounded.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <systemd/sd-id128.h>
+
+#include "common/log.h"
+#include "common/util.h"
+#include "control/private.h"
+
+#define PEERS_MAX 256
+#define PEERS_PER_USER 32
+
+/* Root is never locked out by the others. */
+static bool room_for(const struct control *control, uid_t uid)
+{
+	unsigned all = 0, same = 0;
+
+	for (const struct endpoint *e = control->endpoints; e; e = e->next) {
+		if (!e->peer || e->uid == 0)
+			continue;
+		all++;
+		same += e->uid == uid;
+	}
+	return uid == 0 || (all < PEERS_MAX && same < PEERS_PER_USER);
+}
+
+/* fd becomes the bus's, in any case. */
+static int open_peer(int fd, sd_bus **bus)
+{
+	sd_id128_t id;
+	int r = sd_id128_randomize(&id);
+
+	if (r >= 0)
+		r = sd_bus_new(bus);
+	if (r >= 0)
+		r = sd_bus_set_description(*bus, "peer");
+	if (r >= 0)
+		r = sd_bus_set_fd(*bus, fd, fd);
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
+	r = sd_bus_set_server(*bus, true, id);
+	if (r >= 0)
+		r = sd_bus_set_sender(*bus, BUS_NAME);
+	return r < 0 ? r : sd_bus_start(*bus);
+}
+
+static void on_peer(void *ctx, int fd)
+{
+	struct control *control = ctx;
+	sd_bus *bus = NULL;
+	struct ucred cred;
+	socklen_t size = sizeof(cred);
+	int r;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &size) < 0 ||
+	    !room_for(control, cred.uid)) {
+		close(fd);
+		return;
+	}
+	r = open_peer(fd, &bus);
+	if (r < 0)
+		sd_bus_unref(bus);
+	else if (!endpoint_new(control, bus, true, cred.uid))
+		r = -errno;
+	if (r < 0)
+		log_warning("a connection to control.sock failed: %s", strerror(-r));
+}
+
+int peer_start(struct control *control, const char *path, int fd)
+{
+	const char *unlink_path = NULL;
+
+	if (fd < 0) {
+		fd = listener_bind(path, SOCK_STREAM);
+		unlink_path = path;
+	}
+	if (fd < 0) {
+		log_error("%s: %s", path, strerror(-fd));
+		return fd;
+	}
+	control->listener = listener_new(control->event, fd, unlink_path, on_peer, control);
+	return control->listener ? 0 : -errno;
+}
