@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * uswap-agent: puts engine and control together. This thread runs the event
+ * loop: signals, new connections, D-Bus; the engine's threads do the rest and
+ * never wait for it.
+ *
+ * It ends in one way only: everything is restored (engine_drain), then the
+ * loop is left. An agent that went away with pages out would leave programs
+ * hanging.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <systemd/sd-daemon.h>
+#include <systemd/sd-event.h>
+
+#include "agent/check.h"
+#include "agent/options.h"
+#include "agent/setup.h"
+#include "common/log.h"
+#include "common/units.h"
+#include "common/util.h"
+#include "control/control.h"
+#include "control/listener.h"
+#include "engine/engine.h"
+
+#define EXIT_USAGE 2
+#define DRAIN_TICK_USEC 1000000
+#define DRAIN_EXTEND "\nEXTEND_TIMEOUT_USEC=30000000" /* the service manager's patience */
+#define DRAIN_PATIENCE_NS (60 * NSEC_PER_SEC) /* without any progress */
+
+struct agent {
+	struct options options;
+	struct settings settings;
+	sd_event *event;
+	struct control *control;
+	struct engine *engine;
+	struct listener *attach;
+	char attach_path[SETTINGS_PATH_MAX];
+	char control_path[SETTINGS_PATH_MAX + sizeof("control.sock")];
+	bool draining;
+	uint64_t drain_left;	  /* evicted bytes, at the last tick */
+	uint64_t drain_moved_ns;  /* when that last became less */
+	sd_event_source *drain_timer;
+};
+
+static void log_report(void *arg, const char *message)
+{
+	log_error("%s", message);
+}
+
+static void print_report(void *arg, const char *message)
+{
+	fprintf(stderr, "%s\n", message);
+}
+
+static void tell_status(const struct agent *agent)
+{
+	struct engine_stats stats;
+
+	if (agent->draining)
+		return;
+	engine_get_stats(agent->engine, &stats);
+	sd_notifyf(false, "STATUS=%u programs attached", stats.nr_processes);
+}
+
+/* ---- reload ---- */
+
+static void warn_restart_needed(const struct settings *old, const struct settings *new)
+{
+	char a[SETTINGS_TEXT_MAX * 4], b[SETTINGS_TEXT_MAX * 4];
+
+	for (size_t i = 0; i < config_nr_keys; i++) {
+		if (config_keys[i].live)
+			continue;
+		config_format(old, &config_keys[i], a, sizeof(a));
+		config_format(new, &config_keys[i], b, sizeof(b));
+		if (strcmp(a, b) != 0)
+			log_warning("%s= is now %s, but %s stays in force until a restart",
+				    config_keys[i].name, b, a);
+	}
+}
+
+static void first_report(void *arg, const char *message)
+{
+	char *first = arg;
+
+	log_error("%s", message);
+	if (!*first)
+		snprintf(first, CONTROL_MESSAGE, "%s", message);
+}
+
+/* The new [Policy] and LogLevel=; all else stays as it was at the start. */
+static int reload(void *ctx, char *message)
+{
+	struct agent *agent = ctx;
+	struct settings new;
+	int r;
+
+	message[0] = '\0';
+	r = options_load(&agent->options, &new, first_report, message);
+	if (r < 0)
+		return r;
+	config_resolve_store(&new, check_total_memory());
+	warn_restart_needed(&agent->settings, &new);
+	agent->settings.policy = new.policy;
+	agent->settings.log_level = new.log_level;
+	log_set_level((enum log_level)new.log_level);
+	engine_reload(agent->engine, &agent->settings);
+	control_reloaded(agent->control);
+	log_info("configuration reloaded");
+	return 0;
+}
+
+static int on_reload_signal(sd_event_source *source, const struct signalfd_siginfo *info, void *ctx)
+{
+	struct agent *agent = ctx;
+	char message[CONTROL_MESSAGE];
+
+	if (agent->draining)
+		return 0;
+	sd_notifyf(false, "RELOADING=1\nMONOTONIC_USEC=%llu",
+		   (unsigned long long)(now_ns() / NSEC_PER_USEC));
+	if (reload(agent, message) < 0)
+		log_error("the configuration in force is kept");
+	sd_notify(false, "READY=1");
+	tell_status(agent);
+	return 0;
+}
+
+/* ---- drain ---- */
+
+static int on_drain_tick(sd_event_source *source, uint64_t usec, void *ctx)
+{
+	struct agent *agent = ctx;
+	struct engine_stats stats;
+	char left[UNITS_TEXT];
+	bool moving;
+
+	engine_get_stats(agent->engine, &stats);
+	if (stats.counters.evicted_bytes < agent->drain_left)
+		agent->drain_moved_ns = now_ns();
+	agent->drain_left = stats.counters.evicted_bytes;
+	moving = now_ns() - agent->drain_moved_ns < DRAIN_PATIENCE_NS;
+	units_format_size(left, agent->drain_left);
+	/* When nothing moves any more, the manager's own timeout decides. */
+	sd_notifyf(false, "STATUS=Stopping: %s of %u programs to be restored%s%s", left,
+		   stats.nr_processes, moving ? "" : ", but nothing moves",
+		   moving ? DRAIN_EXTEND : "");
+	log_info("stopping: %s of %u programs to be restored%s", left, stats.nr_processes,
+		 moving ? "" : ", but nothing moves");
+	sd_event_source_set_time(source, usec + DRAIN_TICK_USEC);
+	return sd_event_source_set_enabled(source, SD_EVENT_ON);
+}
+
+static int on_stop_signal(sd_event_source *source, const struct signalfd_siginfo *info, void *ctx)
+{
+	struct agent *agent = ctx;
+	int r;
+
+	if (agent->draining) {
+		log_notice("stopping already; it goes on until everything is restored");
+		return 0;
+	}
+	agent->draining = true;
+	agent->drain_left = UINT64_MAX;
+	agent->drain_moved_ns = now_ns();
+	sd_notify(false, "STOPPING=1\nSTATUS=Stopping" DRAIN_EXTEND);
+	log_info("stopping: restoring everything first");
+	agent->attach = listener_free(agent->attach);
+	control_set_state(agent->control, CONTROL_DRAINING);
+	r = sd_event_add_time_relative(agent->event, &agent->drain_timer, CLOCK_MONOTONIC,
+				       DRAIN_TICK_USEC, 0, on_drain_tick, agent);
+	if (r < 0)
+		log_warning("no progress will be shown: %s", strerror(-r));
+	engine_drain(agent->engine);
+	return 0;
+}
+
+/* ---- news from the engine ---- */
+
+static void on_process_new(void *ctx, uint64_t id)
+{
+	struct agent *agent = ctx;
+
+	control_process_new(agent->control, id);
+	tell_status(agent);
+}
+
+static void on_process_gone(void *ctx, uint64_t id)
+{
+	struct agent *agent = ctx;
+
+	control_process_gone(agent->control, id);
+	tell_status(agent);
+}
+
+static void on_process_changed(void *ctx, uint64_t id)
+{
+	control_process_changed(((struct agent *)ctx)->control, id);
+}
+
+static void on_drained(void *ctx)
+{
+	struct agent *agent = ctx;
+
+	log_info("everything is restored");
+	sd_event_exit(agent->event, 0);
+}
+
+static int on_engine(sd_event_source *source, int fd, uint32_t events, void *ctx)
+{
+	engine_dispatch(((struct agent *)ctx)->engine);
+	return 0;
+}
+
+/* ---- sockets ---- */
+
+static void on_attach(void *ctx, int fd)
+{
+	engine_attach(((struct agent *)ctx)->engine, fd);
+}
+
+struct passed {
+	int attach, control; /* descriptors from the service manager, or -1 */
+};
+
+static struct passed take_passed(void)
+{
+	struct passed passed = { -1, -1 };
+	char **names = NULL;
+	int n = sd_listen_fds_with_names(true, &names);
+
+	for (int i = 0; i < n; i++) {
+		int fd = SD_LISTEN_FDS_START + i;
+
+		if (strcmp(names[i], "attach") == 0 && passed.attach < 0 &&
+		    sd_is_socket(fd, AF_UNIX, SOCK_SEQPACKET, 1) > 0) {
+			passed.attach = fd;
+		} else if (strcmp(names[i], "control") == 0 && passed.control < 0 &&
+			   sd_is_socket(fd, AF_UNIX, SOCK_STREAM, 1) > 0) {
+			passed.control = fd;
+		} else {
+			log_warning("the passed descriptor \"%s\" is not a socket we know: "
+				    "closed", names[i]);
+			close(fd);
+		}
+		free(names[i]);
+	}
+	free(names);
+	return passed;
+}
+
+/* The path of a passed socket; that of the configuration if it has none. */
+static void find_paths(struct agent *agent, int fd)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	socklen_t size = sizeof(addr);
+	const char *slash;
+
+	strcpy(agent->attach_path, agent->settings.socket);
+	if (fd >= 0 && getsockname(fd, (struct sockaddr *)&addr, &size) == 0 &&
+	    addr.sun_path[0] == '/')
+		snprintf(agent->attach_path, sizeof(agent->attach_path), "%.*s",
+			 (int)sizeof(agent->attach_path) - 1, addr.sun_path);
+	slash = strrchr(agent->attach_path, '/');
+	snprintf(agent->control_path, sizeof(agent->control_path), "%.*s/control.sock",
+		 (int)(slash - agent->attach_path), agent->attach_path);
+}
+
+static int open_attach(struct agent *agent, int fd)
+{
+	bool own = fd < 0;
+
+	find_paths(agent, fd);
+	if (own)
+		fd = listener_bind(agent->attach_path, SOCK_SEQPACKET);
+	if (fd < 0) {
+		log_error("%s: %s", agent->attach_path,
+			  fd == -EADDRINUSE ? "another agent listens there" : strerror(-fd));
+		return fd;
+	}
+	agent->attach = listener_new(agent->event, fd, own ? agent->attach_path : NULL, on_attach,
+				     agent);
+	return agent->attach ? 0 : -errno;
+}
+
+/* ---- life ---- */
+
+static int open_loop(struct agent *agent)
+{
+	int r = sd_event_default(&agent->event);
+
+	if (r >= 0)
+		r = sd_event_add_signal(agent->event, NULL, SIGTERM, on_stop_signal, agent);
+	if (r >= 0)
+		r = sd_event_add_signal(agent->event, NULL, SIGINT, on_stop_signal, agent);
+	if (r >= 0)
+		r = sd_event_add_signal(agent->event, NULL, SIGHUP, on_reload_signal, agent);
+	if (r >= 0)
+		r = sd_event_set_watchdog(agent->event, true);
+	if (r < 0)
+		log_error("no event loop: %s", strerror(-r));
+	return r;
+}
+
+static int start(struct agent *agent)
+{
+	const struct control_hooks hooks = { .reload = reload, .ctx = agent };
+	const struct engine_news news = { .process_new = on_process_new,
+					  .process_gone = on_process_gone,
+					  .process_changed = on_process_changed,
+					  .drained = on_drained,
+					  .ctx = agent };
+	struct passed passed = take_passed();
+	int r = open_loop(agent);
+
+	if (r < 0)
+		return r;
+	/* First the socket: it also tells whether another agent runs here. */
+	r = open_attach(agent, passed.attach);
+	if (r < 0)
+		return r;
+	agent->control = control_new(agent->event, &agent->settings, &hooks);
+	if (!agent->control)
+		return -ENOMEM;
+	agent->engine = engine_new(&agent->settings, &news);
+	if (!agent->engine)
+		return -EIO; /* it has said why */
+	r = sd_event_add_io(agent->event, NULL, engine_fd(agent->engine), EPOLLIN, on_engine,
+			    agent);
+	if (r < 0)
+		return r;
+	/* Programs are served even if nobody can give orders. */
+	control_start(agent->control, agent->engine, agent->control_path, passed.control);
+	return 0;
+}
+
+static int run(struct agent *agent)
+{
+	int r = start(agent);
+
+	if (r >= 0) {
+		sd_notify(false, "READY=1");
+		tell_status(agent);
+		log_write(agent->settings.foreground ? LOG_LEVEL_NOTICE : LOG_LEVEL_INFO,
+			  "ready, programs attach at %s", agent->attach_path);
+		r = sd_event_loop(agent->event);
+		if (r < 0)
+			log_error("the event loop failed: %s", strerror(-r));
+	}
+	agent->attach = listener_free(agent->attach);
+	/* A failure before READY: no program has got in. */
+	agent->engine = engine_free(agent->engine);
+	agent->control = control_free(agent->control);
+	sd_event_source_disable_unref(agent->drain_timer);
+	sd_event_unref(agent->event);
+	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+static void print_settings(const struct settings *settings)
+{
+	char value[SETTINGS_TEXT_MAX * 4];
+	const char *section = "";
+
+	for (size_t i = 0; i < config_nr_keys; i++) {
+		if (strcmp(section, config_keys[i].section) != 0) {
+			section = config_keys[i].section;
+			printf("%s[%s]\n", i ? "\n" : "", section);
+		}
+		config_format(settings, &config_keys[i], value, sizeof(value));
+		printf("%s=%s\n", config_keys[i].name, value);
+	}
+}
+
+/* A kernel known to lose or crash is not touched without being told to. */
+static bool kernel_is_fit(void)
+{
+	char detail[CHECK_DETAIL];
+
+	if (check_kernel(detail) != CHECK_FAIL)
+		return true;
+	log_error("%s", detail);
+	return getenv("USWAP_ALLOW_KERNEL") != NULL;
+}
+
+int main(int argc, char *argv[])
+{
+	static struct agent agent;
+	bool quiet;
+
+	if (options_parse(&agent.options, argc, argv) < 0)
+		return EXIT_USAGE;
+	if (agent.options.action == OPTIONS_EXIT)
+		return EXIT_SUCCESS;
+	quiet = agent.options.action == OPTIONS_RUN;
+	if (options_load(&agent.options, &agent.settings, quiet ? log_report : print_report,
+			 NULL) < 0)
+		return EXIT_FAILURE;
+	if (agent.options.action == OPTIONS_CHECK_CONFIG) {
+		print_settings(&agent.settings);
+		return EXIT_SUCCESS;
+	}
+	config_resolve_store(&agent.settings, check_total_memory());
+	if (agent.options.action == OPTIONS_CHECK)
+		return check_run(&agent.settings) ? EXIT_SUCCESS : EXIT_FAILURE;
+	log_set_level((enum log_level)agent.settings.log_level);
+	setup_signals();
+	setup_limits();
+	if (!kernel_is_fit())
+		return EXIT_FAILURE;
+	return run(&agent);
+}
