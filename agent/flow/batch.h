@@ -69,9 +69,10 @@ struct batch {
 	uint32_t seq;
 	uint32_t lane;
 	uint16_t nr;		/* pages */
+	uint16_t planned;	/* of those the worker had chosen */
 	bool forced;		/* by order: skips back-off and grace */
-	bool closed;		/* session: nothing more may be sent for it */
 	bool refused;		/* the mapping could not be registered */
+	bool ordered;		/* the mover was told; owner, before the mover can answer */
 	uint64_t moved;		/* bit i: page i is in transit */
 	struct batch_page page[WIRE_BATCH];
 };

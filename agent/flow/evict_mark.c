@@ -100,6 +100,7 @@ void evict_mark(struct owner *o, struct batch *b)
 		b->nr = 0;
 	} else {
 		mark_pages(s, b);
+		b->ordered = b->nr > 0;
 		if (b->nr && !send_order(s, b))
 			unmark(s, b);
 	}

@@ -52,6 +52,8 @@ static inline uint32_t notice_take(struct notice *notice)
 	return atomic_exchange(&notice->bits, 0);
 }
 
+#define SESSION_MAIL 1u /* mail.kind of notices */
+
 enum session_state {
 	SESSION_SERVED = 0, /* no mover (yet): faults are served, nothing leaves */
 	SESSION_ACTIVE,	    /* pages may leave */
@@ -72,6 +74,8 @@ enum { /* notices to the worker */
 	SESSION_WORK_ADD = 1 << 0,   /* poll the mover's socket */
 	SESSION_WORK_CLOSED = 1 << 1, /* the owner has ended it */
 	SESSION_WORK_ORDER = 1 << 2, /* session->evict_order was set */
+	SESSION_WORK_ALONE = 1 << 3, /* the owner knows that the mover is dead */
+	SESSION_WORK_BURY = 1 << 4,
 };
 enum { /* notices to the engine */
 	SESSION_NEWS_FORKED = 1 << 0, /* made by a fork: to be listed */
@@ -192,9 +196,10 @@ struct session {
 	uint32_t nr_batches;	 /* of this session, anywhere */
 	uint32_t seq;
 	bool closed;		 /* by the owner */
+	bool ended;		 /* the engine was told */
 	uint64_t last_kcmp_ns;
 	struct session *next_worked;
-	pid_t mover_pid;
+	_Atomic pid_t mover_pid; /* 0: not ready yet */
 
 	/* shared */
 	_Atomic int state; /* enum session_state; written by the owner */

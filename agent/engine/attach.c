@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Handshakes with shims (common/wire.h). Everything that comes from the socket
+ * is hostile until checked; a connection that breaks the protocol is closed,
+ * and nothing of it stays.
+ */
+#include "engine/private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+#include "common/fdpass.h"
+#include "common/log.h"
+#include "common/util.h"
+#include "proc/gate.h"
+#include "sys/pagemap.h"
+#include "sys/uffd.h"
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+
+#define HANDSHAKE_NS (5 * NSEC_PER_SEC)
+#define ATTACHING_MAX 128u
+#define ATTACHING_PER_UID 32u
+#define FDS_PER_SESSION 12u
+#define ADDRESS_END ((uint64_t)1 << SLOTMAP_VPN_BITS << PAGE_SHIFT)
+
+enum attaching_step { WANT_HELLO, WANT_ATTACH, WANT_OWNER };
+
+struct attaching {
+	int sock;
+	int pidfd;
+	enum attaching_step step;
+	struct ucred peer;
+	uint64_t deadline_ns;
+	uint64_t child; /* session id of a fork child, 0: a new one */
+	struct attaching *next;
+};
+
+static void drop(struct engine *e, struct attaching *a)
+{
+	struct attaching **at;
+
+	for (at = &e->attaching; *at != a; at = &(*at)->next)
+		;
+	*at = a->next;
+	e->nr_attaching--;
+	for (struct session *s = e->sessions; s; s = s->next)
+		if (s->adoption && s->adoption->connection == a)
+			s->adoption->connection = NULL;
+	safe_close(a->sock); /* leaves the epoll by that */
+	safe_close(a->pidfd);
+	free(a);
+}
+
+static bool is_allowed(const struct engine *e, uid_t uid)
+{
+	if (!e->settings.nr_allow_uid)
+		return true;
+	for (unsigned i = 0; i < e->settings.nr_allow_uid; i++)
+		if (e->settings.allow_uid[i] == uid)
+			return true;
+	return false;
+}
+
+static bool has_room(const struct engine *e, uid_t uid)
+{
+	struct rlimit limit;
+	unsigned same = 0;
+
+	for (struct attaching *a = e->attaching; a; a = a->next)
+		same += a->peer.uid == uid;
+	if (e->nr_attaching >= ATTACHING_MAX || same >= ATTACHING_PER_UID ||
+	    e->nr_sessions >= e->settings.max_processes)
+		return false;
+	/* Half of the descriptors stay for fork children. */
+	return getrlimit(RLIMIT_NOFILE, &limit) < 0 ||
+	       (uint64_t)(e->nr_sessions + e->nr_attaching + 1) * FDS_PER_SESSION < limit.rlim_cur / 2;
+}
+
+static int peer_pidfd(int sock, pid_t pid)
+{
+	int fd = -1;
+	socklen_t len = sizeof(fd);
+
+	if (getsockopt(sock, SOL_SOCKET, SO_PEERPIDFD, &fd, &len) == 0 && fd >= 0)
+		return fd;
+	return (int)syscall(SYS_pidfd_open, pid, 0); /* before Linux 6.5 */
+}
+
+void attach_accept(struct engine *e, int sock)
+{
+	struct attaching *a = calloc(1, sizeof(*a));
+	struct epoll_event event = { .events = EPOLLIN, .data.ptr = a };
+	socklen_t len = sizeof(a->peer);
+	int one = 1;
+
+	if (!a || getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &a->peer, &len) < 0 ||
+	    !has_room(e, a->peer.uid) ||
+	    setsockopt(sock, SOL_SOCKET, SO_PASSCRED, &one, sizeof(one)) < 0 ||
+	    epoll_ctl(e->epoll, EPOLL_CTL_ADD, sock, &event) < 0) {
+		e->attach_refused++;
+		close(sock);
+		free(a);
+		return;
+	}
+	a->sock = sock;
+	a->pidfd = peer_pidfd(sock, a->peer.pid);
+	a->deadline_ns = now_ns() + HANDSHAKE_NS;
+	a->next = e->attaching;
+	e->attaching = a;
+	e->nr_attaching++;
+}
+
+void attach_expire(struct engine *e, uint64_t now)
+{
+	struct attaching *next;
+
+	for (struct attaching *a = e->attaching; a; a = next) {
+		next = a->next;
+		if (now >= a->deadline_ns)
+			drop(e, a);
+	}
+}
+
+void attach_cancel_all(struct engine *e)
+{
+	while (e->attaching)
+		drop(e, e->attaching);
+}
+
+static bool head_is(const struct wire_head *head, enum wire_type type)
+{
+	return head->magic == WIRE_MAGIC && head->version == WIRE_VERSION && head->type == type;
+}
+
+static struct session *find_child(struct engine *e, const struct wire_hello *hello, uid_t uid)
+{
+	for (struct session *s = e->sessions; s; s = s->next)
+		if (hello->nonce && s->nonce == hello->nonce && s->uid == uid && !s->pid && !s->adoption &&
+		    session_state(s) == SESSION_SERVED)
+			return s;
+	return NULL;
+}
+
+/* The next step if welcome, else the connection is done. */
+static bool take_hello(struct engine *e, struct attaching *a, const struct wire_hello *hello)
+{
+	struct wire_welcome welcome = { .head = { WIRE_MAGIC, WIRE_VERSION, WIRE_WELCOME } };
+	struct session *child = NULL;
+	int fds[2];
+	unsigned nr = 0;
+
+	if (hello->head.version != WIRE_VERSION)
+		welcome.status = WIRE_UNSUPPORTED;
+	else if (e->draining)
+		welcome.status = WIRE_STOPPING;
+	else if (!is_allowed(e, a->peer.uid) || a->peer.pid == getpid())
+		welcome.status = WIRE_DENIED;
+	else if (hello->kind == WIRE_CHILD && !(child = find_child(e, hello, a->peer.uid)))
+		welcome.status = WIRE_UNKNOWN;
+	if (welcome.status == WIRE_OK) {
+		if (child)
+			fds[nr++] = child->fds.uffd;
+		fds[nr++] = e->device;
+		a->child = child ? child->id : 0;
+		a->step = WANT_ATTACH;
+	} else {
+		e->attach_refused++;
+	}
+	return fdpass_send(a->sock, &welcome, sizeof(welcome), fds, nr) == 0 && welcome.status == WIRE_OK;
+}
+
+static bool range_is_sane(uint64_t start, uint64_t end)
+{
+	return start < end && end <= ADDRESS_END && !((start | end) & (PAGE_BYTES - 1));
+}
+
+static bool is_inside_never(const struct wire_attach *m, uint64_t start, uint64_t bytes)
+{
+	for (unsigned i = 0; i < m->nr_never; i++)
+		if (m->never[i].start <= start && start + bytes <= m->never[i].end)
+			return true;
+	return false;
+}
+
+static bool attach_is_sane(const struct wire_attach *m)
+{
+	if (m->nr_never > WIRE_NEVER_MAX)
+		return false;
+	for (unsigned i = 0; i < m->nr_never; i++)
+		if (!range_is_sane(m->never[i].start, m->never[i].end))
+			return false;
+	return range_is_sane(m->transit, m->transit + WIRE_TRANSIT_PAGES * PAGE_BYTES) &&
+	       range_is_sane(m->identity, m->identity + PAGE_BYTES) &&
+	       is_inside_never(m, m->transit, WIRE_TRANSIT_PAGES * PAGE_BYTES) &&
+	       is_inside_never(m, m->identity, PAGE_BYTES);
+}
+
+/* The gate page and its event. Sealed, so that the peer can't take the memory
+   away under us; it may write nonsense, which only delays itself. */
+static int make_gate(struct wire_gate **gate, int *event)
+{
+	int fd = memfd_create("uswap-gate", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	void *page = MAP_FAILED;
+
+	*event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (fd >= 0 && *event >= 0 && ftruncate(fd, (off_t)PAGE_BYTES) == 0 &&
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
+		page = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (page == MAP_FAILED) {
+		*event = safe_close(*event);
+		safe_close(fd);
+		return -ENOMEM;
+	}
+	*gate = page;
+	return fd;
+}
+
+static int send_attached(const struct attaching *a, uint64_t session, int gate, int event)
+{
+	struct wire_attached m = { .head = { WIRE_MAGIC, WIRE_VERSION, WIRE_ATTACHED },
+				   .session = (uint32_t)session };
+	int fds[2] = { gate, event };
+
+	return fdpass_send(a->sock, &m, sizeof(m), fds, 2);
+}
+
+static void refuse(struct engine *e, const struct attaching *a, enum wire_status status, const char *why)
+{
+	struct wire_attached m = { .head = { WIRE_MAGIC, WIRE_VERSION, WIRE_ATTACHED }, .status = status };
+
+	e->attach_refused++;
+	log_info("process %d (uid %u) could not attach: %s", (int)a->peer.pid, a->peer.uid, why);
+	(void)fdpass_send(a->sock, &m, sizeof(m), NULL, 0);
+}
+
+/* What a session needs of its connection. */
+static int fill_session(struct engine *e, struct session *s, struct attaching *a, int *fds,
+			const struct wire_attach *m)
+{
+	int gate, r;
+
+	s->fds.uffd = take_fd(&fds[0]);
+	s->fds.mem = take_fd(&fds[1]);
+	s->fds.pagemap = take_fd(&fds[2]);
+	s->pid = a->peer.pid;
+	s->transit = m->transit;
+	s->identity = m->identity;
+	s->attach = *m;
+	s->store_max = e->process_max;
+	s->enabled = e->enabled;
+	s->owner = &e->owners[e->next_owner++ % e->nr_owners].owner;
+	slotmap_init(&s->slots, session_owner(s)->slots, &flow_slot_refs, s);
+	r = uffd_api(s->fds.uffd, UFFD_REQUIRED_FEATURES);
+	if (r == 0)
+		r = uffd_register(s->fds.uffd, m->transit, WIRE_TRANSIT_PAGES * PAGE_BYTES);
+	if (r == 0)
+		r = uffd_register(s->fds.uffd, m->identity, PAGE_BYTES);
+	if (r == 0)
+		r = session_open_proc(s);
+	if (r < 0)
+		return r;
+	gate = make_gate(&s->gate, &s->fds.gate_event);
+	if (gate < 0)
+		return gate;
+	s->domain = domain_get(e->flow.domains, a->peer.uid, e->user_max);
+	r = s->domain ? send_attached(a, s->id, gate, s->fds.gate_event) : -ENOMEM;
+	close(gate);
+	return r;
+}
+
+static void make_session(struct engine *e, struct attaching *a, int *fds, const struct wire_attach *m)
+{
+	struct session *s = session_new(atomic_fetch_add(&e->flow.next_session_id, 1), a->peer.uid);
+	int r = s ? fill_session(e, s, a, fds, m) : -ENOMEM;
+
+	if (r < 0) {
+		refuse(e, a, r == -EINVAL ? WIRE_UNSUPPORTED : WIRE_FAILED, strerror(-r));
+		if (s && s->domain)
+			domain_unref(e->flow.domains, s->domain);
+		session_free(s);
+		return;
+	}
+	epoll_ctl(e->epoll, EPOLL_CTL_DEL, a->sock, NULL);
+	s->fds.mover = take_fd(&a->sock);
+	s->fds.pidfd = take_fd(&a->pidfd);
+	registry_add(e, s);
+	notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_ADD);
+	notice_send(&e->flow.worker, &s->to_worker, SESSION_WORK_ADD);
+}
+
+/* A fork child: its owner has to agree, since it is serving it already. */
+static bool ask_owner(struct engine *e, struct attaching *a, int *fds, const struct wire_attach *m)
+{
+	struct session *s = registry_find(e, a->child);
+	struct session probe = { .pid = a->peer.pid };
+	struct adoption *adoption = s && !s->adoption ? calloc(1, sizeof(*adoption)) : NULL;
+
+	if (!adoption)
+		return false;
+	probe.fds = (struct session_fds){ -1, -1, -1, -1, -1, -1, -1, -1, -1, -1 };
+	adoption->gate_memfd = -1;
+	if (session_open_proc(&probe) == 0)
+		adoption->gate_memfd = make_gate(&adoption->gate, &probe.fds.gate_event);
+	if (adoption->gate_memfd < 0) {
+		safe_close(probe.fds.maps);
+		safe_close(probe.fds.smaps);
+		safe_close(probe.fds.statm);
+		safe_close(probe.fds.tasks);
+		free(adoption);
+		return false;
+	}
+	adoption->fds = probe.fds;
+	adoption->fds.mem = take_fd(&fds[0]);
+	adoption->fds.pagemap = take_fd(&fds[1]);
+	adoption->fds.pidfd = take_fd(&a->pidfd);
+	/* The socket is duplicated: the answer goes out by the connection. */
+	adoption->fds.mover = fcntl(a->sock, F_DUPFD_CLOEXEC, 0);
+	adoption->attach = *m;
+	adoption->pid = a->peer.pid;
+	adoption->connection = a;
+	epoll_ctl(e->epoll, EPOLL_CTL_DEL, a->sock, NULL);
+	a->step = WANT_OWNER;
+	s->adoption = adoption;
+	notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_ADOPT);
+	return true;
+}
+
+static void discard_adoption(struct adoption *a)
+{
+	safe_close(a->fds.mem);
+	safe_close(a->fds.pagemap);
+	safe_close(a->fds.maps);
+	safe_close(a->fds.smaps);
+	safe_close(a->fds.statm);
+	safe_close(a->fds.tasks);
+	safe_close(a->fds.pidfd);
+	safe_close(a->fds.mover);
+	safe_close(a->fds.gate_event);
+	munmap(a->gate, PAGE_BYTES);
+}
+
+void attach_adopted(struct engine *e, struct session *s)
+{
+	struct adoption *a = s->adoption;
+	struct attaching *c = a->connection;
+
+	s->adoption = NULL;
+	if (a->done) {
+		/* Without an answer the child has no mover; its socket's end
+		   then tells the worker so. */
+		if (c)
+			(void)send_attached(c, s->id, a->gate_memfd, a->fds.gate_event);
+		notice_send(&e->flow.worker, &s->to_worker, SESSION_WORK_ADD);
+		session_read_names(s);
+		if (e->news.process_changed)
+			e->news.process_changed(e->news.ctx, s->id);
+	} else {
+		discard_adoption(a);
+		if (c)
+			refuse(e, c, WIRE_FAILED, "its session ended meanwhile");
+	}
+	safe_close(a->gate_memfd);
+	free(a);
+	if (c)
+		drop(e, c);
+}
+
+/* True: the connection goes on. */
+static bool take_attach(struct engine *e, struct attaching *a, int *fds, unsigned nr,
+			const struct wire_attach *m)
+{
+	unsigned want = a->child ? 2 : 3;
+	int *proc = a->child ? fds : fds + 1;
+
+	if (nr != want || !attach_is_sane(m) || !proc_fd_is(proc[0], "mem") ||
+	    !proc_fd_is(proc[1], "pagemap") || (!a->child && !uffd_is_uffd(fds[0]))) {
+		refuse(e, a, WIRE_FAILED, "malformed ATTACH");
+		return false;
+	}
+	if (e->draining) {
+		refuse(e, a, WIRE_STOPPING, "the agent is stopping");
+		return false;
+	}
+	if (a->child) {
+		if (ask_owner(e, a, fds, m))
+			return true;
+		refuse(e, a, WIRE_FAILED, "no such fork child any more");
+		return false;
+	}
+	make_session(e, a, fds, m);
+	return false;
+}
+
+void attach_event(struct engine *e, struct attaching *a)
+{
+	union {
+		struct wire_head head;
+		struct wire_hello hello;
+		struct wire_attach attach;
+	} m;
+	int fds[FDPASS_MAX];
+	unsigned nr;
+	pid_t sender;
+	ssize_t n = fdpass_recv(a->sock, &m, sizeof(m), fds, &nr, &sender);
+	bool go_on = false;
+
+	if (n == -EAGAIN || n == -EINTR)
+		return;
+	if (a->step == WANT_HELLO && n == (ssize_t)sizeof(m.hello) && nr == 0 &&
+	    m.head.magic == WIRE_MAGIC && m.head.type == WIRE_HELLO)
+		go_on = take_hello(e, a, &m.hello);
+	else if (a->step == WANT_ATTACH && n == (ssize_t)sizeof(m.attach) && head_is(&m.head, WIRE_ATTACH))
+		go_on = take_attach(e, a, fds, nr, &m.attach);
+	else if (n != 0)
+		e->attach_refused++;
+	for (unsigned i = 0; i < nr; i++)
+		safe_close(fds[i]);
+	if (!go_on)
+		drop(e, a);
+}

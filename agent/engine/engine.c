@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "engine/private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/sysinfo.h>
+#include <sys/timerfd.h>
+
+#include "common/log.h"
+#include "common/util.h"
+
+#define BLOBS_MAX ((uint32_t)1 << 28) /* 1 TiB of distinct pages */
+#define EVENTS 32
+#define LATENCY_FIRST_NS 250.0
+#define LATENCY_STEPS 4 /* buckets per doubling */
+#define TIMER_SEC 1
+
+static_assert(SESSION_LATENCY_BUCKETS == ENGINE_LATENCY_BUCKETS, "one histogram");
+
+uint64_t engine_latency_bound_ns(unsigned bucket)
+{
+	return (uint64_t)(LATENCY_FIRST_NS * exp2((double)bucket / LATENCY_STEPS));
+}
+
+static int open_epoll(struct engine *e)
+{
+	struct itimerspec every = { .it_interval = { .tv_sec = TIMER_SEC }, .it_value = { .tv_sec = TIMER_SEC } };
+	struct epoll_event mail = { .events = EPOLLIN, .data.ptr = &e->flow.engine };
+	struct epoll_event tick = { .events = EPOLLIN, .data.ptr = &e->timer };
+
+	e->epoll = epoll_create1(EPOLL_CLOEXEC);
+	e->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (e->epoll < 0 || e->timer < 0 || timerfd_settime(e->timer, 0, &every, NULL) < 0 ||
+	    epoll_ctl(e->epoll, EPOLL_CTL_ADD, e->flow.engine.event, &mail) < 0 ||
+	    epoll_ctl(e->epoll, EPOLL_CTL_ADD, e->timer, &tick) < 0)
+		return -errno;
+	return 0;
+}
+
+static int open_flow(struct engine *e)
+{
+	struct flow *f = &e->flow;
+	int r;
+
+	for (unsigned i = 0; i < SESSION_LATENCY_BUCKETS; i++)
+		f->latency_bound_ns[i] = engine_latency_bound_ns(i);
+	f->next_session_id = 1;
+	/* Never written, so it is the kernel's one zero page over and over. */
+	e->zeros = mmap(NULL, FLOW_WINDOW_MAX * PAGE_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (e->zeros == MAP_FAILED)
+		return -errno;
+	(void)madvise(e->zeros, FLOW_WINDOW_MAX * PAGE_BYTES, MADV_NOHUGEPAGE);
+	f->zeros = e->zeros;
+	r = mailbox_init(&f->worker);
+	if (r == 0)
+		r = mailbox_init(&f->engine);
+	if (r < 0)
+		return r;
+	f->domains = domain_registry_new();
+	f->staging = staging_new(e->settings.staging_bytes);
+	f->blobstore = blobstore_new(e->store, BLOBS_MAX);
+	return f->domains && f->staging && f->blobstore ? 0 : -ENOMEM;
+}
+
+/* One user can't fill the store, one process no more than its user. */
+static void set_quotas(struct engine *e)
+{
+	struct store_stats stats;
+
+	store_get_stats(e->store, &stats);
+	e->user_max = e->settings.user_max ? e->settings.user_max
+					   : stats.capacity_bytes - stats.capacity_bytes / 10;
+	e->process_max = e->settings.process_max ? e->settings.process_max : e->user_max;
+}
+
+static int start_threads(struct engine *e)
+{
+	unsigned cpus = (unsigned)MAX(get_nprocs(), 1);
+	unsigned packers = e->settings.pack_threads ? e->settings.pack_threads : MIN(cpus, 4);
+	int r;
+
+	e->nr_owners = e->settings.fault_threads ? e->settings.fault_threads : MIN(cpus, 8);
+	e->nr_owners = MIN(e->nr_owners, OWNERS_MAX);
+	worker_set_policy(&e->worker, &e->settings.policy);
+	for (unsigned i = 0; i < e->nr_owners; i++) {
+		r = owner_start(&e->owners[i], &e->flow, e->settings.compression_level);
+		if (r < 0)
+			return r;
+	}
+	r = packers_start(&e->packers, &e->flow, MIN(packers, PACKERS_MAX), e->settings.compression_level);
+	if (r < 0)
+		return r;
+	return worker_start(&e->worker, &e->flow, &e->packers);
+}
+
+/* Each process takes about ten descriptors. */
+static void raise_descriptor_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	(void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+struct engine *engine_new(const struct settings *settings, const struct engine_news *news)
+{
+	struct engine *e = calloc(1, sizeof(*e));
+	const char *error = NULL;
+	int r;
+
+	if (!e)
+		return NULL;
+	e->settings = *settings;
+	if (news)
+		e->news = *news;
+	e->enabled = true;
+	e->device = e->epoll = e->timer = -1;
+	e->flow.worker.event = e->flow.engine.event = -1;
+	e->zeros = MAP_FAILED;
+	pthread_mutex_init(&e->worker.lock, NULL);
+	raise_descriptor_limit();
+	e->device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	if (e->device < 0) {
+		log_error("/dev/userfaultfd: %s", strerror(errno));
+		return engine_free(e);
+	}
+	e->store = store_open(settings->store, &error);
+	if (!e->store) {
+		log_error("Store=%s: %s", settings->store, error ? error : strerror(errno));
+		return engine_free(e);
+	}
+	set_quotas(e);
+	r = open_flow(e);
+	if (r == 0)
+		r = open_epoll(e);
+	if (r == 0)
+		r = start_threads(e);
+	if (r < 0) {
+		log_error("cannot start: %s", strerror(-r));
+		return engine_free(e);
+	}
+	return e;
+}
+
+struct engine *engine_free(struct engine *e)
+{
+	if (!e)
+		return NULL;
+	assert(!e->sessions);
+	attach_cancel_all(e);
+	worker_stop(&e->worker);
+	packers_stop(&e->packers);
+	for (unsigned i = 0; i < e->nr_owners; i++)
+		owner_stop(&e->owners[i]);
+	blobstore_free(e->flow.blobstore);
+	staging_free(e->flow.staging);
+	domain_registry_free(e->flow.domains);
+	store_close(e->store);
+	mailbox_deinit(&e->flow.worker);
+	mailbox_deinit(&e->flow.engine);
+	if (e->zeros != MAP_FAILED)
+		munmap(e->zeros, FLOW_WINDOW_MAX * PAGE_BYTES);
+	safe_close(e->device);
+	safe_close(e->timer);
+	safe_close(e->epoll);
+	pthread_mutex_destroy(&e->worker.lock);
+	free(e);
+	return NULL;
+}
+
+int engine_fd(const struct engine *e)
+{
+	return e->epoll;
+}
+
+void engine_attach(struct engine *e, int connection)
+{
+	attach_accept(e, connection);
+}
+
+static void take_mail(struct engine *e)
+{
+	struct mail *next;
+
+	for (struct mail *mail = mailbox_take(&e->flow.engine); mail; mail = next) {
+		next = mail->next;
+		if (mail->kind == ORDER_DONE)
+			orders_done(e, CONTAINER_OF(mail, struct order, mail));
+		else
+			registry_notice(e, CONTAINER_OF(mail, struct session, to_engine.mail));
+	}
+}
+
+static void report_drained(struct engine *e)
+{
+	if (!e->draining || e->drained || e->sessions || e->nr_orders)
+		return;
+	e->drained = true;
+	if (e->news.drained)
+		e->news.drained(e->news.ctx);
+}
+
+void engine_dispatch(struct engine *e)
+{
+	struct epoll_event events[EVENTS];
+	int n = epoll_wait(e->epoll, events, EVENTS, 0);
+	uint64_t ticks;
+
+	/* First what the owners say: a fork child's session is listed before
+	   its hello is looked at. */
+	take_mail(e);
+	for (int i = 0; i < n; i++)
+		if (events[i].data.ptr != &e->timer && events[i].data.ptr != &e->flow.engine)
+			attach_event(e, events[i].data.ptr);
+	if (read(e->timer, &ticks, sizeof(ticks)) > 0)
+		attach_expire(e, now_ns());
+	report_drained(e);
+}
+
+int engine_set_enabled(struct engine *e, uint64_t id, bool enabled)
+{
+	struct session *one = id ? registry_find(e, id) : NULL;
+
+	if (id && !one)
+		return -ESRCH;
+	if (!id)
+		e->enabled = enabled;
+	for (struct session *s = id ? one : e->sessions; s; s = id ? NULL : s->next) {
+		s->enabled = enabled;
+		if (e->news.process_changed)
+			e->news.process_changed(e->news.ctx, s->id);
+	}
+	return 0;
+}
+
+int engine_set_limit(struct engine *e, uint64_t id, uint64_t bytes)
+{
+	struct session *s = registry_find(e, id);
+
+	if (!s)
+		return -ESRCH;
+	s->limit_bytes = bytes;
+	return 0;
+}
+
+void engine_reload(struct engine *e, const struct settings *settings)
+{
+	e->settings.policy = settings->policy;
+	worker_set_policy(&e->worker, &settings->policy);
+	log_set_level((enum log_level)settings->log_level);
+}
+
+void engine_drain(struct engine *e)
+{
+	if (e->draining)
+		return;
+	e->draining = true;
+	attach_cancel_all(e);
+	for (struct session *s = e->sessions; s; s = s->next)
+		notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_DETACH);
+	/* With nobody attached it is done at once, told from the next dispatch. */
+	{
+		struct itimerspec soon = { .it_interval = { .tv_sec = TIMER_SEC }, .it_value = { .tv_nsec = 1 } };
+
+		(void)timerfd_settime(e->timer, 0, &soon, NULL);
+	}
+}

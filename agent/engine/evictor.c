@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The worker's part for one session: when may how much leave, and the batch
+ * that is under way. One batch at a time is between marking and staging.
+ */
+#include "engine/private.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "common/fdpass.h"
+#include "common/util.h"
+#include "sys/pagemap.h"
+
+#define MAPPINGS_MAX_AGE_NS (5 * NSEC_PER_SEC)
+#define MAPPINGS_COST_SHARE 20 /* reading smaps may take 1/20 of the time */
+#define KCMP_NS (100 * 1000000ull)
+#define FULL_REST_NS NSEC_PER_SEC
+#define ORDER_PAUSE_NS 1000000ull /* for the packers to make room */
+
+static void send_to_owner(struct batch *b, enum batch_step step)
+{
+	b->mail.kind = step;
+	mailbox_send(&session_owner(b->session)->box, &b->mail);
+}
+
+/* Which mappings, which thread blocks: anew when it is time. */
+static bool refresh_mappings(struct worker *w, struct session *s, uint64_t now)
+{
+	uint64_t age = now - s->mappings_ns;
+
+	if (!s->mappings_ns || age > MAPPINGS_MAX_AGE_NS ||
+	    (age >= w->scan_ns && age > s->mappings_cost_ns * MAPPINGS_COST_SHARE)) {
+		if (mappings_read(&s->mappings, s->fds.smaps, s->attach.never, s->attach.nr_never) < 0)
+			return false;
+		s->mappings_ns = now_ns();
+		s->mappings_cost_ns = s->mappings_ns - now;
+	}
+	return mappings_read_threads(&s->mappings, s->fds.tasks, s->pid) == 0;
+}
+
+static void set_quota(struct worker *w, struct session *s, uint64_t now)
+{
+	uint64_t stall = counter_get(&s->counters.stall_ns_total);
+	struct policy_facts facts = {
+		.age_ns = now - s->attached_ns,
+		.tick_ns = now - s->last_tick_ns,
+		.resident_bytes = session_read_resident(s),
+		.evicted_bytes = session_evicted_pages(s) << PAGE_SHIFT,
+		.own_limit_bytes = s->limit_bytes,
+		.store_full = s->store_full_ns && now - s->store_full_ns < FULL_REST_NS,
+	};
+
+	s->stall_share = policy_stall_share(s->stall_share, stall - s->last_stall_ns, facts.tick_ns);
+	facts.stall_share = s->stall_share;
+	s->last_stall_ns = stall;
+	s->last_tick_ns = now;
+	atomic_store(&s->counters.resident_bytes, facts.resident_bytes);
+	s->quota = s->enabled ? policy_quota(&w->policy, &facts) : 0;
+	s->forced = s->evict_order != NULL;
+}
+
+void evictor_tick(struct worker *w, struct session *s, uint64_t now)
+{
+	s->next_tick_ns = now + MIN(w->scan_ns, 250 * 1000000ull);
+	if (s->closed || s->leaving || s->mover_pid == 0)
+		return;
+	if (now - s->last_kcmp_ns > KCMP_NS) {
+		s->last_kcmp_ns = now;
+		if (session_has_execed(s)) {
+			evictor_leave(w, s);
+			return;
+		}
+	}
+	if (s->busy || (now - s->last_tick_ns < w->scan_ns && !s->evict_order))
+		return;
+	set_quota(w, s, now);
+	if (!s->quota && !s->forced)
+		return;
+	if (!refresh_mappings(w, s, now)) {
+		s->quota = 0;
+		evictor_check_order(w, s);
+		return;
+	}
+	if (s->forced)
+		packers_hurry(w->packers, s);
+	evict_plan_round(s);
+	evictor_next(w, s);
+}
+
+/* How many pages the next batch may have. */
+static unsigned batch_room(const struct worker *w, const struct session *s)
+{
+	const struct staging *st = w->flow->staging;
+	uint64_t room = (staging_max_bytes(st) - MIN(staging_used_bytes(st), staging_max_bytes(st))) >> PAGE_SHIFT;
+	uint64_t want = s->forced ? WIRE_BATCH : MIN(s->quota, WIRE_BATCH);
+	const struct order *order = s->evict_order;
+
+	if (s->forced && order && order->target)
+		want = order->bytes >= order->target ?
+			       0 : MIN(want, (order->target - order->bytes + PAGE_BYTES - 1) >> PAGE_SHIFT);
+	return (unsigned)MIN(want, room);
+}
+
+void evictor_next(struct worker *w, struct session *s)
+{
+	unsigned max = s->closed || s->leaving ? 0 : batch_room(w, s);
+	struct batch *b = max ? worker_take_batch(w) : NULL;
+
+	if (b && evict_plan(s, b, max)) {
+		b->session = s;
+		b->planned = b->nr;
+		b->seq = ++s->seq;
+		b->lane = b->seq % WIRE_LANES;
+		b->forced = s->forced;
+		s->busy = true;
+		s->reporting = b;
+		s->nr_batches++;
+		send_to_owner(b, BATCH_MARK);
+		return;
+	}
+	if (b)
+		worker_reuse(w, b);
+	if (s->evict_order && s->forced) {
+		struct order *order = s->evict_order;
+
+		/* No room in staging is no end: the packers are making it. */
+		order->scanned = b || (order->target && order->bytes >= order->target) ||
+				 s->leaving || s->closed;
+	}
+	s->quota = 0;
+	evictor_check_order(w, s);
+}
+
+/* Pages that the kernel still counts as shared after a fork, though the other
+   side is gone, become ours again by a write: ask for it. */
+static void populate(struct session *s, const struct batch *b)
+{
+	struct wire_order order = { .head = { WIRE_MAGIC, WIRE_VERSION, WIRE_ORDER },
+				    .op = WIRE_OP_POPULATE, .seq = 0 };
+
+	for (unsigned i = 0; i < b->nr; i++) {
+		uint64_t address = b->page[i].vpn << PAGE_SHIFT;
+
+		if (b->page[i].result == BATCH_PAGE_BUSY && pagemap_is_exclusive(s->fds.pagemap, address))
+			order.range[order.nr_ranges++] = (struct wire_move){ .address = address, .pages = 1 };
+	}
+	if (order.nr_ranges)
+		(void)send(s->fds.mover, &order, sizeof(order), MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+void evictor_returned(struct worker *w, struct batch *b)
+{
+	struct session *s = b->session;
+	struct order *order = s->evict_order;
+	uint64_t out = 0;
+	bool pulled = false;
+
+	s->busy = false;
+	s->reporting = NULL;
+	for (unsigned i = 0; i < b->nr; i++) {
+		pulled |= b->page[i].result == BATCH_PAGE_PULLED;
+		out += b->page[i].result == BATCH_PAGE_PULLED || b->page[i].result == BATCH_PAGE_FILLED;
+	}
+	s->quota -= MIN(s->quota, b->planned);
+	if (b->refused)
+		s->hand = MAX(s->hand, b->map_end);
+	if (order && b->forced)
+		order->bytes += out << PAGE_SHIFT;
+	if (!s->closed && !s->leaving)
+		populate(s, b);
+	if (pulled) {
+		b->due_ns = now_ns() + w->grace_ns;
+		packers_add(w->packers, b, b->forced || s->closed || w->grace_ns == 0);
+	} else {
+		s->nr_batches--;
+		worker_reuse(w, b);
+	}
+	if (s->leaving)
+		evictor_leave(w, s);
+	if (s->closed)
+		worker_end_session(w, s);
+	else
+		evictor_next(w, s);
+}
+
+void evictor_check_order(struct worker *w, struct session *s)
+{
+	struct order *order = s->evict_order;
+
+	if (!order || s->busy)
+		return;
+	if (order->scanned && s->nr_batches == 0) {
+		int status = order->bytes == 0 && s->store_full_ns &&
+					     now_ns() - s->store_full_ns < FULL_REST_NS ? -ENOSPC : 0;
+
+		order_finish(w->flow, &s->evict_order, status);
+	} else if (!order->scanned && !s->leaving && !s->closed) {
+		s->next_tick_ns = now_ns() + ORDER_PAUSE_NS;
+		w->next_due_ns = MIN(w->next_due_ns, s->next_tick_ns);
+	}
+}
+
+/* The process has gone, or left this address space: the mover is told, unless
+   pages are on their way. */
+void evictor_leave(struct worker *w, struct session *s)
+{
+	struct wire_order leave = { .head = { WIRE_MAGIC, WIRE_VERSION, WIRE_ORDER },
+				    .op = WIRE_OP_LEAVE };
+
+	(void)w;
+	s->leaving = true;
+	if (!s->busy && s->fds.mover >= 0)
+		(void)send(s->fds.mover, &leave, sizeof(leave), MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/*
+ * The owner knows that the mover is dead and orders nothing more. A batch it
+ * had ordered is in transit or not: nothing moves any more, so looking tells.
+ * One it had not comes back by itself.
+ */
+void evictor_alone(struct worker *w, struct session *s)
+{
+	struct batch *b = s->reporting;
+
+	if (!b || !b->ordered)
+		return;
+	s->reporting = NULL;
+	evict_salvage(w->flow, b);
+	send_to_owner(b, BATCH_STAGE);
+}
+
+static void lost_mover(struct worker *w, struct session *s)
+{
+	epoll_ctl(w->epoll, EPOLL_CTL_DEL, s->fds.mover, NULL);
+	s->leaving = true;
+	notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_CHECK);
+}
+
+void evictor_message(struct worker *w, struct session *s)
+{
+	union {
+		struct wire_head head;
+		struct wire_ready ready;
+		struct wire_report report;
+	} packet;
+	int fds[FDPASS_MAX];
+	unsigned nr;
+	pid_t peer;
+	ssize_t n = fdpass_recv(s->fds.mover, &packet, sizeof(packet), fds, &nr, &peer);
+	struct batch *b = s->reporting;
+
+	fdpass_close(fds, nr);
+	if (n == -EAGAIN || n == -EINTR)
+		return;
+	if (n < (ssize_t)sizeof(packet.head) || packet.head.magic != WIRE_MAGIC ||
+	    packet.head.version != WIRE_VERSION) {
+		lost_mover(w, s); /* gone, or something no mover says */
+	} else if (packet.head.type == WIRE_READY && n == sizeof(packet.ready) && !s->mover_pid) {
+		s->mover_pid = peer;
+		s->next_tick_ns = 0;
+		w->next_due_ns = 0;
+	} else if (packet.head.type == WIRE_REPORT && n == sizeof(packet.report)) {
+		if (!b || packet.report.seq != b->seq)
+			return; /* of a POPULATE */
+		s->reporting = NULL;
+		evict_pull(w->flow, b, &packet.report);
+		send_to_owner(b, BATCH_STAGE);
+	}
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Orders of the control layer: given to one session or to all, and counted
+   until the last one has been carried out. */
+#include "engine/private.h"
+
+#include <errno.h>
+
+#include "common/util.h"
+
+struct order_group {
+	engine_done_fn done;
+	void *arg;
+	uint32_t open;
+	int status;
+	uint64_t bytes;
+};
+
+static void finish_group(struct engine *e, struct order_group *group)
+{
+	if (--group->open)
+		return;
+	group->done(group->arg, group->status, group->bytes);
+	e->nr_orders--;
+	free(group);
+}
+
+void orders_done(struct engine *e, struct order *order)
+{
+	struct order_group *group = order->group;
+
+	group->bytes += order->bytes;
+	/* One process that has ended meanwhile is no failure of "all". */
+	if (order->status < 0 && (group->status == 0 || group->status == -ESRCH))
+		group->status = order->status;
+	free(order);
+	finish_group(e, group);
+}
+
+static bool is_evictable(const struct session *s)
+{
+	return session_state(s) == SESSION_ACTIVE && s->mover_pid;
+}
+
+static int give_evict(struct engine *e, struct session *s, struct order *order)
+{
+	struct order *none = NULL;
+
+	if (!is_evictable(s))
+		return -EBUSY;
+	if (!atomic_compare_exchange_strong(&s->evict_order, &none, order))
+		return -EALREADY;
+	notice_send(&e->flow.worker, &s->to_worker, SESSION_WORK_ORDER);
+	return 0;
+}
+
+static int give_restore(struct session *s, struct order *order, uint32_t bit)
+{
+	struct order *none = NULL;
+
+	if (!atomic_compare_exchange_strong(&s->restore_order, &none, order))
+		return -EALREADY;
+	notice_send(&session_owner(s)->box, &s->to_owner, bit);
+	return 0;
+}
+
+static int give(struct engine *e, struct session *s, enum engine_order kind, uint64_t bytes,
+		struct order_group *group)
+{
+	struct order *order = calloc(1, sizeof(*order));
+	int r;
+
+	if (!order)
+		return -ENOMEM;
+	order->kind = (int)kind;
+	order->target = bytes;
+	order->group = group;
+	if (kind == ENGINE_EVICT)
+		r = give_evict(e, s, order);
+	else
+		r = give_restore(s, order, kind == ENGINE_RESTORE ? SESSION_OWN_RESTORE : SESSION_OWN_DETACH);
+	if (r < 0)
+		free(order);
+	else
+		group->open++;
+	return r;
+}
+
+int engine_order(struct engine *e, enum engine_order kind, uint64_t id, uint64_t bytes,
+		 engine_done_fn done, void *arg)
+{
+	struct session *one = id ? registry_find(e, id) : NULL;
+	struct order_group *group;
+	int r = 0;
+
+	if (e->draining)
+		return -ECANCELED;
+	if (id && !one)
+		return -ESRCH;
+	group = calloc(1, sizeof(*group));
+	if (!group)
+		return -ENOMEM;
+	*group = (struct order_group){ .done = done, .arg = arg, .open = 1 };
+	if (one) {
+		r = give(e, one, kind, bytes, group);
+		if (r < 0) {
+			free(group);
+			return r;
+		}
+	}
+	/* Those that can't be evicted now are passed over. */
+	for (struct session *s = id ? NULL : e->sessions; s; s = s->next)
+		(void)give(e, s, kind, bytes, group);
+	e->nr_orders++;
+	if (group->open == 1 && !one) {
+		/* None to do: answered from the next dispatch, like others. */
+		struct order *empty = calloc(1, sizeof(*empty));
+
+		if (empty) {
+			empty->group = group;
+			empty->mail.kind = ORDER_DONE;
+			mailbox_send(&e->flow.engine, &empty->mail);
+			return 0;
+		}
+	}
+	group->open--;
+	return 0;
+}

@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A fault thread: waits for its sessions' userfaultfds, gates and mail. */
+#include "engine/private.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+
+#include "common/util.h"
+#include "proc/gate.h"
+
+#define SLOT_POOL_MAX ((size_t)16 << 30) /* address space; 8 TiB of evicted memory */
+#define SLOT_POOL_LOW 64
+#define SLOT_POOL_STEP 512
+#define EVENTS 64
+#define PROBE_MS 250
+#define GATE_EVENT ((uintptr_t)1) /* tag of an epoll pointer */
+
+static void start_serving(struct owner *o, struct session *s)
+{
+	if (flow_watch(o, s) < 0) {
+		atomic_store(&s->reason, "cannot watch its userfaultfd");
+		flow_close(o, s);
+		return;
+	}
+	if (s->fds.gate_event >= 0) {
+		struct epoll_event event = { .events = EPOLLIN,
+					     .data.u64 = (uintptr_t)s | GATE_EVENT };
+
+		epoll_ctl(o->epoll, EPOLL_CTL_ADD, s->fds.gate_event, &event);
+		s->state = SESSION_ACTIVE;
+	}
+	notice_send(&o->flow->engine, &s->to_engine, SESSION_NEWS_STATE);
+}
+
+/* A fork child has a mover now. */
+void owner_adopt(struct owner *o, struct session *s)
+{
+	struct adoption *a = s->adoption;
+	struct epoll_event event = { .events = EPOLLIN, .data.u64 = (uintptr_t)s | GATE_EVENT };
+	int uffd = s->fds.uffd;
+
+	a->done = false;
+	if (session_state(s) == SESSION_SERVED && !s->gate &&
+	    uffd_register(uffd, a->attach.transit, WIRE_TRANSIT_PAGES * PAGE_BYTES) == 0) {
+		s->fds = a->fds;
+		s->fds.uffd = uffd;
+		s->attach = a->attach;
+		s->transit = a->attach.transit;
+		s->pid = a->pid;
+		s->gate = a->gate;
+		gate_set_generation(s->gate, s->generation);
+		epoll_ctl(o->epoll, EPOLL_CTL_ADD, s->fds.gate_event, &event);
+		s->state = SESSION_ACTIVE;
+		a->done = true;
+	}
+	notice_send(&o->flow->engine, &s->to_engine, SESSION_NEWS_ADOPTED);
+}
+
+/* Its mover has ended, or its process: see what is left. */
+static void check(struct owner *o, struct session *s)
+{
+	s->mover_gone = true;
+	notice_send(&o->flow->worker, &s->to_worker, SESSION_WORK_ALONE);
+	if (session_state(s) >= SESSION_CLOSING)
+		return;
+	if (!uffd_alive(s->fds.uffd)) {
+		flow_close(o, s);
+		return;
+	}
+	/* Nobody is in the gate any more, whatever it says. */
+	if (s->gate)
+		gate_leave(s->gate);
+	atomic_store(&s->reason, "its mover is gone");
+	flow_start_restore(o, s, true);
+}
+
+static void handle_notice(struct owner *o, struct session *s)
+{
+	uint32_t bits = notice_take(&s->to_owner);
+
+	if (bits & SESSION_OWN_ADD)
+		start_serving(o, s);
+	if (bits & SESSION_OWN_ADOPT)
+		owner_adopt(o, s);
+	if (bits & SESSION_OWN_CHECK)
+		check(o, s);
+	if (bits & (SESSION_OWN_RESTORE | SESSION_OWN_DETACH)) {
+		if (session_state(s) >= SESSION_CLOSING)
+			order_finish(o->flow, &s->restore_order, -ESRCH);
+		else
+			flow_start_restore(o, s, bits & SESSION_OWN_DETACH);
+	}
+	if (bits & SESSION_OWN_BURY)
+		notice_send(&o->flow->worker, &s->to_worker, SESSION_WORK_BURY);
+}
+
+/* False: stop. */
+static bool handle_mail(struct owner *o)
+{
+	struct mail *next;
+
+	for (struct mail *mail = mailbox_take(&o->box); mail; mail = next) {
+		next = mail->next;
+		switch (mail->kind) {
+		case BATCH_MARK:
+			evict_mark(o, CONTAINER_OF(mail, struct batch, mail));
+			break;
+		case BATCH_STAGE:
+			evict_stage(o, CONTAINER_OF(mail, struct batch, mail));
+			break;
+		case BATCH_COMMIT:
+			evict_commit(o, CONTAINER_OF(mail, struct batch, mail));
+			break;
+		case MAIL_STOP:
+			return false;
+		default:
+			assert(mail->kind == SESSION_MAIL);
+			handle_notice(o, CONTAINER_OF(mail, struct session, to_owner.mail));
+		}
+	}
+	return true;
+}
+
+/* One slice of each job. Returns how long to sleep at most, in ms. */
+static int run_jobs(struct owner *o)
+{
+	struct session *jobs = o->jobs, *next;
+	bool moved = false;
+
+	o->jobs = NULL;
+	for (struct session *s = jobs; s; s = next) {
+		uint64_t before = session_evicted_pages(s);
+
+		next = s->next_job;
+		if (flow_job(o, s)) {
+			s->next_job = o->jobs;
+			o->jobs = s;
+			moved |= session_state(s) != SESSION_RESTORING || session_evicted_pages(s) != before;
+		} else if (session_state(s) != SESSION_CLOSING) {
+			s->in_job = false;
+			moved = true;
+		}
+	}
+	return !o->jobs ? PROBE_MS : moved ? 0 : 1;
+}
+
+/* Processes without a mover end without a sign; and a mover that hangs inside
+   the gate must not keep its program waiting for ever. */
+static void probe(struct owner *o)
+{
+	struct session *next;
+
+	for (struct session *s = o->owned; s; s = next) {
+		next = s->next_owned;
+		if (!s->gate && !uffd_alive(s->fds.uffd))
+			flow_close(o, s);
+	}
+}
+
+static void dispatch(struct owner *o, const struct epoll_event *event)
+{
+	struct session *s = (struct session *)(uintptr_t)(event->data.u64 & ~(uint64_t)GATE_EVENT);
+	eventfd_t n;
+
+	if (!s)
+		return; /* mail */
+	if (event->data.u64 & GATE_EVENT)
+		eventfd_read(s->fds.gate_event, &n);
+	else if (event->events & (EPOLLERR | EPOLLHUP)) {
+		/* Somebody cleared O_NONBLOCK on the shared open file: the
+		   kernel doesn't tell us of faults any more. */
+		atomic_store(&s->reason, "its userfaultfd was tampered with");
+		flow_unwatch(o, s);
+		flow_start_restore(o, s, true);
+		return;
+	}
+	fault_serve(o, s);
+}
+
+static void *run(void *arg)
+{
+	struct owner_thread *t = arg;
+	struct owner *o = &t->owner;
+	struct epoll_event events[EVENTS];
+	uint64_t next_probe = 0;
+	int wait = PROBE_MS;
+
+	prctl(PR_SET_NAME, "uswap-fault");
+	for (;;) {
+		int n = epoll_wait(o->epoll, events, EVENTS, wait);
+		uint64_t now;
+
+		for (int i = 0; i < n; i++)
+			dispatch(o, &events[i]);
+		if (!handle_mail(o))
+			break;
+		wait = run_jobs(o);
+		if (slot_pool_ready(o->slots) < SLOT_POOL_LOW)
+			(void)slot_pool_reserve(o->slots, SLOT_POOL_STEP);
+		now = now_ns();
+		if (now >= next_probe) {
+			probe(o);
+			next_probe = now + PROBE_MS * 1000000ull;
+		}
+		atomic_fetch_add_explicit(&o->heartbeat, 1, memory_order_relaxed);
+	}
+	return NULL;
+}
+
+int owner_start(struct owner_thread *t, struct flow *flow, int level)
+{
+	struct owner *o = &t->owner;
+	struct epoll_event event = { .events = EPOLLIN };
+	int r;
+
+	o->flow = flow;
+	memset(o->reserve, -1, sizeof(o->reserve));
+	r = mailbox_init(&o->box);
+	if (r < 0)
+		return r;
+	o->epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (o->epoll < 0 || epoll_ctl(o->epoll, EPOLL_CTL_ADD, o->box.event, &event) < 0)
+		return -errno;
+	o->slots = slot_pool_new(SLOT_POOL_MAX);
+	o->codec = codec_new(level);
+	o->page = aligned_alloc(PAGE_BYTES, PAGE_BYTES);
+	o->messages = calloc(FLOW_MESSAGES, sizeof(*o->messages));
+	if (!o->slots || !o->codec || !o->page || !o->messages ||
+	    slot_pool_reserve(o->slots, SLOT_POOL_STEP) < 0)
+		return -ENOMEM;
+	for (size_t i = 0; i < ARRAY_SIZE(o->reserve); i++)
+		o->reserve[i] = eventfd(0, EFD_CLOEXEC);
+	t->stop.kind = MAIL_STOP;
+	r = -pthread_create(&t->thread, NULL, run, t);
+	t->started = r == 0;
+	return r;
+}
+
+void owner_stop(struct owner_thread *t)
+{
+	struct owner *o = &t->owner;
+
+	if (!o->flow)
+		return;
+	if (t->started) {
+		mailbox_send(&o->box, &t->stop);
+		pthread_join(t->thread, NULL);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(o->reserve); i++)
+		safe_close(o->reserve[i]);
+	free(o->messages);
+	free(o->page);
+	codec_free(o->codec);
+	slot_pool_free(o->slots);
+	safe_close(o->epoll);
+	mailbox_deinit(&o->box);
+}

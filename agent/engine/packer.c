@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The pack threads, and the queue of batches in their grace time. */
+#include "engine/private.h"
+
+#include <errno.h>
+#include <sys/prctl.h>
+
+#include "common/util.h"
+
+#define IDLE_NS (100 * 1000000ull)
+
+/* Staging is nearly full: its time is over for the oldest. */
+static bool is_pressed(const struct packers *p)
+{
+	return staging_used_bytes(p->flow->staging) > staging_max_bytes(p->flow->staging) / 4 * 3;
+}
+
+static struct batch *take_locked(struct packers *p, uint64_t now)
+{
+	struct batch *b = p->urgent;
+
+	if (b) {
+		p->urgent = b->next;
+		return b;
+	}
+	b = p->head;
+	if (!b || (b->due_ns > now && !is_pressed(p)))
+		return NULL;
+	p->head = b->next;
+	if (!p->head)
+		p->tail = &p->head;
+	return b;
+}
+
+static void wait_locked(struct packers *p, uint64_t now)
+{
+	uint64_t until = p->head ? MIN(p->head->due_ns, now + IDLE_NS) : now + IDLE_NS;
+	struct timespec ts = { .tv_sec = (time_t)(until / NSEC_PER_SEC),
+			       .tv_nsec = (long)(until % NSEC_PER_SEC) };
+
+	pthread_cond_timedwait(&p->more, &p->lock, &ts);
+}
+
+static void keep_house(struct packers *p)
+{
+	if (pthread_mutex_trylock(&p->housekeeping))
+		return;
+	blobstore_work(p->flow->blobstore);
+	pthread_mutex_unlock(&p->housekeeping);
+}
+
+static void *run(void *arg)
+{
+	struct packers *p = arg;
+	struct codec *codec = codec_new(p->level);
+	uint64_t next_house = 0;
+
+	prctl(PR_SET_NAME, "uswap-pack");
+	pthread_mutex_lock(&p->lock);
+	while (codec && !p->stop) {
+		uint64_t now = now_ns();
+		struct batch *b = take_locked(p, now);
+
+		if (!b && now < next_house) {
+			wait_locked(p, now);
+			continue;
+		}
+		pthread_mutex_unlock(&p->lock);
+		if (b) {
+			evict_pack(p->flow, codec, b);
+			mailbox_send(&session_owner(b->session)->box, &b->mail);
+		}
+		if (now >= next_house) {
+			keep_house(p);
+			next_house = now_ns() + IDLE_NS / 10;
+		}
+		pthread_mutex_lock(&p->lock);
+	}
+	pthread_mutex_unlock(&p->lock);
+	codec_free(codec);
+	return NULL;
+}
+
+int packers_start(struct packers *p, struct flow *flow, unsigned nr, int level)
+{
+	pthread_condattr_t attr;
+
+	p->flow = flow;
+	p->level = level;
+	p->tail = &p->head;
+	pthread_mutex_init(&p->lock, NULL);
+	pthread_mutex_init(&p->housekeeping, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&p->more, &attr);
+	pthread_condattr_destroy(&attr);
+	for (; p->nr < nr; p->nr++) {
+		int r = -pthread_create(&p->threads[p->nr], NULL, run, p);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+void packers_stop(struct packers *p)
+{
+	if (!p->flow)
+		return;
+	pthread_mutex_lock(&p->lock);
+	p->stop = true;
+	pthread_cond_broadcast(&p->more);
+	pthread_mutex_unlock(&p->lock);
+	for (unsigned i = 0; i < p->nr; i++)
+		pthread_join(p->threads[i], NULL);
+	assert(!p->head && !p->urgent);
+	pthread_cond_destroy(&p->more);
+	pthread_mutex_destroy(&p->housekeeping);
+	pthread_mutex_destroy(&p->lock);
+}
+
+void packers_add(struct packers *p, struct batch *b, bool urgent)
+{
+	pthread_mutex_lock(&p->lock);
+	if (urgent) {
+		b->next = p->urgent;
+		p->urgent = b;
+	} else {
+		b->next = NULL;
+		*p->tail = b;
+		p->tail = &b->next;
+	}
+	pthread_cond_signal(&p->more);
+	pthread_mutex_unlock(&p->lock);
+}
+
+void packers_hurry(struct packers *p, const struct session *s)
+{
+	pthread_mutex_lock(&p->lock);
+	for (struct batch **at = &p->head; *at;) {
+		struct batch *b = *at;
+
+		if (b->session != s) {
+			at = &b->next;
+			continue;
+		}
+		*at = b->next;
+		b->next = p->urgent;
+		p->urgent = b;
+	}
+	for (p->tail = &p->head; *p->tail; p->tail = &(*p->tail)->next)
+		;
+	pthread_cond_broadcast(&p->more);
+	pthread_mutex_unlock(&p->lock);
+}

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The engine's inside: its threads and what they share. Included by
+ * agent/engine/ only.
+ *
+ * Threads and what they have:
+ *   control   struct engine: the list of sessions, handshakes, orders, news
+ *   owners    struct owner_thread: fault handling; see flow/flow.h
+ *   worker    struct worker: plans evictions, talks with the movers
+ *   packers   struct packers: the queue of staged batches, under its mutex
+ */
+#ifndef USWAP_ENGINE_PRIVATE_H
+#define USWAP_ENGINE_PRIVATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "engine/engine.h"
+#include "flow/flow.h"
+#include "flow/order.h"
+#include "policy/policy.h"
+#include "proc/session.h"
+
+#define OWNERS_MAX 16
+#define PACKERS_MAX 16
+
+enum { /* mail.kind beside those of batches and orders */
+	MAIL_STOP = 2,
+	MAIL_POLICY = 3, /* to the worker: engine->policy has changed */
+};
+
+struct owner_thread {
+	struct owner owner;
+	pthread_t thread;
+	bool started;
+	struct mail stop;
+};
+
+struct packers {
+	struct flow *flow;
+	pthread_mutex_t lock; /* all below */
+	pthread_cond_t more;
+	struct batch *head, **tail;   /* by due time */
+	struct batch *urgent;	      /* now */
+	bool stop;
+	pthread_mutex_t housekeeping; /* blobstore_work: one at a time */
+	pthread_t threads[PACKERS_MAX];
+	unsigned nr;
+	int level;
+};
+
+struct worker {
+	struct flow *flow;
+	struct packers *packers;
+	int epoll;
+	struct session *sessions;
+	struct batch *free_batches;
+	uint64_t next_due_ns;
+	struct mail stop, changed;
+	bool stopping;
+	pthread_t thread;
+	bool started;
+	struct policy policy; /* own copy */
+	uint64_t scan_ns, grace_ns;
+	uint64_t next_trim_ns;
+	/* handed over with MAIL_POLICY */
+	pthread_mutex_t lock;
+	struct settings_policy wanted;
+};
+
+/* A connection in the middle of its handshake. */
+struct attaching;
+
+/* A fork child's hello, on its way through the owner. */
+struct adoption {
+	struct attaching *connection; /* NULL when it has gone meanwhile */
+	struct session_fds fds;
+	struct wire_attach attach;
+	struct wire_gate *gate;
+	int gate_memfd;
+	pid_t pid;
+	bool done; /* the owner took it */
+};
+
+struct engine {
+	struct settings settings;
+	struct engine_news news;
+	struct store *store;
+	struct flow flow;
+	void *zeros;
+	struct owner_thread owners[OWNERS_MAX];
+	unsigned nr_owners;
+	unsigned next_owner;
+	struct worker worker;
+	struct packers packers;
+	int epoll;  /* engine_fd */
+	int timer;
+	int device; /* /dev/userfaultfd */
+	struct session *sessions; /* newest first */
+	uint32_t nr_sessions;
+	struct attaching *attaching;
+	unsigned nr_attaching;
+	uint64_t attach_refused;
+	uint64_t nr_orders; /* not finished */
+	struct engine_counters ended; /* of sessions that are gone */
+	bool enabled;
+	bool draining, drained;
+	uint64_t user_max, process_max;
+};
+
+/* owner.c */
+int owner_start(struct owner_thread *t, struct flow *flow, int level);
+void owner_stop(struct owner_thread *t);
+void owner_adopt(struct owner *o, struct session *s);
+
+/* worker.c */
+int worker_start(struct worker *w, struct flow *flow, struct packers *packers);
+void worker_set_policy(struct worker *w, const struct settings_policy *policy);
+void worker_stop(struct worker *w);
+/* evictor.c: the worker's per-session part */
+void evictor_tick(struct worker *w, struct session *s, uint64_t now);
+void evictor_next(struct worker *w, struct session *s);
+void evictor_returned(struct worker *w, struct batch *b);
+void evictor_message(struct worker *w, struct session *s);
+void evictor_check_order(struct worker *w, struct session *s);
+void evictor_alone(struct worker *w, struct session *s);
+void evictor_leave(struct worker *w, struct session *s);
+void worker_end_session(struct worker *w, struct session *s);
+void worker_reuse(struct worker *w, struct batch *b);
+struct batch *worker_take_batch(struct worker *w);
+
+/* packer.c */
+int packers_start(struct packers *p, struct flow *flow, unsigned nr, int level);
+void packers_stop(struct packers *p);
+void packers_add(struct packers *p, struct batch *b, bool urgent);
+/* Packs what is queued of a session without waiting for its grace time. */
+void packers_hurry(struct packers *p, const struct session *s);
+
+/* attach.c */
+void attach_accept(struct engine *e, int connection);
+void attach_event(struct engine *e, struct attaching *a);
+void attach_expire(struct engine *e, uint64_t now);
+void attach_adopted(struct engine *e, struct session *s);
+void attach_cancel_all(struct engine *e);
+
+/* registry.c: the list of sessions */
+void registry_add(struct engine *e, struct session *s);
+void registry_notice(struct engine *e, struct session *s);
+struct session *registry_find(struct engine *e, uint64_t id);
+void registry_add_counters(struct engine_counters *sum, const struct session *s);
+
+/* order.c */
+void orders_done(struct engine *e, struct order *order);
+
+#endif

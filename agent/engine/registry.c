@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The list of sessions, what becomes of them, and their figures. */
+#include "engine/private.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "common/util.h"
+
+void registry_add(struct engine *e, struct session *s)
+{
+	s->next = e->sessions;
+	e->sessions = s;
+	e->nr_sessions++;
+	session_read_names(s);
+	if (e->news.process_new)
+		e->news.process_new(e->news.ctx, s->id);
+}
+
+struct session *registry_find(struct engine *e, uint64_t id)
+{
+	struct session *s = e->sessions;
+
+	while (s && s->id != id)
+		s = s->next;
+	return s;
+}
+
+void registry_add_counters(struct engine_counters *sum, const struct session *s)
+{
+	const struct session_counters *c = &s->counters;
+	uint64_t staged = counter_get(&s->slots.count[SLOT_STAGED]);
+
+	sum->resident_bytes += counter_get(&c->resident_bytes);
+	sum->registered_bytes += counter_get(&c->registered_bytes);
+	sum->evicted_bytes += session_evicted_pages(s) << PAGE_SHIFT;
+	sum->staged_bytes += staged << PAGE_SHIFT;
+	sum->fill_bytes += counter_get(&s->slots.count[SLOT_FILL]) << PAGE_SHIFT;
+	sum->stored_bytes += counter_get(&c->stored_bytes);
+	sum->pages_out_total += counter_get(&c->pages_out_total);
+	sum->pages_in_total += counter_get(&c->pages_in_total);
+	sum->faults_total += counter_get(&c->faults_total);
+	sum->refaults_total += counter_get(&c->refaults_total);
+	sum->major_total += counter_get(&c->major_total);
+	sum->zero_total += counter_get(&c->zero_total);
+	sum->duplicate_pages_total += counter_get(&c->duplicate_total);
+	sum->incompressible_total += counter_get(&c->incompressible_total);
+	sum->busy_total += counter_get(&c->busy_total);
+	sum->poisoned_total += counter_get(&c->poisoned_total);
+	sum->stall_ns_total += counter_get(&c->stall_ns_total);
+	for (unsigned i = 0; i < ENGINE_LATENCY_BUCKETS; i++)
+		sum->latency[i] += counter_get(&c->latency[i]);
+}
+
+static void unlist(struct engine *e, struct session *s)
+{
+	struct session **at;
+
+	for (at = &e->sessions; *at != s; at = &(*at)->next)
+		;
+	*at = s->next;
+	e->nr_sessions--;
+	registry_add_counters(&e->ended, s);
+	/* Nothing is held for it any more; a resident figure would be stale. */
+	e->ended.resident_bytes = e->ended.registered_bytes = 0;
+	assert(e->ended.evicted_bytes == 0 && e->ended.stored_bytes == 0); /* INV-8 */
+	log_debug("process %d (session %llu) is gone", (int)s->pid, (unsigned long long)s->id);
+	if (e->news.process_gone)
+		e->news.process_gone(e->news.ctx, s->id);
+}
+
+static void bury(struct engine *e, struct session *s)
+{
+	if (s->domain)
+		domain_unref(e->flow.domains, s->domain);
+	session_free(s);
+}
+
+/* A fork child that came by an event: it shares its parent's domain. */
+static void add_forked(struct engine *e, struct session *s)
+{
+	s->domain = domain_get(e->flow.domains, s->uid, e->user_max);
+	s->store_max = e->process_max;
+	registry_add(e, s);
+	if (e->draining || !s->domain)
+		notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_DETACH);
+}
+
+void registry_notice(struct engine *e, struct session *s)
+{
+	uint32_t bits = notice_take(&s->to_engine);
+
+	if (bits & SESSION_NEWS_FORKED)
+		add_forked(e, s);
+	if (bits & SESSION_NEWS_ADOPTED)
+		attach_adopted(e, s);
+	if (bits & SESSION_NEWS_STATE && e->news.process_changed)
+		e->news.process_changed(e->news.ctx, s->id);
+	if (bits & SESSION_NEWS_ENDED) {
+		unlist(e, s);
+		notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_BURY);
+	}
+	if (bits & SESSION_NEWS_BURIED)
+		bury(e, s);
+}
+
+static enum engine_process_state state_of(const struct session *s)
+{
+	switch (session_state(s)) {
+	case SESSION_SERVED:
+		return ENGINE_PROCESS_SERVED;
+	case SESSION_ACTIVE:
+		return s->enabled ? ENGINE_PROCESS_ACTIVE : ENGINE_PROCESS_PAUSED;
+	case SESSION_RESTORING:
+		return ENGINE_PROCESS_RESTORING;
+	default:
+		return ENGINE_PROCESS_LEFT;
+	}
+}
+
+static void describe(struct engine *e, struct session *s, struct engine_process *p)
+{
+	*p = (struct engine_process){
+		.id = s->id,
+		.pid = s->pid,
+		.uid = s->uid,
+		.parent_session_pid = s->parent_pid,
+		.attached_ns = s->attached_ns,
+		.state = state_of(s),
+		.reason = s->reason,
+		.limit_bytes = s->limit_bytes ? s->limit_bytes : e->settings.policy.limit_bytes,
+	};
+	if (p->state == ENGINE_PROCESS_SERVED && !*p->reason)
+		p->reason = "forked, without a mover of its own";
+	memcpy(p->command, s->command, sizeof(p->command));
+	memcpy(p->cgroup, s->cgroup, sizeof(p->cgroup));
+	registry_add_counters(&p->counters, s);
+}
+
+size_t engine_get_processes(struct engine *e, struct engine_process *v, size_t n)
+{
+	size_t i = e->nr_sessions;
+
+	/* The list has the newest first, callers get the oldest first. */
+	for (struct session *s = e->sessions; s; s = s->next)
+		if (--i < n)
+			describe(e, s, &v[i]);
+	return e->nr_sessions;
+}
+
+int engine_get_process(struct engine *e, uint64_t id, struct engine_process *process)
+{
+	struct session *s = registry_find(e, id);
+
+	if (!s)
+		return -ESRCH;
+	session_read_names(s);
+	describe(e, s, process);
+	return 0;
+}
+
+int engine_find_pid(struct engine *e, pid_t pid, uint64_t *id)
+{
+	for (struct session *s = e->sessions; s; s = s->next)
+		if (s->pid == pid) {
+			*id = s->id;
+			return 0;
+		}
+	return -ESRCH;
+}
+
+static void add_store_stats(struct engine *e, struct engine_stats *stats)
+{
+	struct blobstore_stats bs;
+
+	blobstore_get_stats(e->flow.blobstore, &bs);
+	stats->store = store_name(e->store);
+	stats->store_capacity_bytes = bs.store.capacity_bytes;
+	stats->store_used_bytes = bs.store.used_bytes;
+	stats->store_live_bytes = bs.live_bytes;
+	stats->store_blobs = bs.blobs;
+	stats->store_errors_total = bs.store.errors_total;
+	stats->staging_bytes = staging_resident_bytes(e->flow.staging);
+	stats->metadata_bytes = bs.metadata_bytes;
+	for (unsigned i = 0; i < e->nr_owners; i++)
+		stats->metadata_bytes += slot_pool_bytes(e->owners[i].owner.slots);
+	stats->held_bytes = stats->store_used_bytes + stats->staging_bytes + stats->metadata_bytes;
+}
+
+void engine_get_stats(struct engine *e, struct engine_stats *stats)
+{
+	*stats = (struct engine_stats){
+		.nr_processes = e->nr_sessions,
+		.eviction_enabled = e->enabled,
+		.attach_refused_total = e->attach_refused,
+		.counters = e->ended,
+	};
+	for (struct session *s = e->sessions; s; s = s->next)
+		registry_add_counters(&stats->counters, s);
+	add_store_stats(e, stats);
+}
