@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-or-later
 # Makes ./configure from configure.ac and Makefile.am. Needed once after a
 # clone; needs autoconf, automake and pkg-config.
 set -eu

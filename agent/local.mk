@@ -58,12 +58,40 @@ agent_libflow_a_SOURCES = \
 	agent/flow/order.h \
 	agent/flow/refault.c
 
-EXTRA_DIST += \
+noinst_LIBRARIES += agent/libengine.a
+agent_libengine_a_SOURCES = \
+	agent/engine/attach.c \
+	agent/engine/engine.c \
 	agent/engine/engine.h \
-	agent/engine/settings.h
+	agent/engine/evictor.c \
+	agent/engine/orders.c \
+	agent/engine/owner.c \
+	agent/engine/packer.c \
+	agent/engine/private.h \
+	agent/engine/registry.c \
+	agent/engine/settings.h \
+	agent/engine/worker.c
+
+noinst_LIBRARIES += agent/libcontrol.a
+agent_libcontrol_a_SOURCES = \
+	agent/control/access.c \
+	agent/control/bus.c \
+	agent/control/control.c \
+	agent/control/control.h \
+	agent/control/listener.c \
+	agent/control/listener.h \
+	agent/control/logcontrol.c \
+	agent/control/manager.c \
+	agent/control/order.c \
+	agent/control/peer.c \
+	agent/control/private.h \
+	agent/control/process.c \
+	agent/control/properties.c
 
 # In link order: each needs only those after it.
 AGENT_LAYERS = \
+	agent/libcontrol.a \
+	agent/libengine.a \
 	agent/libflow.a \
 	agent/libproc.a \
 	agent/libpolicy.a \
@@ -71,3 +99,17 @@ AGENT_LAYERS = \
 	agent/libsys.a \
 	backends/libbackends.a \
 	common/libcommon.a
+
+noinst_LIBRARIES += agent/libmain.a
+agent_libmain_a_SOURCES = \
+	agent/check.c \
+	agent/check.h \
+	agent/check_kernel.c \
+	agent/config.c \
+	agent/config.h \
+	agent/config_keys.c \
+	agent/main.c \
+	agent/options.c \
+	agent/options.h \
+	agent/setup.c \
+	agent/setup.h

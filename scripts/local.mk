@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 EXTRA_DIST += \
 	LICENSE \
+	README.md \
 	autogen.sh \
+	docs/ARCHITECTURE.md \
+	docs/INVARIANTS.md \
+	docs/PERFORMANCE.md \
+	run-tests \
 	scripts/install-packages \
 	scripts/packages \
 	scripts/sdbox
