@@ -20,6 +20,7 @@
 #include "common/log.h"
 #include "common/util.h"
 #include "proc/gate.h"
+#include "proc/handshake.h"
 #include "sys/pagemap.h"
 #include "sys/uffd.h"
 
@@ -31,7 +32,6 @@
 #define ATTACHING_MAX 128u
 #define ATTACHING_PER_UID 32u
 #define FDS_PER_SESSION 12u
-#define ADDRESS_END ((uint64_t)1 << SLOTMAP_VPN_BITS << PAGE_SHIFT)
 
 enum attaching_step { WANT_HELLO, WANT_ATTACH, WANT_OWNER };
 
@@ -137,11 +137,6 @@ void attach_cancel_all(struct engine *e)
 		drop(e, e->attaching);
 }
 
-static bool head_is(const struct wire_head *head, enum wire_type type)
-{
-	return head->magic == WIRE_MAGIC && head->version == WIRE_VERSION && head->type == type;
-}
-
 static struct session *find_child(struct engine *e, const struct wire_hello *hello, uid_t uid)
 {
 	for (struct session *s = e->sessions; s; s = s->next)
@@ -177,32 +172,6 @@ static bool take_hello(struct engine *e, struct attaching *a, const struct wire_
 		e->attach_refused++;
 	}
 	return fdpass_send(a->sock, &welcome, sizeof(welcome), fds, nr) == 0 && welcome.status == WIRE_OK;
-}
-
-static bool range_is_sane(uint64_t start, uint64_t end)
-{
-	return start < end && end <= ADDRESS_END && !((start | end) & (PAGE_BYTES - 1));
-}
-
-static bool is_inside_never(const struct wire_attach *m, uint64_t start, uint64_t bytes)
-{
-	for (unsigned i = 0; i < m->nr_never; i++)
-		if (m->never[i].start <= start && start + bytes <= m->never[i].end)
-			return true;
-	return false;
-}
-
-static bool attach_is_sane(const struct wire_attach *m)
-{
-	if (m->nr_never > WIRE_NEVER_MAX)
-		return false;
-	for (unsigned i = 0; i < m->nr_never; i++)
-		if (!range_is_sane(m->never[i].start, m->never[i].end))
-			return false;
-	return range_is_sane(m->transit, m->transit + WIRE_TRANSIT_PAGES * PAGE_BYTES) &&
-	       range_is_sane(m->identity, m->identity + PAGE_BYTES) &&
-	       is_inside_never(m, m->transit, WIRE_TRANSIT_PAGES * PAGE_BYTES) &&
-	       is_inside_never(m, m->identity, PAGE_BYTES);
 }
 
 /* The gate page and its event. Sealed, so that the peer can't take the memory
@@ -382,7 +351,7 @@ static bool take_attach(struct engine *e, struct attaching *a, int *fds, unsigne
 	unsigned want = a->child ? 2 : 3;
 	int *proc = a->child ? fds : fds + 1;
 
-	if (nr != want || !attach_is_sane(m) || !proc_fd_is(proc[0], "mem") ||
+	if (nr != want || !proc_fd_is(proc[0], "mem") ||
 	    !proc_fd_is(proc[1], "pagemap") || (!a->child && !uffd_is_uffd(fds[0]))) {
 		refuse(e, a, WIRE_FAILED, "malformed ATTACH");
 		return false;
@@ -404,7 +373,6 @@ static bool take_attach(struct engine *e, struct attaching *a, int *fds, unsigne
 void attach_event(struct engine *e, struct attaching *a)
 {
 	union {
-		struct wire_head head;
 		struct wire_hello hello;
 		struct wire_attach attach;
 	} m;
@@ -416,10 +384,9 @@ void attach_event(struct engine *e, struct attaching *a)
 
 	if (n == -EAGAIN || n == -EINTR)
 		return;
-	if (a->step == WANT_HELLO && n == (ssize_t)sizeof(m.hello) && nr == 0 &&
-	    m.head.magic == WIRE_MAGIC && m.head.type == WIRE_HELLO)
+	if (a->step == WANT_HELLO && n > 0 && nr == 0 && handshake_is_hello(&m, (size_t)n))
 		go_on = take_hello(e, a, &m.hello);
-	else if (a->step == WANT_ATTACH && n == (ssize_t)sizeof(m.attach) && head_is(&m.head, WIRE_ATTACH))
+	else if (a->step == WANT_ATTACH && n > 0 && handshake_is_attach(&m, (size_t)n))
 		go_on = take_attach(e, a, fds, nr, &m.attach);
 	else if (n != 0)
 		e->attach_refused++;

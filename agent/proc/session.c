@@ -109,15 +109,29 @@ uint64_t session_read_resident(struct session *s)
 	return (uint64_t)resident << PAGE_SHIFT;
 }
 
+/* After pthread_exit in its main thread a living process shows a zombie there,
+   without an address space: not an exec. */
+static bool leader_is_zombie(pid_t pid)
+{
+	_cleanup_close_ int fd = open_proc(pid, "stat", 0);
+	char text[256];
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	const char *state;
+
+	if (n <= 0)
+		return false;
+	text[n] = '\0';
+	state = strrchr(text, ')');
+	return state && (state[2] == 'Z' || state[2] == 'X');
+}
+
 bool session_has_execed(const struct session *s)
 {
-	long r;
+	pid_t mover = s->mover_pid;
 
-	if (s->pid <= 0 || s->mover_pid <= 0)
-		return false;
-	r = syscall(SYS_kcmp, s->pid, s->mover_pid, KCMP_VM, 0, 0);
 	/* Refused or unknown: the mover itself looks as well. */
-	return r > 0 || (r < 0 && errno == ESRCH);
+	return s->pid > 0 && mover > 0 && syscall(SYS_kcmp, s->pid, mover, KCMP_VM, 0, 0) > 0 &&
+	       !leader_is_zombie(s->pid);
 }
 
 static void read_line(pid_t pid, const char *name, char *text, size_t size)

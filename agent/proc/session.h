@@ -242,8 +242,8 @@ int session_open_proc(struct session *s);
 uint64_t session_evicted_pages(const struct session *s);
 /* RSS in bytes by /proc/PID/statm; 0 when it can't be read. Worker. */
 uint64_t session_read_resident(struct session *s);
-/* The mover runs in another address space than the process by now (exec), or
-   the process is gone. Worker. */
+/* The mover runs in another address space than the process by now: an exec.
+   Worker. */
 bool session_has_execed(const struct session *s);
 /* comm and cgroup; engine. */
 void session_read_names(struct session *s);
