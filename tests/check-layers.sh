@@ -137,7 +137,7 @@ check_tree() { # TREE; prints offenders, returns 1 if there are any
 				bad("\"" name "\" is no file of the tree")
 			next
 		}
-		if (!quoted && name !~ /\//) # the system's: our folders are no -I
+		if (!quoted && name !~ /\//) # of the system: our folders are no -I
 			next
 		if (!quoted) {
 			bad("<" name "> is a file of the tree: use quotes")
