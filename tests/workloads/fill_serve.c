@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * fill_serve [MIB]: fills memory with known contents and obeys its standard
+ * input, a line each, an answer each, so that a test can act in between:
+ *	verify	reads and checks every page: "right PAGES"
+ *	change	rewrites every third page: "changed PAGES"
+ *	absent	"absent PAGES", of those filled
+ *	pages	"pages PAGES", how many were filled
+ *	rss	"rss KIB", as the kernel says in VmRSS
+ *	work	touches and checks a few pages at random: "right PAGES"
+ *	quit	"bye", and exit with 0
+ * Says "ready PID" first.
+ */
+#include "workload.h"
+
+static unsigned char *area;
+static size_t pages;
+static unsigned *generation;
+
+static size_t verify(void)
+{
+	size_t i;
+
+	for (i = 0; i < pages; i++)
+		wl_check_key("served", area + i * WL_PAGE, content_key(9, i, generation[i]), i);
+	return pages;
+}
+
+static size_t change(void)
+{
+	size_t i, n = 0;
+
+	for (i = 0; i < pages; i += 3, n++) {
+		wl_check_key("before a change", area + i * WL_PAGE,
+			     content_key(9, i, generation[i]), i);
+		content_page(area + i * WL_PAGE, content_key(9, i, ++generation[i]));
+	}
+	return n;
+}
+
+static size_t work(void)
+{
+	static uint64_t rng = 5;
+	size_t n, i;
+
+	for (n = 0; n < 64; n++) {
+		i = content_next(&rng) % pages;
+		wl_check_key("worked on", area + i * WL_PAGE, content_key(9, i, generation[i]), i);
+	}
+	return n;
+}
+
+static size_t rss(void)
+{
+	char line[256];
+	size_t kib = 0;
+	FILE *file = fopen("/proc/self/status", "re");
+
+	WL_CHECK(file, "/proc/self/status: %s", strerror(errno));
+	while (fgets(line, sizeof(line), file))
+		if (sscanf(line, "VmRSS: %zu", &kib) == 1)
+			break;
+	fclose(file);
+	WL_CHECK(kib, "no VmRSS");
+	return kib;
+}
+
+static bool obey(const char *line)
+{
+	if (!strcmp(line, "verify"))
+		printf("right %zu\n", verify());
+	else if (!strcmp(line, "change"))
+		printf("changed %zu\n", change());
+	else if (!strcmp(line, "work"))
+		printf("right %zu\n", work());
+	else if (!strcmp(line, "absent"))
+		printf("absent %zu\n", wl_absent(area, pages));
+	else if (!strcmp(line, "pages"))
+		printf("pages %zu\n", pages);
+	else if (!strcmp(line, "rss"))
+		printf("rss %zu\n", rss());
+	else if (!strcmp(line, "quit"))
+		return false;
+	else
+		printf("unknown %s\n", line);
+	return true;
+}
+
+int main(int argc, char **argv)
+{
+	char line[64];
+
+	pages = (size_t)(wl_arg(argc, argv, 1, 32) * 256);
+	WL_CHECK(pages, "nothing to do");
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	generation = calloc(pages, sizeof(*generation));
+	WL_CHECK(generation, "calloc");
+	area = wl_map(pages);
+	wl_fill(area, pages, 9);
+	printf("ready %d\n", (int)getpid());
+	while (fgets(line, sizeof(line), stdin)) {
+		line[strcspn(line, "\n")] = 0;
+		if (!obey(line))
+			break;
+	}
+	printf("bye\n");
+	return 0;
+}
