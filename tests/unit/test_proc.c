@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* proc: sets of ranges against a model, and packets of a hostile peer. */
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/util.h"
+#include "proc/gate.h"
+#include "proc/handshake.h"
+#include "proc/mappings.h"
+#include "proc/ranges.h"
+
+#define PAGES 96
+
+static void compare(const struct ranges *set, const bool *model)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < PAGES; i++) {
+		ck_assert_int_eq(ranges_find(set, i * PAGE_BYTES) != NULL, model[i]);
+		bytes += model[i] * PAGE_BYTES;
+	}
+	ck_assert_uint_eq(ranges_bytes(set), bytes);
+	for (size_t i = 1; i < set->nr; i++) /* disjoint, not even adjacent */
+		ck_assert_uint_lt(set->v[i - 1].end, set->v[i].start);
+}
+
+START_TEST(test_ranges_against_model)
+{
+	struct ranges set = { 0 }, copy = { 0 };
+	bool model[PAGES] = { false };
+
+	srand(7);
+	for (int round = 0; round < 20000; round++) {
+		unsigned a = (unsigned)rand() % PAGES, b = a + (unsigned)rand() % (PAGES - a);
+		bool add = rand() & 1;
+
+		if (add)
+			ck_assert_int_eq(ranges_add(&set, a * PAGE_BYTES, b * PAGE_BYTES), 0);
+		else
+			ck_assert_int_eq(ranges_remove(&set, a * PAGE_BYTES, b * PAGE_BYTES), 0);
+		for (unsigned i = a; i < b; i++)
+			model[i] = add;
+		compare(&set, model);
+		if (a < b)
+			ck_assert_int_eq(ranges_cover(&set, a * PAGE_BYTES, b * PAGE_BYTES),
+					 memchr(&model[a], 0, b - a) == NULL);
+	}
+	ck_assert_int_eq(ranges_copy(&copy, &set), 0);
+	compare(&copy, model);
+	ranges_deinit(&copy);
+	ranges_deinit(&set);
+}
+END_TEST
+
+static struct wire_attach good_attach(void)
+{
+	struct wire_attach m = {
+		.head = { WIRE_MAGIC, WIRE_VERSION, WIRE_ATTACH },
+		.transit = 0x7f0000100000,
+		.identity = 0x7f0000200000,
+		.nr_never = 2,
+		.never = { { 0x7f0000100000, 0x7f0000200000 }, { 0x7f0000200000, 0x7f0000201000 } },
+	};
+
+	return m;
+}
+
+START_TEST(test_attach_good)
+{
+	struct wire_attach m = good_attach();
+
+	ck_assert(handshake_is_attach(&m, sizeof(m)));
+}
+END_TEST
+
+START_TEST(test_attach_hostile)
+{
+	struct wire_attach m;
+
+#define REFUSED(change)                                                  \
+	do {                                                             \
+		m = good_attach();                                       \
+		change;                                                  \
+		ck_assert_msg(!handshake_is_attach(&m, sizeof(m)), #change); \
+	} while (0)
+	REFUSED(m.head.magic++);
+	REFUSED(m.head.version++);
+	REFUSED(m.head.type = WIRE_HELLO);
+	REFUSED(m.nr_never = WIRE_NEVER_MAX + 1);
+	REFUSED(m.nr_never = UINT32_MAX);
+	REFUSED(m.nr_never = 1);
+	REFUSED(m.transit += 1);
+	REFUSED(m.transit += WIRE_PAGE);
+	REFUSED(m.transit = UINT64_MAX - WIRE_PAGE + 1);
+	REFUSED(m.transit = 0);
+	REFUSED(m.identity += 8);
+	REFUSED(m.identity = UINT64_MAX);
+	REFUSED(m.identity = 0x7f0000300000);
+	REFUSED(m.never[0].end = m.never[0].start);
+	REFUSED(m.never[0].start = m.never[0].end + WIRE_PAGE);
+	REFUSED(m.never[1].end = UINT64_MAX);
+	REFUSED(m.never[1].end = (uint64_t)1 << 48);
+	m = good_attach();
+	for (size_t size = 0; size < sizeof(m); size++)
+		ck_assert(!handshake_is_attach(&m, size));
+	ck_assert(!handshake_is_attach(&m, sizeof(m) + 1));
+}
+END_TEST
+
+START_TEST(test_hello)
+{
+	struct wire_hello m = { .head = { WIRE_MAGIC, WIRE_VERSION, WIRE_HELLO }, .kind = WIRE_NEW };
+
+	ck_assert(handshake_is_hello(&m, sizeof(m)));
+	m.head.version = 99; /* answered with "unsupported", so well formed */
+	ck_assert(handshake_is_hello(&m, sizeof(m)));
+	m.kind = 3;
+	ck_assert(!handshake_is_hello(&m, sizeof(m)));
+	m.kind = WIRE_CHILD;
+	ck_assert(!handshake_is_hello(&m, sizeof(m) - 1));
+	m.head.magic = 0;
+	ck_assert(!handshake_is_hello(&m, sizeof(m)));
+}
+END_TEST
+
+/* INV-2: a mover inside, or nonsense in the word, ends the wait in bounded time
+   and leaves the request to be told. */
+START_TEST(test_INV_2_gate_gives_up)
+{
+	struct wire_gate gate = { .word = WIRE_GATE_MOVER };
+
+	ck_assert(!gate_enter(&gate));
+	ck_assert_uint_eq(gate.wanted, 1);
+	gate.word = 0xdeadbeef;
+	ck_assert(!gate_enter(&gate));
+	gate.word = WIRE_GATE_FREE;
+	ck_assert(gate_enter(&gate));
+	ck_assert_uint_eq(gate.word, WIRE_GATE_AGENT);
+	gate_leave(&gate);
+	ck_assert_uint_eq(gate.word, WIRE_GATE_FREE);
+	ck_assert_uint_eq(gate.wanted, 0);
+	ck_assert(gate_enter(NULL));
+}
+END_TEST
+
+START_TEST(test_mappings_of_smaps)
+{
+	static const char smaps[] =
+		"55d000000000-55d000001000 rw-p 00000000 00:00 0   [heap]\nLocked: 0 kB\nVmFlags: rd wr mr mw me ac \n"
+		"7f0000000000-7f0000100000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me ac \n"
+		"7f0000100000-7f0000200000 rw-p 00000000 00:00 0 \nLocked: 8 kB\nVmFlags: rd wr mr mw me lo ac \n"
+		"7f0000200000-7f0000300000 rw-s 00000000 00:01 99 /dev/zero (deleted)\nVmFlags: rd wr sh ac \n"
+		"7f0000300000-7f0000400000 r--p 00000000 00:00 0 \nVmFlags: rd mr mw me ac \n"
+		"7f0000400000-7f0000500000 rw-p 00001000 08:01 42 /usr/lib/x.so\nVmFlags: rd wr mr mw me ac \n"
+		"7f0000500000-7f0000600000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me dc ac \n"
+		"7f0000600000-7f0000700000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me dd ac \n"
+		"7f0000700000-7f0000800000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me wf ac \n"
+		"7f0000800000-7f0000900000 rw-p 00000000 00:00 0  [anon:arena]\nVmFlags: rd wr mr mw me ac um \n"
+		"7f0000900000-7f0000a00000 rwxp 00000000 00:00 0 \nVmFlags: rd wr ex mr mw me ac \n"
+		"7f0000a00000-7f0000b00000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me ac \n"
+		"7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0  [stack]\nVmFlags: rd wr mr mw me gd ac \n";
+	const struct wire_range never = { 0x7f0000a80000, 0x7f0000a81000 };
+	static const uint64_t want[] = { 0x55d000000000, 0x7f0000000000, 0x7f0000800000 };
+	struct mappings m = { 0 };
+	FILE *f = tmpfile();
+
+	ck_assert_uint_eq(fwrite(smaps, 1, sizeof(smaps) - 1, f), sizeof(smaps) - 1);
+	fflush(f);
+	ck_assert_int_eq(mappings_read(&m, fileno(f), &never, 1), 0);
+	ck_assert_uint_eq(m.nr, ARRAY_SIZE(want));
+	for (size_t i = 0; i < m.nr; i++)
+		ck_assert_uint_eq(m.v[i].start, want[i]);
+	ck_assert_uint_eq(m.locked_bytes, 8 << 10);
+	ck_assert_ptr_eq(mappings_after(&m, 0x7f0000100000), &m.v[2]);
+	ck_assert_ptr_null(mappings_after(&m, 0x7f0000900000));
+	mappings_deinit(&m);
+	fclose(f);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("proc");
+	TCase *tc = tcase_create("proc");
+	SRunner *runner = srunner_create(suite);
+	int failed;
+
+	tcase_add_test(tc, test_ranges_against_model);
+	tcase_add_test(tc, test_attach_good);
+	tcase_add_test(tc, test_attach_hostile);
+	tcase_add_test(tc, test_hello);
+	tcase_add_test(tc, test_INV_2_gate_gives_up);
+	tcase_add_test(tc, test_mappings_of_smaps);
+	suite_add_tcase(suite, tc);
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/util.h"
+#include "page/staging.h"
+
+#define PAGES 128
+
+START_TEST(test_full_and_back)
+{
+	struct staging *st = staging_new(PAGES * PAGE_BYTES);
+	uint32_t index[PAGES + 1];
+
+	ck_assert_uint_eq(staging_alloc(st, index, PAGES + 1), PAGES);
+	ck_assert_uint_eq(staging_used_bytes(st), PAGES * PAGE_BYTES);
+	for (unsigned i = 0; i < PAGES; i++)
+		memset(staging_page(st, index[i]), (int)i, PAGE_BYTES);
+	for (unsigned i = 0; i < PAGES; i++)
+		ck_assert_int_eq(*(uint8_t *)staging_page(st, index[i]), (int)i);
+	for (unsigned i = 0; i < PAGES; i++)
+		ck_assert_uint_eq(staging_unref(st, index[i]), 0);
+	ck_assert_uint_eq(staging_used_bytes(st), 0);
+	ck_assert_uint_eq(staging_resident_bytes(st), PAGES * PAGE_BYTES);
+	staging_trim(st, 10);
+	ck_assert_uint_eq(staging_resident_bytes(st), 10 * PAGE_BYTES);
+	ck_assert_uint_eq(staging_alloc(st, index, PAGES), PAGES);
+	for (unsigned i = 0; i < PAGES; i++)
+		staging_unref(st, index[i]);
+	staging_free(st);
+}
+END_TEST
+
+/* A pack thread that comes late must not get the page's next life. */
+START_TEST(test_tryref_of_reused_page_fails)
+{
+	struct staging *st = staging_new(PAGES * PAGE_BYTES);
+	uint32_t a, b, generation;
+
+	ck_assert_uint_eq(staging_alloc(st, &a, 1), 1);
+	generation = staging_generation(st, a);
+	ck_assert(staging_tryref(st, a, generation));
+	ck_assert(staging_is_shared(st, a));
+	staging_unref(st, a);
+	ck_assert(!staging_is_shared(st, a));
+	staging_unref(st, a);
+	ck_assert(!staging_tryref(st, a, generation));
+	ck_assert_uint_eq(staging_alloc(st, &b, 1), 1);
+	ck_assert_uint_eq(a, b);
+	ck_assert(!staging_tryref(st, b, generation));
+	ck_assert(staging_tryref(st, b, staging_generation(st, b)));
+	staging_unref(st, b);
+	staging_unref(st, b);
+	staging_free(st);
+}
+END_TEST
+
+START_TEST(test_forwarder_keeps_index_not_memory)
+{
+	struct staging *st = staging_new(PAGES * PAGE_BYTES);
+	uint32_t a;
+
+	ck_assert_uint_eq(staging_alloc(st, &a, 1), 1);
+	memset(staging_page(st, a), 1, PAGE_BYTES);
+	staging_ref(st, a);
+	staging_forward(st, a, 77);
+	ck_assert_uint_eq(staging_forwarded(st, a), 77);
+	ck_assert_uint_eq(staging_used_bytes(st), 0);
+	ck_assert_uint_eq(*(uint8_t *)staging_page(st, a), 0); /* punched */
+	ck_assert_uint_eq(staging_unref(st, a), 0);
+	ck_assert_uint_eq(staging_unref(st, a), 77); /* the last one gets it */
+	ck_assert_uint_eq(staging_alloc(st, &a, 1), 1);
+	ck_assert_uint_eq(staging_forwarded(st, a), 0);
+	staging_unref(st, a);
+	staging_free(st);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("staging");
+	TCase *tc = tcase_create("staging");
+	SRunner *runner = srunner_create(suite);
+	int failed;
+
+	tcase_add_test(tc, test_full_and_back);
+	tcase_add_test(tc, test_tryref_of_reused_page_fails);
+	tcase_add_test(tc, test_forwarder_keeps_index_not_memory);
+	suite_add_tcase(suite, tc);
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
