@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+# SPDX-License-Identifier: GPL-2.0-or-later
 # libuswap.so, the LD_PRELOAD shim. Included by the top-level Makefile.am.
 #
 # It lives in other people's programs, so it is built with flags of its own and

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Fork children. A child is served from its first instruction (EVENT_FORK);
+ * here it gets a mover of its own, so that its pages can be evicted too. The
+ * handler runs in the child's only thread, inside fork(); see shim.h for the
+ * rules of code in a foreign process. It takes no lock and calls nobody, so it
+ * can't deadlock, and waits for nothing longer than the handshake's timeouts,
+ * the identity page aside: that is a page fault like any other.
+ *
+ * vfork, posix_spawn and raw clone don't come this way. The first two share
+ * the parent's memory or execute at once; the last is served, not evicted.
+ */
+#include "preload/shim.h"
+
+/* The only symbols we ask of the C library. Weak: glibc has the first, musl
+   the second, and without either children are served without a mover. */
+extern int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void),
+			     void *owner) __attribute__((weak));
+extern int pthread_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void))
+	__attribute__((weak));
+
+/*
+ * Which child this is, by the agent's word: the page is empty and registered,
+ * so the first read of it asks. 0: it doesn't know, or has left us.
+ */
+static uint64_t read_nonce(void)
+{
+	const uint64_t *page = (const void *)(shim.identity + WIRE_PAGE);
+
+	return __atomic_load_n(page, __ATOMIC_ACQUIRE);
+}
+
+static void in_child(void)
+{
+	struct outcome ignored = { .step = NULL };
+	sys_sigset old;
+	uint64_t nonce;
+
+	if (!shim.attached)
+		return;
+	old = sys_sigmask(SYS_SIGSET_ALL);
+	shim.attached = 0; /* the copy says so of the parent */
+	nonce = read_nonce();
+	if (nonce)
+		attach(WIRE_CHILD, nonce, &ignored);
+	sys_sigmask(old);
+}
+
+void fork_watch(void)
+{
+	/* The owner's address only has to be nobody else's (glibc drops the
+	   handlers of an object that is unloaded; this one never is). */
+	if (__register_atfork)
+		__register_atfork(NULL, NULL, in_child, &shim);
+	else if (pthread_atfork)
+		pthread_atfork(NULL, NULL, in_child);
+}

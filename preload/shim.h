@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the parts of libuswap.so share.
+ *
+ * Rules of code in a foreign process, for every file in this folder:
+ * - Raw system calls only (sys.h). No C library, no errno, no heap, no
+ *   thread-local storage, no stack protector, no sanitizer, no lock: the
+ *   program may be in any state, and the mover shares its memory and its
+ *   thread pointer. (The one call out: registering the fork handler, fork.c.)
+ * - The program must not see us (INV-10): all signals are blocked while we
+ *   work, descriptors are closed again, nothing is written but the one line
+ *   that USWAP_DEBUG asks for.
+ * - Any failure undoes what was done, and the program runs as without the
+ *   shim (INV-9). Nothing waits for the agent longer than SHIM_TIMEOUT_SEC.
+ * - Nothing here decides; the agent does.
+ */
+#ifndef USWAP_SHIM_H
+#define USWAP_SHIM_H
+
+#include "common/wire.h"
+#include "preload/sys.h"
+
+#define SHIM_TIMEOUT_SEC 5
+#define SHIM_TIMEOUT_NSEC (SHIM_TIMEOUT_SEC * 1000000000L)
+#define SHIM_PATH_MAX 108 /* of sockaddr_un */
+
+/*
+ * The arena: one mapping for all that an attached process lends to its mover,
+ * in pages. The gaps stay PROT_NONE, so that no part ever merges with a
+ * neighbour or with another part, and a stack that overflows is seen. Transit
+ * comes last: it is the part that a failed handshake can't give back
+ * (attach.c).
+ */
+enum arena_page {
+	ARENA_START_STACK = 1,
+	ARENA_START_STACK_PAGES = 4,
+	ARENA_MOVER_STACK = 6,
+	ARENA_MOVER_STACK_PAGES = 8,
+	ARENA_MOVER = 15, /* struct mover */
+	ARENA_GATE = 17,  /* the agent's memfd */
+	ARENA_TRASH = 19,
+	ARENA_TRANSIT = ARENA_TRASH + WIRE_TRANSIT_PAGES + 1,
+	ARENA_PAGES = ARENA_TRANSIT + WIRE_TRANSIT_PAGES + 1,
+};
+
+#define ARENA_BYTES ((size_t)ARENA_PAGES * WIRE_PAGE)
+#define TRANSIT_BYTES ((size_t)WIRE_TRANSIT_PAGES * WIRE_PAGE)
+#define IDENTITY_PAGES 3 /* the page between two gaps */
+#define IDENTITY_BYTES ((size_t)IDENTITY_PAGES * WIRE_PAGE)
+
+static inline uint64_t arena_at(uint64_t arena, unsigned int page)
+{
+	return arena + (uint64_t)page * WIRE_PAGE;
+}
+
+/*
+ * The state of this process, in the image's own .bss: a fork child finds a
+ * copy of its parent's. Written by the thread that attaches; the mover clears
+ * attached when the agent tells it to leave.
+ */
+struct shim {
+	uint32_t attached;
+	uint64_t identity; /* first byte of the gap before the identity page */
+	char socket_path[SHIM_PATH_MAX];
+};
+
+extern struct shim shim __attribute__((visibility("hidden")));
+
+/* How an attempt to attach ended; for the one line of USWAP_DEBUG. */
+struct outcome {
+	const char *step; /* what failed; NULL: attached */
+	long error;	  /* negative errno, or a positive enum wire_status */
+	uint32_t session;
+	int mover;
+};
+
+enum mover_state {
+	MOVER_STARTING = 0,  /* the creator waits for it */
+	MOVER_RUNNING = 1,   /* set by the mover: its descriptors are its own */
+	MOVER_ABANDONED = 2, /* set by the creator, who has stopped waiting */
+};
+
+/*
+ * All that the mover knows: it lives in the arena, is filled in before the
+ * mover exists and is the mover's alone from then on, state aside.
+ */
+struct mover {
+	uint32_t state; /* enum mover_state; compare-and-swap, and a futex */
+	int pid;	/* set by whoever cloned it; <= 0: there is none */
+	int workload;
+	int self;
+	/* Descriptors, inherited; the mover's table holds nothing else. */
+	int sock; /* -1 once the agent is gone */
+	int uffd;
+	int trash_uffd;
+	int event;
+	int pidfd; /* of the workload */
+	uint32_t drop_error;
+	uint32_t inside; /* the gate: our word stands there */
+	uint64_t arena;
+	uint64_t next_look; /* when to compare address spaces again */
+	struct wire_gate *gate;
+	struct wire_order order;
+	struct wire_report report;
+};
+
+WIRE_ASSERT(mover_fits, sizeof(struct mover) <= WIRE_PAGE);
+
+/* attach.c: 0, or -1 with the reason in *outcome and nothing left behind. */
+int attach(enum wire_kind kind, uint64_t nonce, struct outcome *outcome);
+/* spawn.c: 0, or a negative errno; -EINPROGRESS: the arena must stay. */
+long mover_start(struct mover *m);
+/* mover.c: the mover's whole life. */
+void mover_main(void *mover);
+/* fork.c: from now on fork children of this process attach themselves. */
+void fork_watch(void);
+
+#endif
