@@ -34,6 +34,8 @@ agent_libpolicy_a_SOURCES = \
 noinst_LIBRARIES += agent/libproc.a
 agent_libproc_a_SOURCES = \
 	agent/proc/gate.h \
+	agent/proc/handshake.c \
+	agent/proc/handshake.h \
 	agent/proc/mappings.c \
 	agent/proc/mappings.h \
 	agent/proc/ranges.c \

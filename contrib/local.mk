@@ -4,6 +4,11 @@ systemdsystemunit_DATA = \
 	contrib/systemd/uswap-agent.service \
 	contrib/systemd/uswap-agent.socket
 dist_udevrules_DATA = contrib/systemd/70-uswap.rules
+dist_dbuspolicy_DATA = contrib/dbus/org.uswap1.conf
+dist_dbusservice_DATA = contrib/dbus/org.uswap1.service
+dist_dbusinterface_DATA = \
+	contrib/dbus/org.uswap1.Manager.xml \
+	contrib/dbus/org.uswap1.Process.xml
 CLEANFILES += $(systemdsystemunit_DATA)
 EXTRA_DIST += \
 	contrib/systemd/uswap-agent.service.in \

@@ -6,7 +6,9 @@ EXTRA_DIST += \
 	docs/ARCHITECTURE.md \
 	docs/INVARIANTS.md \
 	docs/PERFORMANCE.md \
+	quickstart \
 	run-tests \
 	scripts/install-packages \
 	scripts/packages \
-	scripts/sdbox
+	scripts/sdbox \
+	scripts/session-records.py

@@ -30,14 +30,60 @@ check-static:
 check-system:
 	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(CONTROL_TESTS) $(LIVE_TESTS) $(SYSTEMD_TESTS)'
 
+# ---- unit: each links the layer it tests and what that stands on ----
+UNIT_TESTS = \
+	tests/unit/test_codec \
+	tests/unit/test_policy \
+	tests/unit/test_proc \
+	tests/unit/test_slot \
+	tests/unit/test_slotmap \
+	tests/unit/test_staging \
+	tests/unit/test_store
+check_PROGRAMS += $(UNIT_TESTS)
+
+tests_unit_test_codec_SOURCES = tests/unit/test_codec.c
+tests_unit_test_codec_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS)
+
+tests_unit_test_policy_SOURCES = tests/unit/test_policy.c
+tests_unit_test_policy_LDADD = agent/libpolicy.a common/libcommon.a $(CHECK_LIBS)
+
+tests_unit_test_proc_SOURCES = tests/unit/test_proc.c
+tests_unit_test_proc_LDADD = agent/libproc.a agent/libpage.a agent/libsys.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS)
+
+tests_unit_test_slot_SOURCES = tests/unit/test_slot.c
+tests_unit_test_slot_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS)
+
+tests_unit_test_slotmap_SOURCES = tests/unit/test_slotmap.c
+tests_unit_test_slotmap_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS)
+
+tests_unit_test_staging_SOURCES = tests/unit/test_staging.c
+tests_unit_test_staging_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS)
+
+tests_unit_test_store_SOURCES = tests/unit/test_store.c
+tests_unit_test_store_LDADD = backends/libbackends.a common/libcommon.a $(CHECK_LIBS)
+
 # ---- workloads: what the live tests run under the shim; never sanitized ----
 WORKLOAD_CFLAGS = $(STD_CFLAGS) $(WARN_CFLAGS) -pthread
 check_PROGRAMS += \
+	tests/workloads/exec_verify \
+	tests/workloads/fill_serve \
 	tests/workloads/fill_verify \
 	tests/workloads/fork_verify \
 	tests/workloads/have_move \
 	tests/workloads/madvise_verify \
-	tests/workloads/threads_verify
+	tests/workloads/malloc_verify \
+	tests/workloads/mremap_verify \
+	tests/workloads/munmap_verify \
+	tests/workloads/syscall_verify \
+	tests/workloads/threads_churn \
+	tests/workloads/threads_verify \
+	tests/workloads/zero_touch
+tests_workloads_exec_verify_SOURCES = tests/workloads/exec_verify.c
+tests_workloads_exec_verify_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_exec_verify_LDFLAGS = -pthread
+tests_workloads_fill_serve_SOURCES = tests/workloads/fill_serve.c
+tests_workloads_fill_serve_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_fill_serve_LDFLAGS = -pthread
 tests_workloads_fill_verify_SOURCES = tests/workloads/fill_verify.c
 tests_workloads_fill_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_fill_verify_LDFLAGS = -pthread
@@ -50,9 +96,27 @@ tests_workloads_have_move_LDFLAGS = -pthread
 tests_workloads_madvise_verify_SOURCES = tests/workloads/madvise_verify.c
 tests_workloads_madvise_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_madvise_verify_LDFLAGS = -pthread
+tests_workloads_malloc_verify_SOURCES = tests/workloads/malloc_verify.c
+tests_workloads_malloc_verify_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_malloc_verify_LDFLAGS = -pthread
+tests_workloads_mremap_verify_SOURCES = tests/workloads/mremap_verify.c
+tests_workloads_mremap_verify_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_mremap_verify_LDFLAGS = -pthread
+tests_workloads_munmap_verify_SOURCES = tests/workloads/munmap_verify.c
+tests_workloads_munmap_verify_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_munmap_verify_LDFLAGS = -pthread
+tests_workloads_syscall_verify_SOURCES = tests/workloads/syscall_verify.c
+tests_workloads_syscall_verify_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_syscall_verify_LDFLAGS = -pthread
+tests_workloads_threads_churn_SOURCES = tests/workloads/threads_churn.c
+tests_workloads_threads_churn_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_threads_churn_LDFLAGS = -pthread
 tests_workloads_threads_verify_SOURCES = tests/workloads/threads_verify.c
 tests_workloads_threads_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_threads_verify_LDFLAGS = -pthread
+tests_workloads_zero_touch_SOURCES = tests/workloads/zero_touch.c
+tests_workloads_zero_touch_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_zero_touch_LDFLAGS = -pthread
 EXTRA_DIST += \
 	tests/workloads/content.h \
 	tests/workloads/workload.h
@@ -62,7 +126,11 @@ LIVE_TESTS = \
 	tests/live/test_fork.sh \
 	tests/live/test_threads.sh
 
-TESTS += $(STATIC_TESTS) $(LIVE_TESTS)
-EXTRA_DIST += tests/run.sh $(STATIC_TESTS) $(LIVE_TESTS)
+SYSTEMD_TESTS = \
+	tests/systemd/test_unit.sh
+
+TESTS += $(STATIC_TESTS) $(UNIT_TESTS) $(LIVE_TESTS) $(SYSTEMD_TESTS)
+EXTRA_DIST += tests/run.sh $(STATIC_TESTS) $(LIVE_TESTS) $(SYSTEMD_TESTS)
 EXTRA_DIST += \
-	tests/live/lib.sh
+	tests/live/lib.sh \
+	tests/control/fake_engine.c
