@@ -132,7 +132,7 @@ agent_up() {
 
 # The configuration is agent_config's output unless $DIR/uswap.conf is there.
 # Options in the array AGENT_OPTIONS win over ours.
-AGENT_OPTIONS=()
+export AGENT_OPTIONS=()
 agent_start() {
 	[ -e "$DIR/uswap.conf" ] || agent_config >"$DIR/uswap.conf"
 	rm -f "$USWAP_SOCKET"
@@ -182,6 +182,7 @@ JQ_TOTAL='if has($key) then .[$key] else (.counters // .totals // {})[$key] end'
 JQ_PROCESS='(if type == "array" then .[0] else . end) |
 	(if has("processes") then .processes[0] else . end) |
 	if has($key) then .[$key] else (.counters // {})[$key] end'
+export JQ_ORDER='.bytes'
 
 # ---- running ----------------------------------------------------------------
 
@@ -191,7 +192,7 @@ show_tasks() {
 
 	for pid; do
 		[ -d "/proc/$pid" ] || continue
-		echo "--- process $pid ($(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | head -c 100))"
+		echo "--- process $pid ($(tr "\\0" " " 2>/dev/null <"/proc/$pid/cmdline" | head -c 100))"
 		for task in "/proc/$pid/task/"*; do
 			printf '%s %s: ' "${task##*/}" "$(cat "$task/comm" 2>/dev/null)"
 			grep -h State "$task/status" 2>/dev/null
@@ -254,6 +255,61 @@ evicted_command() {
 	return $status
 }
 
+# ---- a workload that obeys --------------------------------------------------
+
+# serve_start MIB [COMMAND...]: a fill_serve under the shim (through COMMAND, if
+# given). Sets SERVED to its number, SERVED_PID to its pid.
+SERVED=0
+SERVED_PID=
+SERVE_IN=()
+SERVE_OUT=()
+SERVE_PIDS=()
+
+serve_start() {
+	local mib=$1 n=$((SERVED + 1)) line in out
+
+	shift
+	mkfifo "$DIR/serve$n.in" "$DIR/serve$n.out"
+	setsid "$@" env "LD_PRELOAD=$LIB" WORKLOAD_EVICT=1 "$WORKLOADS/fill_serve" "$mib" \
+		<"$DIR/serve$n.in" >"$DIR/serve$n.out" &
+	exec {in}>"$DIR/serve$n.in" {out}<"$DIR/serve$n.out"
+	SERVE_IN[n]=$in
+	SERVE_OUT[n]=$out
+	read -r -t $((60 * FACTOR)) -u "$out" line || fail "fill_serve $mib: not ready"
+	SERVED_PID=${line#ready }
+	SERVE_PIDS[n]=$SERVED_PID
+	SERVED=$n
+}
+
+# ask N COMMAND: the answer's second word.
+ask() {
+	local line
+
+	echo "$2" >&"${SERVE_IN[$1]}" || fail "fill_serve $1 is gone before $2"
+	if ! read -r -t $((60 * FACTOR)) -u "${SERVE_OUT[$1]}" line; then
+		show_tasks "${SERVE_PIDS[$1]}" "$AGENT_PID"
+		fail "fill_serve $1: no answer to $2"
+	fi
+	echo "${line#* }"
+}
+
+serve_stop() {
+	local in=${SERVE_IN[$1]} out=${SERVE_OUT[$1]} line
+
+	echo quit >&"$in"
+	read -r -t $((60 * FACTOR)) -u "$out" line || fail "fill_serve $1: no bye"
+	[ "$line" = bye ] || fail "fill_serve $1: $line instead of bye"
+	exec {in}>&- {out}<&-
+}
+
+# absent_at_least N PERCENT: of the pages that fill_serve N filled.
+absent_at_least() {
+	local absent
+
+	absent=$(ask "$1" absent)
+	[ $((absent * 100)) -ge $(($(ask "$1" pages) * $2)) ]
+}
+
 # ---- the end ----------------------------------------------------------------
 
 # Movers of our workloads: they have our socket in their environment.
@@ -261,8 +317,7 @@ movers() {
 	local pid
 
 	for pid in $(pgrep -x uswap-mover || true); do
-		if tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qxF "USWAP_SOCKET=$USWAP_SOCKET"
-		then
+		if grep -qzxF "USWAP_SOCKET=$USWAP_SOCKET" "/proc/$pid/environ" 2>/dev/null; then
 			echo "$pid"
 		fi
 	done

@@ -1,0 +1,15 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# madvise, mremap, munmap, brk, mprotect, malloc and first touches, on and
+# beside pages that have left.
+# shellcheck source=tests/live/lib.sh
+. "${srcdir:-.}/tests/live/lib.sh"
+
+live_begin
+agent_start
+evicted_run madvise_verify 6
+evicted_run mremap_verify 5
+evicted_run munmap_verify 4
+evicted_run malloc_verify 4 4
+evicted_run zero_touch 4 1
+live_end

@@ -1,0 +1,98 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# uswapctl evict and restore: memory really goes and really comes back, as the
+# kernel counts it, and the bytes reported are the bytes that went.
+# shellcheck source=tests/live/lib.sh
+. "${srcdir:-.}/tests/live/lib.sh"
+
+MIB=48
+PAGES=$((MIB * 256))
+
+# Nothing leaves by itself.
+agent_config() {
+	cat <<-'END'
+		[Policy]
+		GraceSec=0.02
+		MinResident=0
+		StartDelaySec=100000
+	END
+}
+
+# order WORD...: prints the bytes it says it has moved.
+order() {
+	timeout $((60 * FACTOR)) "$CTL" --json "$@" >"$DIR/order.json" ||
+		fail "uswapctl $*: status $?: $(cat "$DIR/order.json")"
+	jq -er "$JQ_ORDER" "$DIR/order.json" || fail "uswapctl --json $*: $(cat "$DIR/order.json")"
+}
+
+exit_status() {
+	local want=$1 status=0
+
+	shift
+	timeout $((60 * FACTOR)) "$@" >"$DIR/status.out" 2>&1 || status=$?
+	[ $status = "$want" ] || fail "status $status instead of $want: $*: $(cat "$DIR/status.out")"
+}
+
+live_begin
+exit_status 3 "$CTL" stats
+agent_start
+serve_start $MIB
+one=$SERVED
+pid=$SERVED_PID
+serve_start 4
+other=$SERVED
+[ "$(ask "$one" absent)" = 0 ] || fail "pages left without an order"
+before=$(ask "$one" rss)
+
+bytes=$(order evict "$pid")
+absent=$(ask "$one" absent)
+after=$(ask "$one" rss)
+say "evict: $bytes bytes, $absent of $PAGES pages away, VmRSS $before -> $after KiB"
+# one page in sixteen doesn't compress and may stay
+[ $((absent * 100)) -ge $((PAGES * 85)) ] || fail "only $absent of $PAGES pages are away"
+[ $((before - after)) -ge $((PAGES * 4 * 80 / 100)) ] || fail "VmRSS went from $before to $after KiB"
+[ "$bytes" -ge $((absent * 4096)) ] || fail "$bytes bytes reported, $absent pages are away"
+[ "$bytes" -le $((before * 1024)) ] || fail "$bytes bytes reported of $before KiB"
+[ "$(of_process "$pid" evicted_bytes)" -ge $((absent * 4096)) ] || fail "evicted_bytes"
+[ "$(ask "$other" absent)" = 0 ] || fail "another process was evicted too"
+
+bytes=$(order restore "$pid")
+[ "$(ask "$one" absent)" = 0 ] || fail "not all is back"
+back=$(ask "$one" rss)
+say "restore: $bytes bytes, VmRSS $back KiB"
+[ "$bytes" -ge $((absent * 4096)) ] || fail "$bytes bytes restored of $absent pages"
+[ "$back" -ge $((before * 95 / 100)) ] || fail "VmRSS is $back KiB after restore, was $before"
+[ "$(of_process "$pid" evicted_bytes)" = 0 ] || fail "evicted_bytes after restore"
+[ "$(total store_blobs)" = 0 ] || fail "blobs after restore"
+[ "$(ask "$one" verify)" = $PAGES ] || fail "verify after restore"
+
+# a part; reading brings it back
+bytes=$(order evict "$pid" 8M)
+[ "$bytes" -ge $((8 << 20)) ] || fail "evict 8M: $bytes bytes"
+absent=$(ask "$one" absent)
+[ "$absent" -gt 0 ] || fail "evict 8M: no page is away"
+[ $((absent * 2)) -le $PAGES ] || fail "evict 8M: $absent pages are away"
+[ "$(ask "$one" verify)" = $PAGES ] || fail "verify after a part"
+[ "$(ask "$one" absent)" = 0 ] || fail "pages away that were just read"
+
+# everybody, twice; changed pages leave too
+order evict --all >/dev/null
+for n in "$one" "$other"; do
+	[ "$(ask "$n" absent)" -gt 0 ] || fail "evict --all"
+	[ "$(ask "$n" change)" -gt 0 ] || fail "change"
+done
+order evict --all >/dev/null
+order restore --all >/dev/null
+for n in "$one" "$other"; do
+	[ "$(ask "$n" absent)" = 0 ] || fail "restore --all"
+	[ "$(ask "$n" verify)" = "$(ask "$n" pages)" ] || fail "verify"
+done
+
+exit_status 4 "$CTL" evict $$
+exit_status 4 "$CTL" restore $$
+exit_status 2 "$CTL" evict
+exit_status 2 "$CTL" evict "$pid" 8X
+exit_status 2 "$CTL" nonsense
+serve_stop "$one"
+serve_stop "$other"
+live_end

@@ -1,0 +1,15 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# System calls read and write pages that have left; O_DIRECT, futexes and
+# signal frames among them.
+# shellcheck source=tests/live/lib.sh
+. "${srcdir:-.}/tests/live/lib.sh"
+
+live_begin
+# O_DIRECT needs a file system on a disk: the build directory rather than /tmp
+TMPDIR=$(mktemp -d "$PWD/syscalls.XXXXXX")
+export TMPDIR
+trap 'rm -rf "$TMPDIR"; live_cleanup' EXIT
+agent_start
+evicted_run syscall_verify 2
+live_end

@@ -1,0 +1,627 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * hostile_peer SOCKET [SECONDS]: does to the agent's attach socket what no shim
+ * does: wrong, short, long and endless packets, wrong descriptors, too many of
+ * them, connections by the hundred, an end at each step, a gate that is never
+ * left, a mover that lies. Every step runs in a child that is killed if the
+ * agent leaves it waiting. Exits 0 when all steps were done and the agent still
+ * takes connections; whether it is well is for the test to find out.
+ */
+#include "workload.h"
+
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <stddef.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+
+#include "common/wire.h"
+
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+
+#define STEP_MS 3000
+#define FDS_MAX 253
+#define CROWD 300
+
+static struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+/* ---- transport ---------------------------------------------------------- */
+
+static int connect_agent(void)
+{
+	int fd = (int)WL_OK(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+
+	if (!connect(fd, (struct sockaddr *)&address, sizeof(address)))
+		return fd;
+	close(fd);
+	return -1;
+}
+
+/* Errors don't matter here: the agent may have closed already. */
+static void post(int fd, const void *bytes, size_t size, const int *fds, unsigned nr_fds)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int) * FDS_MAX)];
+	} control;
+	struct iovec iov = { .iov_base = (void *)(uintptr_t)bytes, .iov_len = size };
+	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
+	struct cmsghdr *head;
+
+	if (nr_fds) {
+		memset(&control, 0, sizeof(control));
+		message.msg_control = control.bytes;
+		message.msg_controllen = CMSG_SPACE(sizeof(int) * nr_fds);
+		head = CMSG_FIRSTHDR(&message);
+		head->cmsg_level = SOL_SOCKET;
+		head->cmsg_type = SCM_RIGHTS;
+		head->cmsg_len = CMSG_LEN(sizeof(int) * nr_fds);
+		memcpy(CMSG_DATA(head), fds, sizeof(int) * nr_fds);
+	}
+	if (sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		return;
+}
+
+/* The answer's size, 0 at its end; up to two descriptors, -1 if none. */
+static size_t answer(int fd, void *bytes, size_t size, int fds[2])
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int) * 4)];
+	} control;
+	struct iovec iov = { .iov_base = bytes, .iov_len = size };
+	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes,
+				  .msg_controllen = sizeof(control.bytes) };
+	struct pollfd wait = { .fd = fd, .events = POLLIN };
+	struct cmsghdr *head;
+	ssize_t n;
+
+	fds[0] = fds[1] = -1;
+	if (poll(&wait, 1, 1000) <= 0)
+		return 0;
+	n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+	if (n <= 0)
+		return 0;
+	head = CMSG_FIRSTHDR(&message);
+	if (head && head->cmsg_type == SCM_RIGHTS) {
+		n = (ssize_t)((head->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(fds, CMSG_DATA(head), sizeof(int) * (size_t)(n > 2 ? 2 : n));
+		n = 1;
+	}
+	return (size_t)n;
+}
+
+static struct wire_head head_of(enum wire_type type)
+{
+	struct wire_head head = { .magic = WIRE_MAGIC, .version = WIRE_VERSION };
+
+	head.type = (uint16_t)type;
+	return head;
+}
+
+static void hello(int fd)
+{
+	struct wire_hello packet = { .head = head_of(WIRE_HELLO), .kind = WIRE_NEW };
+
+	post(fd, &packet, sizeof(packet), NULL, 0);
+}
+
+/* As far as WELCOME: the device the agent gives, or -1. */
+static int welcomed(int fd)
+{
+	struct wire_welcome packet;
+	int fds[2];
+
+	hello(fd);
+	answer(fd, &packet, sizeof(packet), fds);
+	return fds[0];
+}
+
+/* ---- a session that looks right ------------------------------------------ */
+
+struct session {
+	int fd;
+	int uffd, mem, pagemap;
+	int gate, event;
+	struct wire_gate *words;
+	unsigned char *transit, *identity;
+	struct wire_attach attach;
+};
+
+static bool session_prepare(struct session *s)
+{
+	int device;
+
+	memset(s, 0, sizeof(*s));
+	s->fd = connect_agent();
+	device = s->fd < 0 ? -1 : welcomed(s->fd);
+	if (device < 0)
+		return false;
+	s->uffd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+	close(device);
+	s->mem = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+	s->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	s->transit = wl_map(WIRE_TRANSIT_PAGES);
+	s->identity = wl_map(1);
+	madvise(s->transit, WIRE_TRANSIT_PAGES * WL_PAGE, MADV_DONTFORK);
+	madvise(s->identity, WL_PAGE, MADV_WIPEONFORK);
+	s->attach.head = head_of(WIRE_ATTACH);
+	s->attach.transit = (uintptr_t)s->transit;
+	s->attach.identity = (uintptr_t)s->identity;
+	s->attach.nr_never = 2;
+	s->attach.never[0].start = (uintptr_t)s->transit;
+	s->attach.never[0].end = (uintptr_t)s->transit + WIRE_TRANSIT_PAGES * WL_PAGE;
+	s->attach.never[1].start = (uintptr_t)s->identity;
+	s->attach.never[1].end = (uintptr_t)s->identity + WL_PAGE;
+	return s->uffd >= 0;
+}
+
+static void session_post(struct session *s)
+{
+	int fds[3] = { s->uffd, s->mem, s->pagemap };
+
+	post(s->fd, &s->attach, sizeof(s->attach), fds, 3);
+}
+
+static bool session_attach(struct session *s)
+{
+	struct wire_attached packet;
+	int fds[2];
+
+	if (!session_prepare(s))
+		return false;
+	session_post(s);
+	answer(s->fd, &packet, sizeof(packet), fds);
+	s->gate = fds[0];
+	s->event = fds[1];
+	if (s->gate < 0)
+		return false;
+	s->words = mmap(NULL, WL_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, s->gate, 0);
+	return s->words != MAP_FAILED;
+}
+
+static void session_ready(struct session *s)
+{
+	struct wire_ready packet = { .head = head_of(WIRE_READY), .mover = (uint32_t)getpid() };
+
+	post(s->fd, &packet, sizeof(packet), NULL, 0);
+}
+
+/* ---- steps --------------------------------------------------------------- */
+
+static uint64_t rng;
+
+static uint64_t rand64(void)
+{
+	return content_next(&rng);
+}
+
+static void step_connect_only(void)
+{
+	unsigned i;
+
+	for (i = 0; i < 200; i++)
+		close(connect_agent());
+}
+
+static void step_noise(void)
+{
+	static unsigned char bytes[65536];
+	unsigned i;
+	size_t size;
+	int fd;
+
+	for (i = 0; i < 100; i++) {
+		fd = connect_agent();
+		for (size = 0; size + 8 <= sizeof(bytes); size += 8) {
+			uint64_t r = rand64();
+
+			memcpy(bytes + size, &r, sizeof(r));
+		}
+		post(fd, bytes, i % 3 ? rand64() % 300 : rand64() % sizeof(bytes), NULL, 0);
+		post(fd, bytes, rand64() % 64, NULL, 0);
+		close(fd);
+	}
+}
+
+/* Everything near a HELLO, each byte of its head wrong once, each length. */
+static void step_hello_damaged(void)
+{
+	unsigned char bytes[256];
+	struct wire_hello packet = { .head = head_of(WIRE_HELLO), .kind = WIRE_NEW };
+	struct wire_welcome reply;
+	int fd, fds[2];
+	size_t i;
+
+	for (i = 0; i < sizeof(packet) + 16; i++) {
+		memset(bytes, 0, sizeof(bytes));
+		memcpy(bytes, &packet, sizeof(packet));
+		fd = connect_agent();
+		post(fd, bytes, i, NULL, 0); /* short, right, long */
+		close(fd);
+		fd = connect_agent();
+		bytes[i % sizeof(packet)] ^= (unsigned char)(1 + rand64() % 255);
+		post(fd, bytes, sizeof(packet), NULL, 0);
+		answer(fd, &reply, sizeof(reply), fds);
+		close(fds[0]);
+		close(fds[1]);
+		close(fd);
+	}
+}
+
+/* A fork child that nobody knows, and packets that come at the wrong time. */
+static void step_wrong_order(void)
+{
+	static unsigned char bytes[sizeof(struct wire_order)];
+	struct wire_hello packet = { .head = head_of(WIRE_HELLO), .kind = WIRE_CHILD };
+	struct wire_head head;
+	unsigned type;
+	int fd, device;
+
+	for (type = 0; type < 10; type++) {
+		fd = connect_agent();
+		packet.nonce = rand64();
+		post(fd, &packet, sizeof(packet), NULL, 0);
+		close(fd);
+		fd = connect_agent();
+		device = type & 1 ? welcomed(fd) : -1;
+		head = head_of((enum wire_type)type);
+		memcpy(bytes, &head, sizeof(head));
+		post(fd, bytes, sizeof(struct wire_hello), NULL, 0);
+		post(fd, bytes, sizeof(struct wire_attach), NULL, 0);
+		post(fd, bytes, sizeof(bytes), NULL, 0);
+		close(device);
+		close(fd);
+	}
+}
+
+static void open_strange(int fds[8])
+{
+	int ends[2] = { -1, -1 };
+
+	fds[0] = open("/dev/null", O_RDWR | O_CLOEXEC);
+	fds[1] = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+	fds[2] = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	fds[3] = epoll_create1(EPOLL_CLOEXEC);
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		ends[0] = ends[1] = -1;
+	fds[4] = ends[0];
+	fds[5] = ends[1];
+	fds[6] = memfd_create("strange", MFD_CLOEXEC);
+	fds[7] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+}
+
+/* ATTACH with all kinds and numbers of descriptors that are not ours. */
+static void step_strange_descriptors(void)
+{
+	int strange[8], fds[FDS_MAX], nr[] = { 0, 1, 2, 3, 4, 16, FDS_MAX };
+	struct session s;
+	size_t i, k;
+
+	open_strange(strange);
+	for (i = 0; i < 7; i++) {
+		if (!session_prepare(&s))
+			continue;
+		for (k = 0; k < FDS_MAX; k++)
+			fds[k] = strange[(i + k) % 8];
+		post(s.fd, &s.attach, sizeof(s.attach), fds, (unsigned)nr[i]);
+		close(s.fd);
+	}
+	for (i = 0; i < 8 * 3; i++) { /* one of three is wrong */
+		if (!session_prepare(&s))
+			continue;
+		fds[0] = s.uffd;
+		fds[1] = s.mem;
+		fds[2] = s.pagemap;
+		fds[i % 3] = strange[i / 3];
+		post(s.fd, &s.attach, sizeof(s.attach), fds, 3);
+		wl_sleep_ms(5);
+		close(s.fd);
+	}
+}
+
+/* Somebody else's memory, a used userfaultfd, another process's one. */
+static void step_foreign_descriptors(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct session s, other;
+	unsigned i;
+
+	for (i = 0; i < 5; i++) {
+		if (!session_prepare(&s) || !session_prepare(&other))
+			return;
+		if (i == 0)
+			s.mem = open("/proc/1/mem", O_RDONLY | O_CLOEXEC);
+		else if (i == 1)
+			s.pagemap = open("/proc/1/pagemap", O_RDONLY | O_CLOEXEC);
+		else if (i == 2)
+			s.mem = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+		else if (i == 3)
+			ioctl(s.uffd, UFFDIO_API, &api);
+		else
+			s.mem = s.pagemap;
+		session_post(&s);
+		session_ready(&s);
+		wl_sleep_ms(20);
+		/* the same userfaultfd for two sessions */
+		other.uffd = s.uffd;
+		session_post(&other);
+		session_ready(&other);
+		wl_sleep_ms(20);
+		close(s.fd);
+		close(other.fd);
+	}
+}
+
+static void step_attach_damaged(void)
+{
+	static const uint64_t bad[] = { 0,
+					1,
+					4096,
+					0x123,
+					1ull << 47,
+					~0ull,
+					~0ull << 12,
+					0xffff800000000000ull };
+	struct session s;
+	size_t i;
+
+	for (i = 0; i < 40; i++) {
+		if (!session_prepare(&s))
+			return;
+		if (i < 8)
+			s.attach.transit = bad[i];
+		else if (i < 16)
+			s.attach.identity = bad[i - 8];
+		else if (i < 24)
+			s.attach.nr_never = i % 2 ? (uint32_t)rand64() : WIRE_NEVER_MAX + (uint32_t)i - 16;
+		else if (i < 32)
+			s.attach.never[0].end = bad[i - 24];
+		else
+			((unsigned char *)&s.attach)[rand64() % sizeof(s.attach)] ^= 0x81;
+		session_post(&s);
+		session_ready(&s);
+		wl_sleep_ms(10);
+		close(s.fd);
+	}
+	for (i = 0; i < sizeof(s.attach); i += 13) { /* short */
+		int fds[3];
+
+		if (!session_prepare(&s))
+			return;
+		fds[0] = s.uffd;
+		fds[1] = s.mem;
+		fds[2] = s.pagemap;
+		post(s.fd, &s.attach, i, fds, 3);
+		close(s.fd);
+	}
+}
+
+/* Leaves at each step of a right handshake. */
+static void step_leave_early(void)
+{
+	struct session s;
+	unsigned i;
+	int fd;
+
+	for (i = 0; i < 20; i++) {
+		fd = connect_agent();
+		hello(fd);
+		close(fd);
+		fd = connect_agent();
+		close(welcomed(fd));
+		close(fd);
+		if (session_prepare(&s)) {
+			session_post(&s);
+			close(s.fd);
+		}
+		if (session_attach(&s))
+			close(s.fd);
+		if (session_attach(&s)) {
+			session_ready(&s);
+			if (i & 1)
+				wl_sleep_ms(10);
+			close(s.fd);
+		}
+	}
+}
+
+/* The memory it attached, gone while the agent works with it. */
+static void step_pull_the_rug(void)
+{
+	struct session s;
+	unsigned char *area;
+
+	if (!session_attach(&s))
+		return;
+	session_ready(&s);
+	area = wl_map(256);
+	wl_fill(area, 256, 1);
+	wl_sleep_ms(200);
+	munmap(s.transit, WIRE_TRANSIT_PAGES * WL_PAGE);
+	munmap(s.identity, WL_PAGE);
+	close(s.uffd);
+	wl_sleep_ms(200);
+	wl_unmap(area, 256);
+}
+
+static void step_gate(void)
+{
+	struct session s;
+	unsigned char *area;
+	unsigned i;
+
+	if (!session_attach(&s))
+		return;
+	WL_CHECK(ftruncate(s.gate, 0) < 0, "the gate can be cut off");
+	WL_CHECK(ftruncate(s.gate, 65536) < 0, "the gate can be made longer");
+	fallocate(s.gate, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)WL_PAGE);
+	session_ready(&s);
+	area = wl_map(256);
+	wl_fill(area, 256, 1);
+	for (i = 0; i < 200; i++) {
+		s.words->word = i < 20 ? WIRE_GATE_MOVER : (uint32_t)rand64();
+		s.words->wanted = (uint32_t)rand64();
+		s.words->generation = (uint32_t)rand64();
+		wl_sleep_ms(i < 20 ? 50 : 2);
+	}
+	memset(s.words, 0xff, WL_PAGE);
+	wl_sleep_ms(100);
+}
+
+/* Says that it has moved pages, and has not; or something else entirely. */
+static void lie(struct session *s, unsigned kind)
+{
+	static struct wire_order order;
+	struct wire_report report;
+	double end = wl_now() + 0.7;
+	struct pollfd wait = { .fd = s->fd, .events = POLLIN };
+
+	while (wl_now() < end) {
+		if (poll(&wait, 1, 50) > 0 &&
+		    recv(s->fd, &order, sizeof(order), 0) < (ssize_t)offsetof(struct wire_order, range))
+			return;
+		memset(&report, kind == 0 ? WIRE_PAGE_DONE : kind == 1 ? 0xee : WIRE_PAGE_BUSY,
+		       sizeof(report));
+		report.head = head_of(kind == 4 ? WIRE_READY : WIRE_REPORT);
+		report.seq = kind == 3 ? (uint32_t)rand64() : order.seq;
+		report.drop_error = 0;
+		post(s->fd, &report, kind == 2 ? sizeof(report) - 1 : sizeof(report), NULL, 0);
+		if (kind == 1)
+			post(s->fd, &report, sizeof(report), NULL, 0);
+	}
+}
+
+static void step_lying_mover(void)
+{
+	struct session s;
+	unsigned kind;
+	unsigned char *area = wl_map(1024);
+
+	wl_fill(area, 1024, 1);
+	for (kind = 0; kind < 5; kind++) {
+		if (!session_attach(&s))
+			return;
+		session_ready(&s);
+		session_ready(&s);
+		lie(&s, kind);
+		close(s.fd);
+	}
+}
+
+/* Sends without end and reads nothing. */
+static void step_flood(void)
+{
+	struct session s;
+	struct wire_report report = { .head = head_of(WIRE_REPORT) };
+	int strange[8], fds[FDS_MAX];
+	double end;
+	size_t i;
+
+	if (!session_attach(&s))
+		return;
+	session_ready(&s);
+	open_strange(strange);
+	for (i = 0; i < FDS_MAX; i++)
+		fds[i] = strange[i % 8];
+	for (end = wl_now() + 0.5; wl_now() < end;) {
+		report.seq++;
+		post(s.fd, &report, sizeof(report), fds, FDS_MAX);
+	}
+}
+
+/* Holds as many connections as it may get, at different steps. */
+static void step_crowd(void)
+{
+	struct rlimit limit = { CROWD * 4, CROWD * 4 };
+	unsigned i;
+	int fd;
+
+	setrlimit(RLIMIT_NOFILE, &limit);
+	for (i = 0; i < CROWD; i++) {
+		fd = connect_agent();
+		if (i % 3 == 1)
+			hello(fd);
+	}
+	wl_sleep_ms(500);
+}
+
+static const struct step {
+	const char *name;
+	void (*run)(void);
+} steps[] = {
+	{ "connections closed at once", step_connect_only },
+	{ "noise", step_noise },
+	{ "damaged HELLO", step_hello_damaged },
+	{ "packets in wrong order", step_wrong_order },
+	{ "strange descriptors", step_strange_descriptors },
+	{ "others' descriptors", step_foreign_descriptors },
+	{ "damaged ATTACH", step_attach_damaged },
+	{ "left at each step", step_leave_early },
+	{ "attached memory unmapped", step_pull_the_rug },
+	{ "gate held and damaged", step_gate },
+	{ "a mover that lies", step_lying_mover },
+	{ "flood of reports and descriptors", step_flood },
+	{ "crowd of connections", step_crowd },
+};
+#define STEPS (sizeof(steps) / sizeof(steps[0]))
+
+/* In a child: it may be left hanging by its own lies, and is killed then. */
+static void run(const struct step *step, unsigned round)
+{
+	double end = wl_now() + (double)STEP_MS / 1000;
+	bool killed = false;
+	pid_t pid = (pid_t)WL_OK(fork());
+	int status;
+
+	if (!pid) {
+		rng = content_mix(round + (uint64_t)(step - steps));
+		signal(SIGPIPE, SIG_IGN);
+		step->run();
+		_exit(0);
+	}
+	while (!waitpid(pid, &status, WNOHANG)) {
+		if (!killed && wl_now() > end) {
+			kill(pid, SIGKILL);
+			killed = true;
+		}
+		WL_CHECK(wl_now() < end + 30, "%s: child %d can't be killed", step->name, (int)pid);
+		wl_sleep_ms(2);
+	}
+	wl_say("%s: %s", step->name,
+	       killed			 ? "killed, was left waiting" :
+	       WIFEXITED(status) && !WEXITSTATUS(status) ? "done" :
+							   "ended by the agent or its own doing");
+	WL_CHECK(killed || !WIFEXITED(status) || !WEXITSTATUS(status), "%s: exit status %d",
+		 step->name, WEXITSTATUS(status));
+}
+
+int main(int argc, char **argv)
+{
+	double end;
+	unsigned round = 0;
+	size_t i;
+	int fd;
+
+	WL_CHECK(argc >= 2 && strlen(argv[1]) < sizeof(address.sun_path),
+		 "usage: hostile_peer SOCKET [SECONDS]");
+	WL_CHECK(!getenv("LD_PRELOAD"), "not to be run under the shim");
+	strcpy(address.sun_path, argv[1]);
+	end = wl_now() + wl_arg(argc, argv, 2, 0);
+	do {
+		for (i = 0; i < STEPS; i++)
+			run(&steps[i], round);
+		round++;
+	} while (wl_now() < end);
+	fd = connect_agent();
+	WL_CHECK(fd >= 0, "the agent takes no connections any more: %s", strerror(errno));
+	close(fd);
+	wl_say("%zu steps, %u rounds; the agent still listens", STEPS, round);
+	return 0;
+}
