@@ -11,6 +11,8 @@ AM_TESTS_ENVIRONMENT = \
 	USWAP_SRC='$(abs_top_srcdir)'; export USWAP_SRC; \
 	USWAP_BUILD='$(abs_top_builddir)'; export USWAP_BUILD; \
 	top_builddir='$(abs_top_builddir)'; export top_builddir; \
+	CK_TIMEOUT_MULTIPLIER=$(TIME_FACTOR)0; export CK_TIMEOUT_MULTIPLIER; \
+	USWAP_TIME_FACTOR=$(TIME_FACTOR); export USWAP_TIME_FACTOR; \
 	CC='$(CC)'; export CC;
 MOSTLYCLEANFILES += .serial
 
@@ -42,25 +44,25 @@ UNIT_TESTS = \
 check_PROGRAMS += $(UNIT_TESTS)
 
 tests_unit_test_codec_SOURCES = tests/unit/test_codec.c
-tests_unit_test_codec_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS)
+tests_unit_test_codec_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_policy_SOURCES = tests/unit/test_policy.c
-tests_unit_test_policy_LDADD = agent/libpolicy.a common/libcommon.a $(CHECK_LIBS)
+tests_unit_test_policy_LDADD = agent/libpolicy.a common/libcommon.a $(CHECK_LIBS) -lm
 
 tests_unit_test_proc_SOURCES = tests/unit/test_proc.c
-tests_unit_test_proc_LDADD = agent/libproc.a agent/libpage.a agent/libsys.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS)
+tests_unit_test_proc_LDADD = agent/libproc.a agent/libpage.a agent/libsys.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_slot_SOURCES = tests/unit/test_slot.c
-tests_unit_test_slot_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS)
+tests_unit_test_slot_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_slotmap_SOURCES = tests/unit/test_slotmap.c
-tests_unit_test_slotmap_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS)
+tests_unit_test_slotmap_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_staging_SOURCES = tests/unit/test_staging.c
-tests_unit_test_staging_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS)
+tests_unit_test_staging_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_store_SOURCES = tests/unit/test_store.c
-tests_unit_test_store_LDADD = backends/libbackends.a common/libcommon.a $(CHECK_LIBS)
+tests_unit_test_store_LDADD = backends/libbackends.a common/libcommon.a $(CHECK_LIBS) -lm
 
 # ---- workloads: what the live tests run under the shim; never sanitized ----
 WORKLOAD_CFLAGS = $(STD_CFLAGS) $(WARN_CFLAGS) -pthread
@@ -70,6 +72,7 @@ check_PROGRAMS += \
 	tests/workloads/fill_verify \
 	tests/workloads/fork_verify \
 	tests/workloads/have_move \
+	tests/workloads/hostile_peer \
 	tests/workloads/madvise_verify \
 	tests/workloads/malloc_verify \
 	tests/workloads/mremap_verify \
@@ -93,6 +96,9 @@ tests_workloads_fork_verify_LDFLAGS = -pthread
 tests_workloads_have_move_SOURCES = tests/workloads/have_move.c
 tests_workloads_have_move_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_have_move_LDFLAGS = -pthread
+tests_workloads_hostile_peer_SOURCES = tests/workloads/hostile_peer.c
+tests_workloads_hostile_peer_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_hostile_peer_LDFLAGS = -pthread
 tests_workloads_madvise_verify_SOURCES = tests/workloads/madvise_verify.c
 tests_workloads_madvise_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_madvise_verify_LDFLAGS = -pthread
@@ -122,8 +128,17 @@ EXTRA_DIST += \
 	tests/workloads/workload.h
 
 LIVE_TESTS = \
+	tests/live/test_exec.sh \
 	tests/live/test_fill.sh \
 	tests/live/test_fork.sh \
+	tests/live/test_full.sh \
+	tests/live/test_hostile.sh \
+	tests/live/test_mappings.sh \
+	tests/live/test_orders.sh \
+	tests/live/test_programs.sh \
+	tests/live/test_redis.sh \
+	tests/live/test_stop.sh \
+	tests/live/test_syscalls.sh \
 	tests/live/test_threads.sh
 
 SYSTEMD_TESTS = \
