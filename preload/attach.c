@@ -11,8 +11,6 @@
 #include "preload/shim.h"
 #include "uapi/uswap_uapi.h"
 
-#define FDS_MAX 3 /* in one packet */
-
 /* The shim's own image: from the linker, for the ranges never to touch. */
 extern const char __ehdr_start[] __attribute__((visibility("hidden")));
 extern const char _end[] __attribute__((visibility("hidden")));
@@ -45,95 +43,6 @@ static int failed(struct attempt *a, const char *step, long error)
 	a->outcome->step = step;
 	a->outcome->error = error;
 	return -1;
-}
-
-/* ---- packets ---- */
-
-static struct wire_head head_of(enum wire_type type)
-{
-	struct wire_head head = { WIRE_MAGIC, WIRE_VERSION, (uint16_t)type };
-
-	return head;
-}
-
-static long send_packet(int sock, void *packet, size_t size, const int *fd, unsigned int nr)
-{
-	union {
-		struct sys_cmsghdr head;
-		char space[sizeof(struct sys_cmsghdr) + FDS_MAX * sizeof(int)];
-	} control;
-	struct iovec iov = { packet, size };
-	struct sys_msghdr msg = { .iov = &iov, .iovlen = 1 };
-	long n;
-
-	if (nr) {
-		control.head.len = sizeof(control.head) + nr * sizeof(int);
-		control.head.level = SOL_SOCKET;
-		control.head.type = SYS_SCM_RIGHTS;
-		memcpy(control.space + sizeof(control.head), fd, nr * sizeof(int));
-		msg.control = &control;
-		msg.controllen = control.head.len;
-	}
-	do
-		n = sys_sendmsg(sock, &msg);
-	while (n == -EINTR); /* SIGSTOP and SIGCONT interrupt a timed wait */
-	if (n < 0)
-		return n;
-	return (size_t)n == size ? 0 : -EPROTO;
-}
-
-/* Takes the descriptors out of a control message; how many there were. */
-static unsigned int take_fds(const struct sys_msghdr *msg, int *fd)
-{
-	const struct sys_cmsghdr *head = msg->control;
-	unsigned int nr;
-
-	if (msg->controllen < sizeof(*head) || head->level != SOL_SOCKET ||
-	    head->type != SYS_SCM_RIGHTS || head->len < sizeof(*head))
-		return 0;
-	nr = (unsigned int)((head->len - sizeof(*head)) / sizeof(int));
-	if (nr > FDS_MAX)
-		nr = FDS_MAX; /* the buffer holds no more */
-	memcpy(fd, head + 1, nr * sizeof(int));
-	return nr;
-}
-
-/*
- * Receives one packet of exactly this size and type. fd[] gets its `want`
- * descriptors, or all stay -1; a refusal brings none, and the caller sees it
- * by the status. 0 or a negative errno.
- */
-static long recv_packet(int sock, void *packet, size_t size, enum wire_type type, int *fd,
-			unsigned int want)
-{
-	char control[sizeof(struct sys_cmsghdr) + FDS_MAX * sizeof(int)]
-		__attribute__((aligned(8)));
-	struct iovec iov = { packet, size };
-	struct sys_msghdr msg = {
-		.iov = &iov, .iovlen = 1, .control = control, .controllen = sizeof(control)
-	};
-	int got[FDS_MAX] = { -1, -1, -1 };
-	const struct wire_head *head = packet;
-	unsigned int nr, i;
-	long n;
-
-	do
-		n = sys_recvmsg(sock, &msg);
-	while (n == -EINTR);
-	if (n <= 0)
-		return n ? n : -ECONNRESET;
-	nr = take_fds(&msg, got);
-	if ((size_t)n == size && head->magic == WIRE_MAGIC && head->version == WIRE_VERSION &&
-	    head->type == type && !(msg.flags & (SYS_MSG_TRUNC | SYS_MSG_CTRUNC)) &&
-	    (nr == want || nr == 0)) {
-		for (i = 0; i < nr; i++)
-			fd[i] = got[i];
-		return 0;
-	}
-	for (i = 0; i < nr; i++)
-		close_fd(&got[i]);
-	/* Fewer descriptors than were sent: no room in this process's table. */
-	return msg.flags & SYS_MSG_CTRUNC ? -EMFILE : -EPROTO;
 }
 
 /* ---- steps ---- */
@@ -183,17 +92,17 @@ static int connect_agent(struct attempt *a)
 
 static int say_hello(struct attempt *a)
 {
-	struct wire_hello hello = { .head = head_of(WIRE_HELLO),
+	struct wire_hello hello = { .head = packet_head(WIRE_HELLO),
 				    .kind = a->kind,
 				    .nonce = a->nonce };
 	unsigned int want = a->kind == WIRE_CHILD ? 2 : 1;
 	struct wire_welcome welcome;
-	int fd[FDS_MAX] = { -1, -1, -1 };
+	int fd[PACKET_FDS] = { -1, -1, -1 };
 	long err;
 
-	err = send_packet(a->sock, &hello, sizeof(hello), NULL, 0);
+	err = packet_send(a->sock, &hello, sizeof(hello), NULL, 0);
 	if (!err)
-		err = recv_packet(a->sock, &welcome, sizeof(welcome), WIRE_WELCOME, fd, want);
+		err = packet_recv(a->sock, &welcome, sizeof(welcome), WIRE_WELCOME, fd, want);
 	if (err)
 		return failed(a, "hello", err);
 	if (a->kind == WIRE_CHILD)
@@ -310,7 +219,7 @@ static void fill_attach(const struct attempt *a, struct wire_attach *w)
 	uint64_t end = ((uint64_t)_end + WIRE_PAGE - 1) & ~(uint64_t)(WIRE_PAGE - 1);
 	uint64_t identity = identity_of(a);
 
-	w->head = head_of(WIRE_ATTACH);
+	w->head = packet_head(WIRE_ATTACH);
 	w->transit = arena_at(a->arena, ARENA_TRANSIT);
 	w->identity = identity + WIRE_PAGE;
 	w->nr_never = 3;
@@ -322,7 +231,7 @@ static void fill_attach(const struct attempt *a, struct wire_attach *w)
 static int offer(struct attempt *a)
 {
 	struct wire_attach w = { .nr_never = 0 };
-	int fd[FDS_MAX];
+	int fd[PACKET_FDS];
 	unsigned int first = a->kind == WIRE_NEW ? 0 : 1;
 	long err;
 
@@ -334,7 +243,7 @@ static int offer(struct attempt *a)
 		err = fd[1] < 0 ? fd[1] : fd[2];
 	} else {
 		a->offered = 1;
-		err = send_packet(a->sock, &w, sizeof(w), fd + first, FDS_MAX - first);
+		err = packet_send(a->sock, &w, sizeof(w), fd + first, PACKET_FDS - first);
 	}
 	close_fd(&fd[1]);
 	close_fd(&fd[2]);
@@ -361,11 +270,11 @@ static int map_gate(struct attempt *a, int memfd)
 static int accepted(struct attempt *a)
 {
 	struct wire_attached attached;
-	int fd[FDS_MAX] = { -1, -1, -1 };
+	int fd[PACKET_FDS] = { -1, -1, -1 };
 	long err;
 	int ret;
 
-	err = recv_packet(a->sock, &attached, sizeof(attached), WIRE_ATTACHED, fd, 2);
+	err = packet_recv(a->sock, &attached, sizeof(attached), WIRE_ATTACHED, fd, 2);
 	if (err)
 		return failed(a, "attach", err);
 	a->event = fd[1];

@@ -33,6 +33,7 @@ SHIM_H = preload/shim.h preload/sys.h
 # Written out for makes without VPATH substitution in $^ .
 SHIM_SRCS = $(top_srcdir)/preload/attach.c $(top_srcdir)/preload/fork.c \
 	$(top_srcdir)/preload/mem.c $(top_srcdir)/preload/mover.c \
+	$(top_srcdir)/preload/orders.c $(top_srcdir)/preload/packet.c \
 	$(top_srcdir)/preload/shim.c $(top_srcdir)/preload/spawn.c
 
 shimdir = $(libdir)/uswap

@@ -106,12 +106,28 @@ struct mover {
 
 WIRE_ASSERT(mover_fits, sizeof(struct mover) <= WIRE_PAGE);
 
+#define PACKET_FDS 3 /* at most, in one packet */
+
+/* packet.c: 0 or a negative errno. */
+struct wire_head packet_head(enum wire_type type);
+long packet_send(int sock, void *packet, size_t size, const int *fd, unsigned int nr);
+long packet_recv(int sock, void *packet, size_t size, enum wire_type type, int *fd,
+		 unsigned int want);
 /* attach.c: 0, or -1 with the reason in *outcome and nothing left behind. */
 int attach(enum wire_kind kind, uint64_t nonce, struct outcome *outcome);
 /* spawn.c: 0, or a negative errno; -EINPROGRESS: the arena must stay. */
 long mover_start(struct mover *m);
 /* mover.c: the mover's whole life. */
 void mover_main(void *mover);
+/* mover.c, in the mover: exits if the workload has gone (seldom looks). */
+void mover_look(struct mover *m);
+/* No more dealings with this agent; the userfaultfd stays. */
+void mover_hang_up(struct mover *m);
+/* Answers m->order with m->report. */
+void mover_report(struct mover *m);
+/* orders.c, in the mover: m->order, as it came, size bytes of it. */
+int order_is_sane(const struct mover *m, long size);
+void order_obey(struct mover *m);
 /* fork.c: from now on fork children of this process attach themselves. */
 void fork_watch(void);
 

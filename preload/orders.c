@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the agent orders, done by the mover: see mover.c for its rules and
+ * wire.h for the words. All of it runs in the mover.
+ */
+#include "preload/shim.h"
+#include "uapi/uswap_uapi.h"
+
+#define GATE_NAP_NSEC 20000L /* between tries, while the owner is inside */
+#define GATE_LONG_NAP_NSEC 1000000L
+#define GATE_LONG_NSEC 100000000u /* an owner this slow is not serving faults */
+#define DROP_TRIES 100
+
+/* ---- the gate ---- */
+
+static int gate_try(struct wire_gate *g)
+{
+	uint32_t expected = WIRE_GATE_FREE;
+
+	if (__atomic_load_n(&g->wanted, __ATOMIC_SEQ_CST))
+		return 0;
+	return __atomic_compare_exchange_n(&g->word, &expected, WIRE_GATE_MOVER, 0,
+					   __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+}
+
+/* The agent's socket has hung up; no packet is taken from it. */
+static int agent_hung_up(const struct mover *m)
+{
+	struct pollfd p = { .fd = m->sock, .events = 0 };
+
+	return sys_ppoll(&p, 1, 0) == 1;
+}
+
+/* 0 inside, -1 when there is no agent any more to open the gate. */
+static int gate_enter(struct mover *m)
+{
+	uint64_t begin = 0, now;
+
+	while (!gate_try(m->gate)) {
+		now = sys_now();
+		if (!begin)
+			begin = now;
+		if (now >= m->next_look && agent_hung_up(m))
+			return -1;
+		mover_look(m);
+		sys_nanosleep(now - begin < GATE_LONG_NSEC ? GATE_NAP_NSEC : GATE_LONG_NAP_NSEC);
+	}
+	m->inside = 1;
+	return 0;
+}
+
+/*
+ * The owner sets wanted and then tries the word once more; we free the word
+ * and then look at wanted: sequentially consistent, so that one sees the other.
+ */
+static void gate_leave(struct mover *m)
+{
+	uint64_t one = 1;
+
+	if (!m->inside)
+		return;
+	m->inside = 0;
+	__atomic_store_n(&m->gate->word, WIRE_GATE_FREE, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&m->gate->wanted, __ATOMIC_SEQ_CST))
+		sys_write(m->event, &one, sizeof(one));
+}
+
+static int gate_is_current(const struct mover *m)
+{
+	return __atomic_load_n(&m->gate->generation, __ATOMIC_ACQUIRE) == m->order.generation;
+}
+
+/*
+ * A range with holes takes several ioctls (each some 10 us while a thread of
+ * the workload runs), but the owner was promised to wait for one: between two
+ * it gets its turn. What it then reads may make the rest of the order stale.
+ */
+static int gate_yield(struct mover *m)
+{
+	if (!__atomic_load_n(&m->gate->wanted, __ATOMIC_RELAXED))
+		return 0;
+	gate_leave(m);
+	if (gate_enter(m))
+		return -1;
+	return gate_is_current(m) ? 0 : -1;
+}
+
+/* ---- orders ---- */
+
+/*
+ * One UFFDIO_MOVE. *done is how many pages went, also on error; a partial one
+ * answers EAGAIN, and repeating from there tells the real error.
+ */
+static long move_pages(int uffd, uint64_t to, uint64_t from, uint64_t pages, uint64_t *done)
+{
+	struct uffdio_move move = { .dst = to, .src = from, .len = pages * WIRE_PAGE };
+	long err = sys_ioctl(uffd, UFFDIO_MOVE, &move);
+
+	if (!err)
+		*done = pages;
+	else if (err == -EAGAIN && move.move > 0)
+		*done = (uint64_t)move.move / WIRE_PAGE;
+	else
+		*done = 0;
+	return err;
+}
+
+static enum wire_page page_result(long err)
+{
+	switch (err) {
+	case -EBUSY:
+		return WIRE_PAGE_BUSY;
+	case -ENOENT:
+		return WIRE_PAGE_HOLE;
+	case -EAGAIN:
+		return WIRE_PAGE_STALE;
+	case -EEXIST:
+		return WIRE_PAGE_OCCUPIED;
+	default:
+		return WIRE_PAGE_REFUSED;
+	}
+}
+
+/*
+ * Moves pages [at, at + pages) of the order, one range of it. Results go into
+ * page[], which holds WIRE_PAGE_STALE for all to begin with. -1: stop, the
+ * rest of the order stays stale.
+ */
+static int move_range(struct mover *m, unsigned int at, uint64_t from, unsigned int pages)
+{
+	uint64_t to = arena_at(m->arena, ARENA_TRANSIT + m->order.lane * WIRE_BATCH + at);
+	uint8_t *page = m->report.page + at;
+	uint64_t done, i = 0, k;
+	long err;
+
+	while (i < pages) {
+		if (i && gate_yield(m))
+			return -1;
+		err = move_pages(m->uffd, to + i * WIRE_PAGE, from + i * WIRE_PAGE, pages - i,
+				 &done);
+		for (k = 0; k < done; k++)
+			page[i + k] = WIRE_PAGE_DONE;
+		i += done;
+		if (!err || done)
+			continue;
+		if (err == -EAGAIN)
+			return -1;
+		page[i++] = (uint8_t)page_result(err);
+	}
+	return 0;
+}
+
+static void do_move(struct mover *m)
+{
+	const struct wire_order *o = &m->order;
+	unsigned int i, at = 0;
+
+	memset(m->report.page, WIRE_PAGE_DONE, sizeof(m->report.page));
+	for (i = 0; i < o->nr_ranges; i++)
+		at += o->range[i].pages;
+	memset(m->report.page, WIRE_PAGE_STALE, at);
+	if (gate_enter(m)) {
+		mover_hang_up(m);
+		return;
+	}
+	at = 0;
+	for (i = 0; gate_is_current(m) && i < o->nr_ranges; i++) {
+		if (i && gate_yield(m))
+			break;
+		if (move_range(m, at, o->range[i].address, o->range[i].pages))
+			break;
+		at += o->range[i].pages;
+	}
+	gate_leave(m);
+	mover_report(m);
+}
+
+/*
+ * Dropped pages leave by way of the trash area, on a userfaultfd that has no
+ * events: MADV_DONTNEED on transit itself would wait until the agent has read
+ * its EVENT_REMOVE. _LOCKED because transit may have been locked by the
+ * program's mlockall, and the plain advice is refused then.
+ */
+static void empty_trash(struct mover *m, uint64_t at, uint64_t pages)
+{
+	long err = sys_madvise(at, pages * WIRE_PAGE, MADV_DONTNEED_LOCKED);
+
+	if (err)
+		m->drop_error = (uint32_t)-err;
+}
+
+static void drop_run(struct mover *m, unsigned int first, unsigned int pages)
+{
+	uint64_t from = arena_at(m->arena, ARENA_TRANSIT + first);
+	uint64_t to = arena_at(m->arena, ARENA_TRASH + first);
+	uint64_t i = 0, done;
+	unsigned int tries = 0;
+	long err;
+
+	while (i < pages) {
+		err = move_pages(m->trash_uffd, to + i * WIRE_PAGE, from + i * WIRE_PAGE, pages - i,
+				 &done);
+		i += done;
+		if (done)
+			tries = 0;
+		if (!err || done)
+			continue;
+		if (tries++ < DROP_TRIES && err == -EAGAIN)
+			continue;
+		if (tries == 1 && err == -EEXIST) {
+			/* Filled by mlockall, or not emptied before. */
+			empty_trash(m, to + i * WIRE_PAGE, 1);
+			continue;
+		}
+		/* No page there is what was asked for: one that was MADV_FREE'd
+		   may vanish from transit under memory pressure. */
+		if (err != -ENOENT)
+			m->drop_error = (uint32_t)-err;
+		i++;
+		tries = 0;
+	}
+	empty_trash(m, to, pages);
+}
+
+static void do_drop(struct mover *m)
+{
+	uint64_t mask = m->order.drop_mask;
+	unsigned int lane = m->order.lane * WIRE_BATCH;
+	unsigned int i = 0, end;
+
+	while (i < WIRE_BATCH) {
+		end = i;
+		while (end < WIRE_BATCH && (mask >> end & 1))
+			end++;
+		if (end > i)
+			drop_run(m, lane + i, end - i);
+		i = end + 1;
+	}
+}
+
+/*
+ * After a fork the kernel refuses to move a page that was shared until it has
+ * been written to, also when the child is long gone; this takes it back.
+ */
+static void do_populate(struct mover *m)
+{
+	const struct wire_order *o = &m->order;
+	unsigned int i, k, at = 0;
+	uint64_t from;
+
+	memset(m->report.page, WIRE_PAGE_DONE, sizeof(m->report.page));
+	for (i = 0; i < o->nr_ranges; i++) {
+		from = o->range[i].address;
+		if (!sys_madvise(from, (size_t)o->range[i].pages * WIRE_PAGE,
+				 MADV_POPULATE_WRITE)) {
+			at += o->range[i].pages;
+			continue;
+		}
+		/* It doesn't say how far it came. */
+		for (k = 0; k < o->range[i].pages; k++, at++)
+			if (sys_madvise(from + (uint64_t)k * WIRE_PAGE, WIRE_PAGE,
+					MADV_POPULATE_WRITE))
+				m->report.page[at] = WIRE_PAGE_REFUSED;
+	}
+	mover_report(m);
+}
+
+/* ---- one order ---- */
+
+/* Page aligned, at most a batch in all, and nothing of our own. */
+static int ranges_are_sane(const struct mover *m)
+{
+	const struct wire_order *o = &m->order;
+	uint64_t sum = 0, from, end;
+	unsigned int i;
+
+	if (o->nr_ranges < 1 || o->nr_ranges > WIRE_BATCH)
+		return 0;
+	for (i = 0; i < o->nr_ranges; i++) {
+		from = o->range[i].address;
+		end = from + (uint64_t)o->range[i].pages * WIRE_PAGE;
+		sum += o->range[i].pages;
+		if (o->range[i].pages < 1 || sum > WIRE_BATCH || from % WIRE_PAGE || end < from ||
+		    (from < m->arena + ARENA_BYTES && end > m->arena))
+			return 0;
+	}
+	return 1;
+}
+
+int order_is_sane(const struct mover *m, long size)
+{
+	const struct wire_order *o = &m->order;
+
+	if (size != (long)sizeof(*o) || o->head.magic != WIRE_MAGIC ||
+	    o->head.version != WIRE_VERSION || o->head.type != WIRE_ORDER)
+		return 0;
+	switch (o->op) {
+	case WIRE_OP_MOVE:
+		return o->lane < WIRE_LANES && ranges_are_sane(m);
+	case WIRE_OP_DROP:
+		return o->lane < WIRE_LANES;
+	case WIRE_OP_POPULATE:
+		return ranges_are_sane(m);
+	case WIRE_OP_LEAVE:
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+void order_obey(struct mover *m)
+{
+	switch (m->order.op) {
+	case WIRE_OP_MOVE:
+		do_move(m);
+		break;
+	case WIRE_OP_DROP:
+		do_drop(m);
+		break;
+	case WIRE_OP_POPULATE:
+		do_populate(m);
+		break;
+	default: /* WIRE_OP_LEAVE: fork children need no mover either */
+		__atomic_store_n(&shim.attached, 0, __ATOMIC_RELEASE);
+		sys_exit_group(0);
+	}
+}
