@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * figures: what the agent tells about one process or about all of them, as
+ * plain data. One table maps a D-Bus property to its place here and to its
+ * key in --json, so that all outputs know the same.
+ */
+#ifndef USWAP_CTL_FIGURES_H
+#define USWAP_CTL_FIGURES_H
+
+#include <stddef.h>
+
+#include "ctl/ctl.h"
+
+#define FIGURES_TEXT 256
+#define FIGURES_BUCKETS 128
+#define FIGURES_TIERS 8
+
+struct bucket {
+	uint64_t bound_ns, count;
+};
+
+struct tier {
+	char name[32];
+	uint64_t capacity_bytes, used_bytes, live_bytes, blobs, errors;
+};
+
+struct figures {
+	uint64_t present; /* bit i: row i of figure_rows was told */
+	/* all */
+	char version[FIGURES_TEXT];
+	uint32_t n_processes;
+	uint64_t held, staging, metadata, store_capacity, store_used, store_live, store_blobs;
+	uint64_t store_errors, attach_refused;
+	struct tier tiers[FIGURES_TIERS];
+	unsigned nr_tiers;
+	/* one process */
+	uint64_t id, attached_usec, limit;
+	uint32_t pid, uid, parent_pid;
+	char command[FIGURES_TEXT], cgroup[FIGURES_TEXT], reason[FIGURES_TEXT];
+	/* both */
+	char state[FIGURES_TEXT];
+	int enabled;
+	uint64_t resident, registered, evicted, staged, fill, stored;
+	uint64_t pages_out, pages_in, faults, refaults, major, zero, duplicate, incompressible;
+	uint64_t busy, poisoned, stall_usec;
+	struct bucket latency[FIGURES_BUCKETS];
+	unsigned nr_latency;
+};
+
+struct figure_row {
+	const char *property;
+	const char *key;   /* in --json */
+	const char *label; /* for people */
+	char type;	   /* of D-Bus: s t u b */
+	size_t offset;
+};
+
+extern const struct figure_row figure_rows[];
+extern const size_t nr_figure_rows;
+
+/* enum ctl_exit; *v is freed by the caller. */
+int figures_get_agent(struct ctl *ctl, struct figures *f);
+int figures_get_process(struct ctl *ctl, uint32_t pid, struct figures *f);
+int figures_get_all(struct ctl *ctl, struct figures **v, size_t *n);
+
+/*
+ * Derived, and defined here once:
+ * ratio	bytes of evicted pages for one byte of what is kept of them: staged
+ *		pages as they are, the others compressed. 0: nothing is evicted.
+ * same share	same-filled pages among the evicted
+ * dup share	pages that were stored already, among all ever taken out
+ */
+double figures_ratio(const struct figures *f);
+double figures_same_share(const struct figures *f);
+double figures_dup_share(const struct figures *f);
+/* Service time that a share of the refaults didn't exceed (the upper bound of
+   its bucket), 0: there were none. */
+uint64_t figures_latency_ns(const struct figures *f, double share);
+
+#endif

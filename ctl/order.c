@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* evict, restore: the call waits until the agent has done it; meanwhile its
+   counters are polled and shown, if somebody is looking. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/units.h"
+#include "common/util.h"
+#include "ctl/ctl.h"
+#include "ctl/json.h"
+
+#define POLL_USEC 200000
+
+struct pending {
+	const char *path, *interface;
+	bool evict;
+	bool done;
+	int code;
+	uint64_t bytes;
+};
+
+static int on_reply(sd_bus_message *m, void *userdata, sd_bus_error *ret_error)
+{
+	struct pending *p = userdata;
+	const sd_bus_error *error = sd_bus_message_get_error(m);
+	int r;
+
+	p->done = true;
+	if (error) {
+		p->code = ctl_error(error, -sd_bus_message_get_errno(m));
+		return 0;
+	}
+	r = sd_bus_message_read(m, "t", &p->bytes);
+	p->code = r < 0 ? ctl_error(NULL, r) : CTL_OK;
+	return 0;
+}
+
+static void show_progress(struct ctl *ctl, const struct pending *p)
+{
+	char text[UNITS_TEXT];
+	uint64_t evicted;
+
+	if (sd_bus_get_property_trivial(ctl->bus, BUS_NAME, p->path, p->interface, "EvictedBytes",
+					NULL, 't', &evicted) < 0)
+		return;
+	units_format_size(text, evicted);
+	fprintf(stderr, "\r\033[K%s: %s %s", p->evict ? "evicting" : "restoring", text,
+		p->evict ? "are out" : "left");
+	fflush(stderr);
+}
+
+static int wait_for_reply(struct ctl *ctl, struct pending *p)
+{
+	bool watched = isatty(STDERR_FILENO) && !ctl->json;
+	bool shown = false;
+	int r = 0;
+
+	while (!p->done && r >= 0) {
+		r = sd_bus_process(ctl->bus, NULL);
+		if (r != 0)
+			continue;
+		r = sd_bus_wait(ctl->bus, watched ? POLL_USEC : UINT64_MAX);
+		if (r == -EINTR)
+			r = 0;
+		if (r == 0 && watched && !p->done) {
+			show_progress(ctl, p);
+			shown = true;
+		}
+	}
+	if (shown)
+		fputs("\r\033[K", stderr);
+	return p->done ? p->code : ctl_error(NULL, r);
+}
+
+static int send_order(struct ctl *ctl, struct pending *p, uint64_t bytes)
+{
+	sd_bus_message *m = ctl_call_new(ctl, p->path, p->interface, p->evict ? "Evict" : "Restore");
+	int r;
+
+	if (!m)
+		return CTL_FAILED;
+	r = p->evict ? sd_bus_message_append(m, "ta{sv}", bytes, 0) :
+		       sd_bus_message_append(m, "a{sv}", 0);
+	if (r >= 0) /* it takes as long as it takes */
+		r = sd_bus_call_async(ctl->bus, NULL, m, on_reply, p, UINT64_MAX);
+	sd_bus_message_unref(m);
+	return r < 0 ? ctl_error(NULL, r) : wait_for_reply(ctl, p);
+}
+
+static void print_result(const struct ctl *ctl, const struct pending *p)
+{
+	struct json json = { .pretty = ctl->pretty };
+	char text[UNITS_TEXT];
+
+	if (ctl->json) {
+		json_open(&json, NULL, '{');
+		json_number(&json, p->evict ? "evicted_bytes" : "restored_bytes", p->bytes);
+		json_close(&json, '}');
+	} else if (ctl->bytes) {
+		printf("%" PRIu64 "\n", p->bytes);
+	} else {
+		printf("%s %s\n", units_format_size(text, p->bytes),
+		       p->evict ? "evicted" : "restored");
+	}
+}
+
+/* argv: PID or nothing with --all, then SIZE for evict. */
+static int parse(const struct ctl *ctl, int argc, char *argv[], bool evict, uint32_t *pid,
+		 uint64_t *bytes)
+{
+	int sizes = argc - !ctl->all;
+
+	if (sizes < 0 || sizes > evict) {
+		ctl_complain("usage: %s PID|--all%s", evict ? "evict" : "restore",
+			     evict ? " [SIZE]" : "");
+		return CTL_USAGE;
+	}
+	if (!ctl->all && ctl_parse_pid(argv[0], pid) != CTL_OK)
+		return CTL_USAGE;
+	if (sizes && (units_parse_size(argv[argc - 1], bytes) < 0 || *bytes == 0)) {
+		ctl_complain("\"%s\" is not a size such as 64M", argv[argc - 1]);
+		return CTL_USAGE;
+	}
+	return CTL_OK;
+}
+
+static int order(struct ctl *ctl, int argc, char *argv[], bool evict)
+{
+	struct pending p = { .path = MANAGER_PATH, .interface = MANAGER_INTERFACE, .evict = evict };
+	_cleanup_free_ char *path = NULL;
+	uint64_t bytes = 0; /* all that can go */
+	uint32_t pid = 0;
+	int code = parse(ctl, argc, argv, evict, &pid, &bytes);
+
+	if (code == CTL_OK)
+		code = ctl_connect(ctl);
+	if (code == CTL_OK && !ctl->all) {
+		code = ctl_process_path(ctl, pid, &path);
+		p.path = path;
+		p.interface = PROCESS_INTERFACE;
+	}
+	if (code == CTL_OK)
+		code = send_order(ctl, &p, bytes);
+	if (code == CTL_OK)
+		print_result(ctl, &p);
+	return code;
+}
+
+int verb_evict(struct ctl *ctl, int argc, char *argv[])
+{
+	return order(ctl, argc, argv, true);
+}
+
+int verb_restore(struct ctl *ctl, int argc, char *argv[])
+{
+	return order(ctl, argc, argv, false);
+}
