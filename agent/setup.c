@@ -49,7 +49,7 @@ static void raise_limit(int resource, const char *name)
 {
 	struct rlimit limit;
 
-	if (getrlimit(resource, &limit) < 0)
+	if (getrlimit(resource, &limit) < 0 || limit.rlim_cur == limit.rlim_max)
 		return;
 	limit.rlim_cur = limit.rlim_max;
 	if (setrlimit(resource, &limit) < 0)
@@ -61,9 +61,12 @@ static void forbid_core(void)
 	/* One byte, not none: the kernel pipes a core of a process with limit 0
 	   to a handler such as systemd-coredump, but not one with limit 1. */
 	struct rlimit limit = { .rlim_cur = 1, .rlim_max = 1 };
+	struct rlimit old;
 
 	if (setrlimit(RLIMIT_CORE, &limit) == 0)
 		return;
+	if (getrlimit(RLIMIT_CORE, &old) == 0 && old.rlim_max == 0)
+		return; /* LimitCORE=0; raising it to 1 isn't allowed */
 	limit.rlim_cur = limit.rlim_max = 0;
 	if (setrlimit(RLIMIT_CORE, &limit) < 0)
 		log_warning("core dumps can't be switched off: %s", strerror(errno));

@@ -39,7 +39,7 @@ int access_check(struct control *control, sd_bus_message *m, sd_bus_error *error
 
 	if (e && (e->peer ? trusted_uid(e->uid) : trusted_sender(m)))
 		return 0;
-	log_info("%s refused: the caller has no right to it", sd_bus_message_get_member(m));
+	log_debug("%s refused: the caller has no right to it", sd_bus_message_get_member(m));
 	return sd_bus_error_set(error, SD_BUS_ERROR_ACCESS_DENIED,
 				"Only root, the agent's own user and holders of CAP_SYS_ADMIN "
 				"may do this");
