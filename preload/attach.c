@@ -128,7 +128,7 @@ static int make_arena(struct attempt *a)
 	size_t lanes = arena_at(0, ARENA_PAGES - ARENA_TRASH) - WIRE_PAGE;
 	long err;
 
-	if (at < 0 && at > -WIRE_PAGE)
+	if (at < 0)
 		return failed(a, "arena", at);
 	a->arena = arena;
 	err = sys_madvise(arena, ARENA_BYTES, MADV_DONTFORK);
@@ -162,7 +162,7 @@ static int make_identity(struct attempt *a)
 	if (a->kind == WIRE_CHILD)
 		return 0;
 	at = sys_mmap_anon(IDENTITY_BYTES, PROT_NONE);
-	if (at < 0 && at > -WIRE_PAGE)
+	if (at < 0)
 		return failed(a, "identity page", at);
 	a->identity = (uint64_t)at;
 	err = sys_madvise(a->identity, IDENTITY_BYTES, MADV_WIPEONFORK);
@@ -259,7 +259,7 @@ static int map_gate(struct attempt *a, int memfd)
 	if (sys_lseek(memfd, 0, SYS_SEEK_END) < (long)WIRE_PAGE)
 		return failed(a, "gate", -EPROTO);
 	err = sys_mmap_shared_at(at, WIRE_PAGE, memfd);
-	if (err < 0 && err > -WIRE_PAGE)
+	if (err < 0)
 		return failed(a, "gate", err);
 	err = sys_madvise(at, WIRE_PAGE, MADV_DONTFORK);
 	if (!err)

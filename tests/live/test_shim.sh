@@ -201,6 +201,18 @@ as_nobody() {
 	grep -q "attached: session" "$DIR/err" && grep -q "^child: 600" "$DIR/out"
 }
 
+# A limit of address space that the program fits in, but not the arena.
+no_space_left() {
+	local peak run
+
+	plain "$PLAIN" peak
+	peak=$(tail -n 1 "$DIR/out.plain")
+	run=("$BASH" -c "ulimit -v $((peak + 1000)); USWAP_DEBUG=1 LD_PRELOAD=\$LATER exec '$PLAIN'")
+	plain "$PLAIN"
+	LATER=$LIB shim env LD_PRELOAD= "${run[@]}"
+	[ $? = 5 ] && cmp "$DIR/out" "$DIR/out.plain" && grep -q "not attached: arena" "$DIR/err"
+}
+
 # A limit of processes that leaves none for the mover: the last step fails.
 no_process_left() {
 	local run=(setpriv --reuid=64321 --regid=64321 --clear-groups "$BASH" -c
@@ -228,6 +240,7 @@ visible() {
 	check "closed descriptors 0 and 2" all_closed
 	check "ulimit -n 10" small_limit 10
 	check "ulimit -n 4, too small to attach" small_limit 4
+	check "no address space left for the arena" no_space_left
 	check "pipelines" pipe_ends
 	check "a closed pipe is seen while its writer lives" eof_seen
 	check "shells: substitutions, subshells, signals, statuses" shells
