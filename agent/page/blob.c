@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "page/blob.h"
+
+#include <errno.h>
+
+#include "common/util.h"
+#include "page/blob_entry.h"
+#include "page/blob_index.h"
+
+/* Entries come in groups of whole pages, so that a group none is used of goes
+   back, whatever the order blobs die in. */
+#define GROUP_ENTRIES 512u
+#define GROUP_BYTES (GROUP_ENTRIES * sizeof(struct blob_entry))
+_Static_assert(GROUP_BYTES % 4096 == 0, "a group is whole pages");
+
+/* In one of two lists unless full: of those with used and free entries, or of
+   those given back. Group numbers are kept plus one, 0 is none. */
+struct group {
+	uint16_t used;
+	uint16_t nr_free; /* entries in the list below */
+	uint32_t free;	  /* id; 0 is never free */
+	uint32_t next;
+	uint32_t prev;
+};
+
+struct blob_table {
+	struct blob_entry *entries;
+	struct group *groups;
+	uint32_t max_groups;
+	uint32_t fresh;	    /* groups never touched begin here */
+	uint32_t partial;   /* head */
+	uint32_t given_back; /* head */
+	uint32_t resident;  /* groups with memory */
+	uint32_t reaping;   /* dead ones taken off the shared list */
+	_Atomic uint32_t dead; /* any thread pushes, the owner takes all */
+	struct blob_index index;
+};
+
+struct blob_table *blob_table_new(uint32_t max)
+{
+	struct blob_table *table;
+
+	if (!max || max > BLOB_ID_MAX) {
+		errno = EINVAL;
+		return NULL;
+	}
+	table = calloc(1, sizeof(*table));
+	if (!table)
+		return NULL;
+	table->max_groups = max / GROUP_ENTRIES + 1; /* id 0 is one more */
+	table->entries = blob_reserve(table->max_groups * GROUP_BYTES);
+	table->groups = blob_reserve(table->max_groups * sizeof(struct group));
+	if (!blob_index_init(&table->index, table->entries, max) || !table->entries ||
+	    !table->groups)
+		return blob_table_free(table);
+	return table;
+}
+
+struct blob_table *blob_table_free(struct blob_table *table)
+{
+	if (!table)
+		return NULL;
+	blob_index_deinit(&table->index);
+	if (table->entries)
+		munmap(table->entries, table->max_groups * GROUP_BYTES);
+	if (table->groups)
+		munmap(table->groups, table->max_groups * sizeof(struct group));
+	free(table);
+	return NULL;
+}
+
+/* ---- references: any thread ---- */
+
+static struct blob_entry *entry_of(const struct blob_table *table, uint32_t id)
+{
+	assert(id && id / GROUP_ENTRIES < table->max_groups);
+	return &table->entries[id];
+}
+
+void blob_ref(struct blob_table *table, uint32_t id)
+{
+	uint32_t old = atomic_fetch_add_explicit(&entry_of(table, id)->refs, 1,
+						 memory_order_relaxed);
+
+	assert(old && old < BLOB_ID_MAX); /* the caller holds one */
+	(void)old;
+}
+
+void blob_unref(struct blob_table *table, uint32_t id)
+{
+	struct blob_entry *entry = entry_of(table, id);
+	uint32_t old = atomic_fetch_sub_explicit(&entry->refs, 1, memory_order_acq_rel);
+	uint32_t head;
+
+	assert(old && !(old & BLOB_DEAD));
+	if (old != 1)
+		return;
+	/* Ours alone now: nobody raises a count of 0. */
+	head = atomic_load_explicit(&table->dead, memory_order_relaxed);
+	do {
+		atomic_store_explicit(&entry->refs, BLOB_DEAD | head, memory_order_relaxed);
+	} while (!atomic_compare_exchange_weak_explicit(&table->dead, &head, id,
+							memory_order_release,
+							memory_order_relaxed));
+}
+
+/* seq_cst, as in blob_move: readers of a segment announce themselves and then
+   look again where the blob is. */
+uint64_t blob_loc(const struct blob_table *table, uint32_t id)
+{
+	return atomic_load(&entry_of(table, id)->loc);
+}
+
+uint64_t blob_hash(const struct blob_table *table, uint32_t id)
+{
+	return entry_of(table, id)->hash;
+}
+
+/* ---- under the owner's lock ---- */
+
+static void list_push(struct blob_table *table, uint32_t *head, uint32_t g)
+{
+	struct group *group = &table->groups[g];
+
+	group->prev = 0;
+	group->next = *head;
+	if (*head)
+		table->groups[*head - 1].prev = g + 1;
+	*head = g + 1;
+}
+
+static void list_remove(struct blob_table *table, uint32_t *head, uint32_t g)
+{
+	struct group *group = &table->groups[g];
+
+	if (group->next)
+		table->groups[group->next - 1].prev = group->prev;
+	if (group->prev)
+		table->groups[group->prev - 1].next = group->next;
+	else
+		*head = group->next;
+}
+
+static void entry_give(struct blob_table *table, struct group *group, uint32_t id)
+{
+	table->entries[id].chain = group->free;
+	group->free = id;
+	group->nr_free++;
+}
+
+/* A group with all entries free, in the partial list. */
+static bool add_group(struct blob_table *table)
+{
+	struct group *group;
+	uint32_t g;
+
+	if (table->given_back) {
+		g = table->given_back - 1;
+		list_remove(table, &table->given_back, g);
+	} else if (table->fresh < table->max_groups) {
+		g = table->fresh++;
+	} else {
+		return false;
+	}
+	group = &table->groups[g];
+	*group = (struct group){ .used = 0 };
+	for (uint32_t i = GROUP_ENTRIES; i--;)
+		if (g || i) /* id 0 is none */
+			entry_give(table, group, g * GROUP_ENTRIES + i);
+	list_push(table, &table->partial, g);
+	table->resident++;
+	return true;
+}
+
+uint32_t blob_new(struct blob_table *table)
+{
+	struct group *group;
+	uint32_t id;
+
+	if (!table->partial && !add_group(table))
+		return 0;
+	group = &table->groups[table->partial - 1];
+	id = group->free;
+	group->free = table->entries[id].chain;
+	group->used++;
+	if (!--group->nr_free)
+		list_remove(table, &table->partial, table->partial - 1);
+	return id;
+}
+
+void blob_publish(struct blob_table *table, uint32_t id, uint64_t hash, uint64_t loc)
+{
+	struct blob_entry *entry = entry_of(table, id);
+
+	assert(loc && !atomic_load_explicit(&entry->loc, memory_order_relaxed));
+	entry->hash = hash;
+	atomic_store(&entry->loc, loc);
+	atomic_store_explicit(&entry->refs, 1, memory_order_release);
+	blob_index_add(&table->index, id);
+}
+
+uint32_t blob_find(const struct blob_table *table, uint64_t hash, uint32_t after)
+{
+	return blob_index_find(&table->index, hash, after);
+}
+
+bool blob_ref_unless_dead(struct blob_table *table, uint32_t id)
+{
+	struct blob_entry *entry = entry_of(table, id);
+	uint32_t refs = atomic_load_explicit(&entry->refs, memory_order_relaxed);
+
+	do {
+		if (!refs || refs & BLOB_DEAD)
+			return false;
+		assert(refs < BLOB_ID_MAX);
+	} while (!atomic_compare_exchange_weak_explicit(&entry->refs, &refs, refs + 1,
+							memory_order_acquire,
+							memory_order_relaxed));
+	return true;
+}
+
+bool blob_is_dead(const struct blob_table *table, uint32_t id)
+{
+	uint32_t refs = atomic_load_explicit(&entry_of(table, id)->refs, memory_order_relaxed);
+
+	return !refs || refs & BLOB_DEAD;
+}
+
+uint64_t blob_loc_of_any(const struct blob_table *table, uint32_t id)
+{
+	/* what was never used, or was given back, reads as 0 */
+	if (!id || id / GROUP_ENTRIES >= table->fresh)
+		return 0;
+	return atomic_load_explicit(&table->entries[id].loc, memory_order_relaxed);
+}
+
+void blob_move(struct blob_table *table, uint32_t id, uint64_t loc)
+{
+	assert(loc);
+	atomic_store(&entry_of(table, id)->loc, loc);
+}
+
+uint32_t blob_next_dead(struct blob_table *table)
+{
+	uint32_t id = table->reaping;
+
+	/* All at once, so a push never meets a pop: no ABA. */
+	if (!id)
+		id = atomic_exchange_explicit(&table->dead, 0, memory_order_acquire);
+	if (id)
+		table->reaping = atomic_load_explicit(&entry_of(table, id)->refs,
+						      memory_order_relaxed) &
+				 ~BLOB_DEAD;
+	return id;
+}
+
+void blob_free(struct blob_table *table, uint32_t id)
+{
+	struct blob_entry *entry = entry_of(table, id);
+	uint32_t g = id / GROUP_ENTRIES;
+	struct group *group = &table->groups[g];
+
+	assert(blob_is_dead(table, id));
+	if (atomic_load_explicit(&entry->loc, memory_order_relaxed)) /* was published */
+		blob_index_remove(&table->index, id);
+	atomic_store_explicit(&entry->refs, 0, memory_order_relaxed);
+	atomic_store_explicit(&entry->loc, 0, memory_order_relaxed);
+	if (!group->nr_free)
+		list_push(table, &table->partial, g);
+	entry_give(table, group, id);
+	/* The last group with room stays, else one blob that comes and goes
+	   would have us ask the kernel each time. */
+	if (--group->used || (table->partial == g + 1 && !group->next))
+		return;
+	list_remove(table, &table->partial, g);
+	blob_give_back(&table->entries[g * GROUP_ENTRIES], GROUP_BYTES);
+	list_push(table, &table->given_back, g);
+	table->resident--;
+}
+
+uint32_t blob_count(const struct blob_table *table)
+{
+	return table->index.blobs;
+}
+
+size_t blob_table_bytes(const struct blob_table *table)
+{
+	size_t groups = table->fresh * sizeof(struct group);
+
+	return table->resident * GROUP_BYTES + blob_index_bytes(&table->index) +
+	       (groups + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+}
