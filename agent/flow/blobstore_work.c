@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Housekeeping: dead blobs, empty segments, garbage. */
+#include "flow/blobstore_private.h"
+
+#include <string.h>
+
+/* Per call, and per hold of the lock, which puts wait for: some 2 ms and
+   some 100 us. */
+#define STEPS_PER_CALL 32
+#define RECORDS_PER_STEP 128
+
+/* Garbage bearable: 15 % of what is live, and a little for small stores. */
+#define GARBAGE_PERCENT 15
+#define GARBAGE_SLACK ((uint64_t)64 << 10)
+/* A segment with less is not worth copying the rest. */
+#define GARBAGE_OF_SEGMENT 8 /* an eighth */
+
+/* ---- dead blobs ---- */
+
+static bool reap_one(struct blobstore *bs)
+{
+	uint32_t id = blob_next_dead(bs->blobs);
+	struct domain *domain;
+	uint64_t loc;
+
+	if (!id)
+		return false;
+	loc = blob_loc(bs->blobs, id);
+	domain = bs->tenants[bs->segments[blob_loc_segment(loc)].tenant].domain;
+	assert(domain);
+	segment_drop(bs, loc);
+	blob_free(bs->blobs, id);
+	domain_uncharge(domain, record_size(loc)); /* last: it may be gone now */
+	return true;
+}
+
+/* ---- compaction ---- */
+
+static bool too_much_garbage(const struct blobstore *bs)
+{
+	return bs->held - bs->live > bs->live / 100 * GARBAGE_PERCENT + GARBAGE_SLACK;
+}
+
+static bool may_be_victim(const struct blobstore *bs, const struct segment *seg)
+{
+	if (seg->walked)
+		return false;
+	/* An open one is sealed for it: not when another can't be opened, or
+	   its domain would have none. */
+	return seg->state == SEGMENT_SEALED ||
+	       (seg->state == SEGMENT_OPEN && bs->used_segments < bs->nr_segments);
+}
+
+/* The poorest segment, as a share of it. */
+static bool pick_victim(struct blobstore *bs)
+{
+	uint64_t best_dead = 1, best_fill = GARBAGE_OF_SEGMENT;
+	uint32_t best = 0;
+
+	for (uint32_t i = 0; i < bs->top_segment; i++) {
+		const struct segment *seg = &bs->segments[i];
+		uint64_t dead = seg->fill - seg->live;
+
+		/* unless dead / fill > best_dead / best_fill */
+		if (!may_be_victim(bs, seg) || dead * best_fill <= best_dead * seg->fill)
+			continue;
+		best_dead = dead;
+		best_fill = seg->fill;
+		best = i + 1;
+	}
+	if (!best)
+		return false;
+	bs->victim = best;
+	bs->cursor = 0;
+	if (bs->segments[best - 1].state == SEGMENT_OPEN)
+		segment_seal(bs, best - 1);
+	return true;
+}
+
+/* The record at the cursor, header and frame, in buf; 0 when it makes no
+   sense. */
+static uint32_t read_record(struct blobstore *bs, struct record *record, unsigned char *buf)
+{
+	const struct segment *seg = &bs->segments[bs->victim - 1];
+	uint32_t left = seg->fill - bs->cursor, size;
+	const void *bytes;
+	int error;
+
+	if (left < sizeof(*record))
+		return 0;
+	bytes = segment_bytes(bs, bs->victim - 1, bs->cursor, sizeof(*record), buf, &error);
+	if (!bytes)
+		return 0;
+	memcpy(record, bytes, sizeof(*record));
+	size = (uint32_t)sizeof(*record) + record->len;
+	if (record->magic != RECORD_MAGIC || !record->len || size > RECORD_MAX || size > left)
+		return 0;
+	bytes = segment_bytes(bs, bs->victim - 1, bs->cursor, size, buf, &error);
+	if (!bytes)
+		return 0;
+	if (bytes != buf)
+		memcpy(buf, bytes, size);
+	return size;
+}
+
+enum step { STEP_MORE, STEP_DONE, STEP_STUCK };
+
+/* Moves the record at the cursor, if it is live, to its domain's open segment.
+   The domain is charged the same for the copy as for the original. */
+static enum step move_one(struct blobstore *bs)
+{
+	uint32_t victim = bs->victim - 1, size;
+	struct segment *seg = &bs->segments[victim];
+	unsigned char buf[RECORD_MAX];
+	struct record record;
+	uint64_t loc, new_loc;
+
+	if (bs->cursor >= seg->fill)
+		return STEP_DONE;
+	size = read_record(bs, &record, buf);
+	if (!size)
+		return STEP_DONE; /* damaged: it goes when its last blob does */
+	loc = blob_loc_make(BLOB_ZSTD, victim, bs->cursor + (uint32_t)sizeof(record), record.len);
+	if (blob_loc_of_any(bs->blobs, record.id) == loc && !blob_is_dead(bs->blobs, record.id)) {
+		if (segment_append(bs, bs->tenants[seg->tenant].domain, buf, size, true, &new_loc))
+			return STEP_STUCK;
+		blob_move(bs->blobs, record.id, new_loc);
+		segment_drop(bs, loc);
+		bs->compacted_bytes += size;
+	}
+	bs->cursor += size;
+	/* the last live record gone, segment_drop has ended it */
+	return bs->victim ? STEP_MORE : STEP_DONE;
+}
+
+/* True: there is more to do, and it can be done. */
+static bool compact_step(struct blobstore *bs)
+{
+	if (!bs->victim && (!too_much_garbage(bs) || !pick_victim(bs)))
+		return false;
+	for (unsigned i = 0; bs->victim && i < RECORDS_PER_STEP; i++) {
+		enum step step = move_one(bs);
+
+		if (step == STEP_STUCK)
+			return false;
+		if (step == STEP_MORE)
+			continue;
+		/* What is left has died meanwhile, or is damaged. */
+		if (bs->victim)
+			bs->segments[bs->victim - 1].walked = true;
+		bs->victim = 0;
+	}
+	return bs->victim || too_much_garbage(bs);
+}
+
+/* ---- */
+
+static bool reap_step(struct blobstore *bs)
+{
+	for (unsigned i = 0; i < RECORDS_PER_STEP; i++)
+		if (!reap_one(bs))
+			return false;
+	return true;
+}
+
+bool blobstore_work(struct blobstore *bs)
+{
+	bool more = true;
+
+	/* First the dead: they are not worth moving. */
+	for (unsigned i = 0; more && i < STEPS_PER_CALL; i++) {
+		pthread_mutex_lock(&bs->lock);
+		more = reap_step(bs) || compact_step(bs);
+		pthread_mutex_unlock(&bs->lock);
+	}
+	segment_free_empty(bs);
+	return more;
+}
