@@ -177,12 +177,10 @@ of_process() {
 
 # Where the keys stand in the answers.
 # shellcheck disable=SC2016
-JQ_TOTAL='if has($key) then .[$key] else (.counters // .totals // {})[$key] end'
+JQ_TOTAL='.agent[$key]'
 # shellcheck disable=SC2016
-JQ_PROCESS='(if type == "array" then .[0] else . end) |
-	(if has("processes") then .processes[0] else . end) |
-	if has($key) then .[$key] else (.counters // {})[$key] end'
-export JQ_ORDER='.bytes'
+JQ_PROCESS='.processes[0][$key]'
+export JQ_ORDER='.evicted_bytes // .restored_bytes'
 
 # ---- running ----------------------------------------------------------------
 
@@ -255,51 +253,74 @@ evicted_command() {
 	return $status
 }
 
-# ---- a workload that obeys --------------------------------------------------
+# ---- programs that obey ------------------------------------------------------
+
+# peer_start COMMAND...: a program that says "ready PID", then answers a line for
+# each it is given. Sets PEER to its number, PEER_PID to its pid.
+PEER=0
+PEER_PID=
+PEER_IN=()
+PEER_OUT=()
+PEER_PIDS=()
+
+peer_start() {
+	local n=$((PEER + 1)) line in out
+
+	mkfifo "$DIR/peer$n.in" "$DIR/peer$n.out"
+	setsid "$@" <"$DIR/peer$n.in" >"$DIR/peer$n.out" &
+	exec {in}>"$DIR/peer$n.in" {out}<"$DIR/peer$n.out"
+	PEER_IN[n]=$in
+	PEER_OUT[n]=$out
+	read -r -t $((60 * FACTOR)) -u "$out" line || fail "not ready: $*"
+	PEER_PID=${line#ready }
+	PEER_PIDS[n]=$PEER_PID
+	PEER=$n
+}
+
+# peer_ask N LINE: its answer
+peer_ask() {
+	local line
+
+	echo "$2" >&"${PEER_IN[$1]}" || fail "program ${PEER_PIDS[$1]} is gone before $2"
+	if ! read -r -t $((60 * FACTOR)) -u "${PEER_OUT[$1]}" line; then
+		show_tasks "${PEER_PIDS[$1]}" "$AGENT_PID"
+		fail "program ${PEER_PIDS[$1]}: no answer to $2"
+	fi
+	echo "$line"
+}
+
+peer_stop() {
+	local in=${PEER_IN[$1]} out=${PEER_OUT[$1]} pid=${PEER_PIDS[$1]}
+
+	exec {in}>&- {out}<&-
+	wait_until 20 "program $pid to end" peer_gone "$pid"
+}
+
+peer_gone() {
+	! kill -0 "$1" 2>/dev/null
+}
 
 # serve_start MIB [COMMAND...]: a fill_serve under the shim (through COMMAND, if
 # given). Sets SERVED to its number, SERVED_PID to its pid.
-SERVED=0
-SERVED_PID=
-SERVE_IN=()
-SERVE_OUT=()
-SERVE_PIDS=()
-
 serve_start() {
-	local mib=$1 n=$((SERVED + 1)) line in out
+	local mib=$1
 
 	shift
-	mkfifo "$DIR/serve$n.in" "$DIR/serve$n.out"
-	setsid "$@" env "LD_PRELOAD=$LIB" WORKLOAD_EVICT=1 "$WORKLOADS/fill_serve" "$mib" \
-		<"$DIR/serve$n.in" >"$DIR/serve$n.out" &
-	exec {in}>"$DIR/serve$n.in" {out}<"$DIR/serve$n.out"
-	SERVE_IN[n]=$in
-	SERVE_OUT[n]=$out
-	read -r -t $((60 * FACTOR)) -u "$out" line || fail "fill_serve $mib: not ready"
-	SERVED_PID=${line#ready }
-	SERVE_PIDS[n]=$SERVED_PID
-	SERVED=$n
+	peer_start "$@" env "LD_PRELOAD=$LIB" WORKLOAD_EVICT=1 "$WORKLOADS/fill_serve" "$mib"
+	export SERVED=$PEER SERVED_PID=$PEER_PID
 }
 
-# ask N COMMAND: the answer's second word.
+# ask N COMMAND: the answer's second word, from fill_serve N.
 ask() {
 	local line
 
-	echo "$2" >&"${SERVE_IN[$1]}" || fail "fill_serve $1 is gone before $2"
-	if ! read -r -t $((60 * FACTOR)) -u "${SERVE_OUT[$1]}" line; then
-		show_tasks "${SERVE_PIDS[$1]}" "$AGENT_PID"
-		fail "fill_serve $1: no answer to $2"
-	fi
+	line=$(peer_ask "$1" "$2") || exit 1
 	echo "${line#* }"
 }
 
 serve_stop() {
-	local in=${SERVE_IN[$1]} out=${SERVE_OUT[$1]} line
-
-	echo quit >&"$in"
-	read -r -t $((60 * FACTOR)) -u "$out" line || fail "fill_serve $1: no bye"
-	[ "$line" = bye ] || fail "fill_serve $1: $line instead of bye"
-	exec {in}>&- {out}<&-
+	[ "$(peer_ask "$1" quit)" = bye ] || fail "fill_serve $1: no bye"
+	peer_stop "$1"
 }
 
 # absent_at_least N PERCENT: of the pages that fill_serve N filled.
@@ -329,14 +350,14 @@ no_movers() {
 
 nothing_held() {
 	[ "$(total evicted_bytes)" = 0 ] && [ "$(total store_blobs)" = 0 ] &&
-		[ "$(total nr_processes)" = 0 ]
+		[ "$(total processes_count)" = 0 ]
 }
 
 # All workloads have ended: the agent must have forgotten them all.
 live_idle() {
 	wait_until 20 "the movers to end: $(movers)" no_movers
 	wait_until 20 "the agent to give everything up" nothing_held
-	[ "$(total poisoned_total)" = 0 ] || fail "pages were poisoned"
+	[ "$(total poisoned_pages_total)" = 0 ] || fail "pages were poisoned"
 	[ "$(total store_errors_total)" = 0 ] || fail "the store had errors"
 }
 
