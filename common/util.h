@@ -17,8 +17,19 @@
 #define NSEC_PER_USEC 1000ull
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
+/* Each argument is evaluated once. */
+#define MIN(a, b)                                   \
+	({                                          \
+		__auto_type min_a_ = (a);           \
+		__auto_type min_b_ = (b);           \
+		min_a_ < min_b_ ? min_a_ : min_b_;  \
+	})
+#define MAX(a, b)                                   \
+	({                                          \
+		__auto_type max_a_ = (a);           \
+		__auto_type max_b_ = (b);           \
+		max_a_ > max_b_ ? max_a_ : max_b_;  \
+	})
 #define CONTAINER_OF(ptr, type, member) \
 	((type *)(void *)((char *)(ptr) - offsetof(type, member)))
 

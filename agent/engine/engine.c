@@ -95,7 +95,7 @@ static int start_threads(struct engine *e)
 	r = packers_start(&e->packers, &e->flow, MIN(packers, PACKERS_MAX), e->settings.compression_level);
 	if (r < 0)
 		return r;
-	return worker_start(&e->worker, &e->flow, &e->packers);
+	return worker_start(&e->worker, &e->packers);
 }
 
 /* Each process takes about ten descriptors. */
@@ -124,6 +124,8 @@ struct engine *engine_new(const struct settings *settings, const struct engine_n
 	e->device = e->epoll = e->timer = -1;
 	e->flow.worker.event = e->flow.engine.event = -1;
 	e->zeros = MAP_FAILED;
+	e->worker.flow = &e->flow;
+	e->worker.epoll = -1;
 	pthread_mutex_init(&e->worker.lock, NULL);
 	raise_descriptor_limit();
 	e->device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);

@@ -92,15 +92,14 @@ void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 /* How many pages the next batch may have. */
 static unsigned batch_room(const struct worker *w, const struct session *s)
 {
-	const struct staging *st = w->flow->staging;
-	uint64_t room = (staging_max_bytes(st) - MIN(staging_used_bytes(st), staging_max_bytes(st))) >> PAGE_SHIFT;
+	uint64_t room = staging_room(w->flow->staging), left = room - MIN(room, w->reserved);
 	uint64_t want = s->forced ? WIRE_BATCH : MIN(s->quota, WIRE_BATCH);
 	const struct order *order = s->evict_order;
 
 	if (s->forced && order && order->target)
 		want = order->bytes >= order->target ?
 			       0 : MIN(want, (order->target - order->bytes + PAGE_BYTES - 1) >> PAGE_SHIFT);
-	return (unsigned)MIN(want, room);
+	return (unsigned)MIN(want, left);
 }
 
 void evictor_next(struct worker *w, struct session *s)
@@ -111,6 +110,7 @@ void evictor_next(struct worker *w, struct session *s)
 	if (b && evict_plan(s, b, max)) {
 		b->session = s;
 		b->planned = b->nr;
+		w->reserved += b->planned;
 		b->seq = ++s->seq;
 		b->lane = b->seq % WIRE_LANES;
 		b->forced = s->forced;
@@ -159,6 +159,7 @@ void evictor_returned(struct worker *w, struct batch *b)
 
 	s->busy = false;
 	s->reporting = NULL;
+	w->reserved -= b->planned; /* they are taken or not needed */
 	for (unsigned i = 0; i < b->nr; i++) {
 		pulled |= b->page[i].result == BATCH_PAGE_PULLED;
 		out += b->page[i].result == BATCH_PAGE_PULLED || b->page[i].result == BATCH_PAGE_FILLED;

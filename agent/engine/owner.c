@@ -218,6 +218,7 @@ int owner_start(struct owner_thread *t, struct flow *flow, int level)
 	int r;
 
 	o->flow = flow;
+	o->epoll = -1;
 	memset(o->reserve, -1, sizeof(o->reserve));
 	r = mailbox_init(&o->box);
 	if (r < 0)

@@ -56,6 +56,7 @@ struct worker {
 	int epoll;
 	struct session *sessions;
 	struct batch *free_batches;
+	uint64_t reserved; /* staging pages for batches that are not pulled yet */
 	uint64_t next_due_ns;
 	struct mail stop, changed;
 	bool stopping;
@@ -115,7 +116,7 @@ void owner_stop(struct owner_thread *t);
 void owner_adopt(struct owner *o, struct session *s);
 
 /* worker.c */
-int worker_start(struct worker *w, struct flow *flow, struct packers *packers);
+int worker_start(struct worker *w, struct packers *packers);
 void worker_set_policy(struct worker *w, const struct settings_policy *policy);
 void worker_stop(struct worker *w);
 /* evictor.c: the worker's per-session part */

@@ -200,18 +200,17 @@ static void *run(void *arg)
 	return NULL;
 }
 
-int worker_start(struct worker *w, struct flow *flow, struct packers *packers)
+int worker_start(struct worker *w, struct packers *packers)
 {
 	struct epoll_event event = { .events = EPOLLIN };
 	int r;
 
-	w->flow = flow;
 	w->packers = packers;
 	w->stop.kind = MAIL_STOP;
 	w->changed.kind = MAIL_POLICY;
 	take_policy(w);
 	w->epoll = epoll_create1(EPOLL_CLOEXEC);
-	if (w->epoll < 0 || epoll_ctl(w->epoll, EPOLL_CTL_ADD, flow->worker.event, &event) < 0)
+	if (w->epoll < 0 || epoll_ctl(w->epoll, EPOLL_CTL_ADD, w->flow->worker.event, &event) < 0)
 		return -errno;
 	r = -pthread_create(&w->thread, NULL, run, w);
 	w->started = r == 0;
@@ -240,6 +239,5 @@ void worker_stop(struct worker *w)
 		w->free_batches = b->next;
 		free(b);
 	}
-	if (w->flow)
-		safe_close(w->epoll);
+	safe_close(w->epoll);
 }

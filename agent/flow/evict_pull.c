@@ -50,14 +50,15 @@ static void pull_run(struct flow *flow, struct batch *b, unsigned first, unsigne
 {
 	uint32_t index[WIRE_BATCH];
 	void *pages[WIRE_BATCH];
-	int got = 0;
+	int got;
 
-	/* The worker planned the batch by the room there is. */
-	n = MIN(n, staging_alloc(flow->staging, index, n));
+	/* The worker has reserved the room before the batch was ordered: a page
+	   that has left its place must find one here. */
+	if (staging_alloc(flow->staging, index, n) != n)
+		abort();
 	for (unsigned i = 0; i < n; i++)
 		pages[i] = staging_page(flow->staging, index[i]);
-	if (n)
-		got = mem_read_pages(b->session->fds.mem, transit_address(b, first), pages, n);
+	got = mem_read_pages(b->session->fds.mem, transit_address(b, first), pages, n);
 	for (unsigned i = 0; i < n; i++) {
 		struct batch_page *page = &b->page[first + i];
 

@@ -28,6 +28,7 @@ struct staging {
 	uint32_t cold;	    /* free indices without memory */
 	_Atomic uint32_t returned; /* free list that anybody pushes to */
 	_Atomic uint32_t used;	   /* with memory, referenced */
+	_Atomic uint32_t forwarders;
 	_Atomic uint32_t idle;	   /* with memory, free */
 };
 
@@ -136,6 +137,13 @@ unsigned staging_alloc(struct staging *st, uint32_t *index, unsigned n)
 	return got;
 }
 
+unsigned staging_room(const struct staging *st)
+{
+	uint32_t used = st->used;
+
+	return MIN(st->max_pages - used, st->nr - used - st->forwarders);
+}
+
 void *staging_page(const struct staging *st, uint32_t index)
 {
 	assert(index < st->nr);
@@ -197,6 +205,8 @@ uint32_t staging_unref(struct staging *st, uint32_t index)
 	if (!blob) {
 		atomic_fetch_sub_explicit(&st->used, 1, memory_order_relaxed);
 		atomic_fetch_add_explicit(&st->idle, 1, memory_order_relaxed);
+	} else {
+		atomic_fetch_sub_explicit(&st->forwarders, 1, memory_order_relaxed);
 	}
 	push_returned(st, index);
 	return blob;
@@ -221,6 +231,7 @@ void staging_forward(struct staging *st, uint32_t index, uint32_t blob)
 	assert(blob && !e->blob && (uint32_t)e->count > 0);
 	e->blob = blob;
 	release_memory(st, index);
+	atomic_fetch_add_explicit(&st->forwarders, 1, memory_order_relaxed);
 	atomic_fetch_sub_explicit(&st->used, 1, memory_order_relaxed);
 }
 

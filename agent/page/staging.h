@@ -26,6 +26,8 @@ struct staging *staging_free(struct staging *st);
 
 /* Up to n pages with one reference each; returns how many (fewer: full). */
 unsigned staging_alloc(struct staging *st, uint32_t *index, unsigned n);
+/* Pages that staging_alloc would give. */
+unsigned staging_room(const struct staging *st);
 void *staging_page(const struct staging *st, uint32_t index);
 /* Changes with every reuse of the index; read it while holding a reference. */
 uint32_t staging_generation(const struct staging *st, uint32_t index);

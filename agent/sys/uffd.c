@@ -2,6 +2,7 @@
 #include "sys/uffd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -74,6 +75,15 @@ static int kernel_read(int fd, struct uffd_msg *msgs, unsigned max)
 	   file and could clear that flag to hang this thread. */
 	ssize_t n = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
 
+	/* Descriptors that the kernel made for fork children don't know
+	   RWF_NOWAIT (seen on 6.18): look at the flag instead. */
+	if (n < 0 && errno == EOPNOTSUPP) {
+		int flags = fcntl(fd, F_GETFL);
+
+		if (flags < 0 || !(flags & O_NONBLOCK))
+			return -EBADFD;
+		n = read(fd, msgs, iov.iov_len);
+	}
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	return (int)((size_t)n / sizeof(*msgs));
