@@ -104,8 +104,9 @@ int segment_append(struct blobstore *bs, struct domain *domain, const void *reco
    uncharge that must follow. */
 void segment_drop(struct blobstore *bs, uint64_t loc);
 void segment_seal(struct blobstore *bs, uint32_t segment);
-/* Gives EMPTY segments without readers back. Takes the lock itself. */
-void segment_free_empty(struct blobstore *bs);
+/* Gives EMPTY segments without readers back; true if there were any. Takes the
+   lock itself. */
+bool segment_free_empty(struct blobstore *bs);
 
 /* Bytes of a segment: the store's own if it maps them, else read into buf;
    NULL and -errno in *error. No lock needed, but a reason why they stay. */

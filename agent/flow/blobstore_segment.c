@@ -151,16 +151,16 @@ static uint32_t take_empty(struct blobstore *bs)
 	return taken;
 }
 
-void segment_free_empty(struct blobstore *bs)
+bool segment_free_empty(struct blobstore *bs)
 {
-	for (;;) {
+	for (bool freed = false;; freed = true) {
 		uint32_t taken;
 
 		pthread_mutex_lock(&bs->lock);
 		taken = take_empty(bs);
 		pthread_mutex_unlock(&bs->lock);
 		if (!taken)
-			return;
+			return freed;
 		/* Some 100 us of the kernel's, which no put has to wait for. */
 		store_segment_free(bs->store, taken - 1);
 		pthread_mutex_lock(&bs->lock);

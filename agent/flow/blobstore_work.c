@@ -167,12 +167,13 @@ bool blobstore_work(struct blobstore *bs)
 {
 	bool more = true;
 
-	/* First the dead: they are not worth moving. */
+	/* The dead first: they are not worth moving. */
 	for (unsigned i = 0; more && i < STEPS_PER_CALL; i++) {
 		pthread_mutex_lock(&bs->lock);
 		more = reap_step(bs) || compact_step(bs);
 		pthread_mutex_unlock(&bs->lock);
+		/* At once: compaction may need it. */
+		more |= segment_free_empty(bs);
 	}
-	segment_free_empty(bs);
 	return more;
 }
