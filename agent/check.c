@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "agent/check.h"
+#include "agent/checks.h"
 
 #include <errno.h>
 #include <fcntl.h>

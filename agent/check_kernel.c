@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <sys/utsname.h>
 
-#include "agent/check.h"
+#include "agent/checks.h"
 
 #define VERSION(a, b, c) ((a) * 1000000u + (b) * 1000u + (c))
 

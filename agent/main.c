@@ -19,7 +19,7 @@
 #include <systemd/sd-daemon.h>
 #include <systemd/sd-event.h>
 
-#include "agent/check.h"
+#include "agent/checks.h"
 #include "agent/options.h"
 #include "agent/setup.h"
 #include "common/log.h"

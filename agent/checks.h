@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * check: does this machine, this user and this configuration let the agent do
- * its work? Asks the kernel for real, wherever there is a way to ask.
+ * its work? Asks the kernel for real, wherever there is a way to ask. (Not
+ * check.h: <check.h> would find it, agent/ being on the include path.)
  */
-#ifndef USWAP_CHECK_H
-#define USWAP_CHECK_H
+#ifndef USWAP_CHECKS_H
+#define USWAP_CHECKS_H
 
 #include <stdbool.h>
 #include <stdint.h>
