@@ -97,7 +97,7 @@ static void print_result(const struct ctl *ctl, const struct pending *p)
 
 	if (ctl->json) {
 		json_open(&json, NULL, '{');
-		json_number(&json, p->evict ? "evicted_bytes" : "restored_bytes", p->bytes);
+		json_number(&json, "bytes", p->bytes);
 		json_close(&json, '}');
 	} else if (ctl->bytes) {
 		printf("%" PRIu64 "\n", p->bytes);

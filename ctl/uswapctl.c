@@ -116,7 +116,7 @@ static int verb_help(struct ctl *ctl, int argc, char *argv[])
 	printf("  ratio, same_filled_share, duplicate_share, refault_latency_p50_ns,\n"
 	       "  refault_latency_p99_ns, refault_latency_histogram [up_to_ns, count],\n"
 	       "  tiers [name, capacity_bytes, used_bytes, live_bytes, blobs, errors_total]\n"
-	       "evict and restore print evicted_bytes or restored_bytes.\n");
+	       "evict and restore print one key, bytes: what was moved.\n");
 	return CTL_OK;
 }
 
