@@ -17,17 +17,18 @@
 #define NSEC_PER_USEC 1000ull
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-/* Each argument is evaluated once. */
+/* Each argument is evaluated once, and compared in the type that their sum
+   would have. */
 #define MIN(a, b)                                   \
 	({                                          \
-		__auto_type min_a_ = (a);           \
-		__auto_type min_b_ = (b);           \
+		__typeof__((a) + (b)) min_a_ = (a); \
+		__typeof__((a) + (b)) min_b_ = (b); \
 		min_a_ < min_b_ ? min_a_ : min_b_;  \
 	})
 #define MAX(a, b)                                   \
 	({                                          \
-		__auto_type max_a_ = (a);           \
-		__auto_type max_b_ = (b);           \
+		__typeof__((a) + (b)) max_a_ = (a); \
+		__typeof__((a) + (b)) max_b_ = (b); \
 		max_a_ > max_b_ ? max_a_ : max_b_;  \
 	})
 #define CONTAINER_OF(ptr, type, member) \

@@ -15,7 +15,7 @@
 
 #define SCRIPT_DEPTH 5 /* more than the kernel follows */
 #define LINE_MAX_SCRIPT 256
-#define PHDR_MAX 128
+#define PHDR_MAX 128u
 
 __attribute__((format(printf, 3, 4))) static int refuse(char *why, int error, const char *format,
 							...)
