@@ -4,8 +4,14 @@
 
 noinst_LIBRARIES += agent/libpage.a
 agent_libpage_a_SOURCES = \
+	agent/page/blob.c \
+	agent/page/blob.h \
+	agent/page/blob_entry.h \
+	agent/page/blob_index.c \
+	agent/page/blob_index.h \
 	agent/page/codec.c \
 	agent/page/codec.h \
+	agent/page/domain.c \
 	agent/page/domain.h \
 	agent/page/slot.c \
 	agent/page/slot.h \
@@ -46,7 +52,11 @@ agent_libproc_a_SOURCES = \
 noinst_LIBRARIES += agent/libflow.a
 agent_libflow_a_SOURCES = \
 	agent/flow/batch.h \
+	agent/flow/blobstore.c \
 	agent/flow/blobstore.h \
+	agent/flow/blobstore_private.h \
+	agent/flow/blobstore_segment.c \
+	agent/flow/blobstore_work.c \
 	agent/flow/events.c \
 	agent/flow/evict_commit.c \
 	agent/flow/evict_mark.c \
@@ -102,11 +112,11 @@ AGENT_LAYERS = \
 	backends/libbackends.a \
 	common/libcommon.a
 
-noinst_LIBRARIES += agent/libmain.a
-agent_libmain_a_SOURCES = \
+sbin_PROGRAMS += agent/uswap-agent
+agent_uswap_agent_SOURCES = \
 	agent/check.c \
-	agent/check.h \
 	agent/check_kernel.c \
+	agent/checks.h \
 	agent/config.c \
 	agent/config.h \
 	agent/config_keys.c \
@@ -115,3 +125,6 @@ agent_libmain_a_SOURCES = \
 	agent/options.h \
 	agent/setup.c \
 	agent/setup.h
+agent_uswap_agent_LDADD = \
+	$(AGENT_LAYERS) \
+	$(AGENT_MALLOC_LIBS) $(ZSTD_LIBS) $(SYSTEMD_LIBS) -lm

@@ -34,7 +34,11 @@ check-system:
 
 # ---- unit: each links the layer it tests and what that stands on ----
 UNIT_TESTS = \
+	tests/unit/test_blob \
+	tests/unit/test_blobstore \
 	tests/unit/test_codec \
+	tests/unit/test_config \
+	tests/unit/test_domain \
 	tests/unit/test_policy \
 	tests/unit/test_proc \
 	tests/unit/test_slot \
@@ -43,8 +47,20 @@ UNIT_TESTS = \
 	tests/unit/test_store
 check_PROGRAMS += $(UNIT_TESTS)
 
+tests_unit_test_blob_SOURCES = tests/unit/test_blob.c
+tests_unit_test_blob_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
+
+tests_unit_test_blobstore_SOURCES = tests/unit/test_blobstore.c
+tests_unit_test_blobstore_LDADD = agent/libflow.a agent/libproc.a agent/libpage.a agent/libsys.a backends/libbackends.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
+
 tests_unit_test_codec_SOURCES = tests/unit/test_codec.c
 tests_unit_test_codec_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
+
+tests_unit_test_config_SOURCES = tests/unit/test_config.c agent/config.c agent/config_keys.c
+tests_unit_test_config_LDADD = agent/libcontrol.a agent/libengine.a agent/libflow.a agent/libproc.a agent/libpolicy.a agent/libpage.a agent/libsys.a backends/libbackends.a common/libcommon.a $(ZSTD_LIBS) $(SYSTEMD_LIBS) $(CHECK_LIBS) -lm
+
+tests_unit_test_domain_SOURCES = tests/unit/test_domain.c
+tests_unit_test_domain_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_policy_SOURCES = tests/unit/test_policy.c
 tests_unit_test_policy_LDADD = agent/libpolicy.a common/libcommon.a $(CHECK_LIBS) -lm
@@ -77,10 +93,13 @@ check_PROGRAMS += \
 	tests/workloads/malloc_verify \
 	tests/workloads/mremap_verify \
 	tests/workloads/munmap_verify \
+	tests/workloads/shim_pages \
+	tests/workloads/shim_plain \
 	tests/workloads/syscall_verify \
 	tests/workloads/threads_churn \
 	tests/workloads/threads_verify \
-	tests/workloads/zero_touch
+	tests/workloads/zero_touch \
+	tests/live/shim_peer
 tests_workloads_exec_verify_SOURCES = tests/workloads/exec_verify.c
 tests_workloads_exec_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_exec_verify_LDFLAGS = -pthread
@@ -111,6 +130,12 @@ tests_workloads_mremap_verify_LDFLAGS = -pthread
 tests_workloads_munmap_verify_SOURCES = tests/workloads/munmap_verify.c
 tests_workloads_munmap_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_munmap_verify_LDFLAGS = -pthread
+tests_workloads_shim_pages_SOURCES = tests/workloads/shim_pages.c
+tests_workloads_shim_pages_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_shim_pages_LDFLAGS = -pthread
+tests_workloads_shim_plain_SOURCES = tests/workloads/shim_plain.c
+tests_workloads_shim_plain_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_shim_plain_LDFLAGS = -pthread
 tests_workloads_syscall_verify_SOURCES = tests/workloads/syscall_verify.c
 tests_workloads_syscall_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_syscall_verify_LDFLAGS = -pthread
@@ -123,11 +148,16 @@ tests_workloads_threads_verify_LDFLAGS = -pthread
 tests_workloads_zero_touch_SOURCES = tests/workloads/zero_touch.c
 tests_workloads_zero_touch_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_zero_touch_LDFLAGS = -pthread
+tests_live_shim_peer_SOURCES = tests/live/shim_peer.c
+tests_live_shim_peer_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_live_shim_peer_LDFLAGS = -pthread
 EXTRA_DIST += \
 	tests/workloads/content.h \
-	tests/workloads/workload.h
+	tests/workloads/workload.h \
+	tests/live/shim_scenarios.h
 
 LIVE_TESTS = \
+	tests/live/test_bench.sh \
 	tests/live/test_exec.sh \
 	tests/live/test_fill.sh \
 	tests/live/test_fork.sh \
@@ -137,6 +167,7 @@ LIVE_TESTS = \
 	tests/live/test_orders.sh \
 	tests/live/test_programs.sh \
 	tests/live/test_redis.sh \
+	tests/live/test_shim.sh \
 	tests/live/test_stop.sh \
 	tests/live/test_syscalls.sh \
 	tests/live/test_threads.sh
@@ -147,5 +178,8 @@ SYSTEMD_TESTS = \
 TESTS += $(STATIC_TESTS) $(UNIT_TESTS) $(LIVE_TESTS) $(SYSTEMD_TESTS)
 EXTRA_DIST += tests/run.sh $(STATIC_TESTS) $(LIVE_TESTS) $(SYSTEMD_TESTS)
 EXTRA_DIST += \
+	tests/control/bus.conf.in \
+	tests/control/compare_xml.py \
 	tests/live/lib.sh \
+	tests/unit/test_shim_symbols.sh \
 	tests/control/fake_engine.c
