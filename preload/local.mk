@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# SPDX-License-Identifier: GPL-2.0-or-later
 # libuswap.so, the LD_PRELOAD shim. Included by the top-level Makefile.am.
 #
 # It lives in other people's programs, so it is built with flags of its own and
@@ -22,19 +21,14 @@
 SHIM_CFLAGS = -std=gnu11 -O2 -g -fPIC -ffreestanding -fno-stack-protector \
 	-fvisibility=hidden -fno-plt -fno-lto -fno-exceptions \
 	-fno-sanitize=all -Wall -Wextra -Wshadow -Wstrict-prototypes \
-	-Wmissing-prototypes
+	-Wmissing-prototypes $(WARN_CFLAGS)
 SHIM_LINK = -nostdlib -shared -Wl,-z,now -Wl,-z,relro -Wl,-z,noexecstack \
 	-Wl,-z,nodelete -Wl,-z,defs -Wl,-soname,libuswap.so \
 	-Wl,--version-script=$(top_srcdir)/preload/shim.map
 
 SHIM_C = preload/attach.c preload/fork.c preload/mem.c preload/mover.c \
-	preload/shim.c preload/spawn.c
+	preload/orders.c preload/packet.c preload/shim.c preload/spawn.c
 SHIM_H = preload/shim.h preload/sys.h
-# Written out for makes without VPATH substitution in $^ .
-SHIM_SRCS = $(top_srcdir)/preload/attach.c $(top_srcdir)/preload/fork.c \
-	$(top_srcdir)/preload/mem.c $(top_srcdir)/preload/mover.c \
-	$(top_srcdir)/preload/orders.c $(top_srcdir)/preload/packet.c \
-	$(top_srcdir)/preload/shim.c $(top_srcdir)/preload/spawn.c
 
 shimdir = $(libdir)/uswap
 shim_DATA = preload/libuswap.so
@@ -42,8 +36,10 @@ shim_DATA = preload/libuswap.so
 preload/libuswap.so: $(SHIM_C) $(SHIM_H) preload/shim.map \
 		common/wire.h uapi/uswap_uapi.h
 	@test -d preload || $(MKDIR_P) preload
-	$(AM_V_CCLD)$(CC) $(SHIM_CFLAGS) -I$(top_srcdir) $(SHIM_LINK) \
-		-o $@.tmp $(SHIM_SRCS) && mv $@.tmp $@
+	$(AM_V_CCLD)sources=; for f in $(SHIM_C); do \
+		sources="$$sources $(top_srcdir)/$$f"; done; \
+	$(CC) $(SHIM_CFLAGS) -I$(top_srcdir) $(SHIM_LINK) -o $@.tmp $$sources && \
+	mv $@.tmp $@
 
 EXTRA_DIST += $(SHIM_C) $(SHIM_H) preload/shim.map \
 	common/wire.h uapi/uswap_uapi.h
