@@ -100,8 +100,23 @@ agent_libcontrol_a_SOURCES = \
 	agent/control/process.c \
 	agent/control/properties.c
 
+# All of main but main() itself.
+noinst_LIBRARIES += agent/libmain.a
+agent_libmain_a_SOURCES = \
+	agent/check.c \
+	agent/check_kernel.c \
+	agent/checks.h \
+	agent/config.c \
+	agent/config.h \
+	agent/config_keys.c \
+	agent/options.c \
+	agent/options.h \
+	agent/setup.c \
+	agent/setup.h
+
 # In link order: each needs only those after it.
 AGENT_LAYERS = \
+	agent/libmain.a \
 	agent/libcontrol.a \
 	agent/libengine.a \
 	agent/libflow.a \
@@ -113,18 +128,7 @@ AGENT_LAYERS = \
 	common/libcommon.a
 
 sbin_PROGRAMS += agent/uswap-agent
-agent_uswap_agent_SOURCES = \
-	agent/check.c \
-	agent/check_kernel.c \
-	agent/checks.h \
-	agent/config.c \
-	agent/config.h \
-	agent/config_keys.c \
-	agent/main.c \
-	agent/options.c \
-	agent/options.h \
-	agent/setup.c \
-	agent/setup.h
+agent_uswap_agent_SOURCES = agent/main.c
 agent_uswap_agent_LDADD = \
 	$(AGENT_LAYERS) \
 	$(AGENT_MALLOC_LIBS) $(ZSTD_LIBS) $(SYSTEMD_LIBS) -lm

@@ -27,7 +27,7 @@ keeper   | agent/keeper  | common
 preload  | preload       |
 ctl      | ctl           | common
 tests    | tests         | main control uapi preload ctl
-bench    | bench         | main control uapi preload ctl
+bench    | bench         | main control uapi preload ctl tests
 fuzz     | fuzz          | main control uapi preload ctl
 '
 # layer | file outside its closure that it may include all the same

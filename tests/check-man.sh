@@ -29,7 +29,8 @@ same() { # WHAT-A LIST-A WHAT-B LIST-B
 }
 
 help_options() { grep -oE -e '(^|[^[:alnum:]-])--[a-z][a-z-]*' | grep -oE -e '--[a-z-]*' | sed 's/^--//'; }
-page_options() { grep -oE 'Fl -[a-z][a-z-]*' "$1" | sed 's/^Fl -//'; }
+# all words of a line that begin with a dash: .Fl passes its sign on to them
+page_options() { grep -E '^\.(.* )?Fl ' "$1" | tr ' ' '\n' | grep -E '^-[a-z][a-z-]*$' | sed 's/^-//'; }
 
 seen=0
 for program in agent/uswap-agent:8 ctl/uswapctl:1; do

@@ -56,8 +56,8 @@ tests_unit_test_blobstore_LDADD = agent/libflow.a agent/libproc.a agent/libpage.
 tests_unit_test_codec_SOURCES = tests/unit/test_codec.c
 tests_unit_test_codec_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
 
-tests_unit_test_config_SOURCES = tests/unit/test_config.c agent/config.c agent/config_keys.c
-tests_unit_test_config_LDADD = agent/libcontrol.a agent/libengine.a agent/libflow.a agent/libproc.a agent/libpolicy.a agent/libpage.a agent/libsys.a backends/libbackends.a common/libcommon.a $(ZSTD_LIBS) $(SYSTEMD_LIBS) $(CHECK_LIBS) -lm
+tests_unit_test_config_SOURCES = tests/unit/test_config.c
+tests_unit_test_config_LDADD = agent/libmain.a agent/libcontrol.a agent/libengine.a agent/libflow.a agent/libproc.a agent/libpolicy.a agent/libpage.a agent/libsys.a backends/libbackends.a common/libcommon.a $(ZSTD_LIBS) $(SYSTEMD_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_domain_SOURCES = tests/unit/test_domain.c
 tests_unit_test_domain_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
