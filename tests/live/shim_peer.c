@@ -81,6 +81,7 @@ static int listener = -1, device = -1;
 static uint64_t last_nonce = 1000;
 static const char *how = "polite";
 static volatile sig_atomic_t stop;
+static bool serving; /* not a scenario */
 static unsigned int served, events, faults_deferred;
 static pid_t to_kill; /* the workload's process group, if a test fails */
 
@@ -569,8 +570,9 @@ static void serve_sock(struct session *s)
 	if (n == -EAGAIN)
 		return;
 	if (n == 0) {
-		/* A child without a mover is still served. */
-		if (s->kind == WIRE_CHILD || s->stage == RUNNING)
+		/* A child without a mover is still served; a mover that hangs
+		   up is looked at by a scenario, else it has ended. */
+		if (s->stage == RUNNING ? !serving : s->kind == WIRE_CHILD)
 			close_fd(&s->sock);
 		else
 			end_session(s);
@@ -914,6 +916,7 @@ static int probe(void)
 static int serve(const char *path)
 {
 	listen_at(path);
+	serving = true;
 	while (!stop)
 		turn(-1, 1000);
 	printf("served %u faults, %u events, %u sessions\n", served, events, nr_sessions());
