@@ -168,7 +168,7 @@ END_TEST
 START_TEST(test_dedup_inside_and_not_across_domains)
 {
 	unsigned char page[PAGE_BYTES];
-	blob_id first, again, others;
+	blob_id first, again, others, bobs;
 
 	open_store(4);
 	make_page(page, 5);
@@ -185,9 +185,11 @@ START_TEST(test_dedup_inside_and_not_across_domains)
 	bob->seed = alice->seed;
 	make_page(page, 6);
 	ck_assert_int_eq(blobstore_put(bs, codec, alice, page, &again), BLOBSTORE_STORED);
+	ck_assert_int_eq(blobstore_put(bs, codec, bob, page, &bobs), BLOBSTORE_STORED);
+	ck_assert_uint_ne(again, bobs);
+	ck_assert_int_eq(get(codec, again, 6), 0);
 	blobstore_unref(bs, again);
-	ck_assert_int_eq(blobstore_put(bs, codec, bob, page, &again), BLOBSTORE_STORED);
-	blobstore_unref(bs, again);
+	blobstore_unref(bs, bobs);
 	/* one reference of two */
 	blobstore_unref(bs, first);
 	work_all();
@@ -494,6 +496,109 @@ START_TEST(test_INV_7_damaged_records_do_not_stop_the_rest)
 }
 END_TEST
 
+/* ---- a store that reads by copying, and fails at will ---- */
+
+struct plain {
+	unsigned char *bytes;
+	uint32_t nr;
+	int write_error, read_error;
+};
+
+static int plain_new(void *self, uint32_t *segment)
+{
+	struct plain *p = self;
+
+	if (p->nr == 4)
+		return -ENOSPC;
+	*segment = p->nr++;
+	return 0;
+}
+
+static int plain_write(void *self, uint32_t segment, size_t offset, const void *buf, size_t len)
+{
+	struct plain *p = self;
+
+	if (p->write_error)
+		return p->write_error;
+	memcpy(p->bytes + segment * STORE_SEGMENT + offset, buf, len);
+	return 0;
+}
+
+static int plain_read(void *self, uint32_t segment, size_t offset, void *buf, size_t len)
+{
+	struct plain *p = self;
+
+	if (p->read_error)
+		return p->read_error;
+	memcpy(buf, p->bytes + segment * STORE_SEGMENT + offset, len);
+	return 0;
+}
+
+static void plain_free(void *self, uint32_t segment)
+{
+	(void)self, (void)segment;
+}
+
+static uint64_t plain_used(void *self)
+{
+	(void)self;
+	return 0;
+}
+
+static void plain_destroy(void *self)
+{
+	(void)self;
+}
+
+START_TEST(test_store_errors)
+{
+	static const struct store_ops ops = {
+		.name = "plain",
+		.segment_new = plain_new,
+		.write = plain_write,
+		.read = plain_read,
+		.segment_free = plain_free,
+		.used_bytes = plain_used,
+		.destroy = plain_destroy,
+	};
+	struct plain plain = { .bytes = malloc(4 * STORE_SEGMENT) };
+	struct store *slow = store_new(&ops, &plain, 4);
+	unsigned char page[PAGE_BYTES];
+	blob_id id, none;
+
+	open_store(1); /* for teardown */
+	blobstore_free(bs);
+	bs = blobstore_new(slow, 1000);
+	id = put(alice, 1);
+	ck_assert_int_eq(get(codec, id, 1), 0);
+	plain.read_error = -EIO;
+	ck_assert_int_eq(get(codec, id, 1), -EIO);
+	ck_assert_uint_eq(stats().corrupt_total, 0);
+	plain.read_error = 0;
+	ck_assert_int_eq(get(codec, id, 1), 0);
+	make_page(page, 2);
+	plain.write_error = -EIO;
+	ck_assert_int_eq(blobstore_put(bs, codec, alice, page, &none), BLOBSTORE_ERROR);
+	expect_charges();
+	plain.write_error = -ENOSPC;
+	ck_assert_int_eq(blobstore_put(bs, codec, alice, page, &none), BLOBSTORE_FULL);
+	expect_charges();
+	ck_assert_uint_eq(stats().blobs, 1);
+	plain.write_error = 0;
+	/* what failed is never written again elsewhere in that segment */
+	blobstore_unref(bs, put(alice, 2));
+	ck_assert_int_eq(get(codec, id, 1), 0);
+	blobstore_unref(bs, id);
+	work_all();
+	ck_assert_uint_eq(stats().blobs, 0);
+	ck_assert_uint_eq(alice->charged, 0);
+	blobstore_free(bs);
+	bs = NULL;
+	store_close(slow);
+	free(plain.bytes);
+}
+END_TEST
+
 /* ---- threads ---- */
 
 #define PAGES 6000
@@ -630,6 +735,7 @@ int main(void)
 	tcase_add_test(tc, test_INV_7_corrupt_frame);
 	tcase_add_test(tc, test_INV_7_frame_of_another_page);
 	tcase_add_test(tc, test_INV_7_damaged_records_do_not_stop_the_rest);
+	tcase_add_test(tc, test_store_errors);
 	tcase_add_test(tc, test_compaction_beside_gets_and_puts);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);

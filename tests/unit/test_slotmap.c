@@ -189,6 +189,73 @@ START_TEST(test_fork_copies_on_write)
 }
 END_TEST
 
+/* Whoever leaves first, the other keeps the leaf and its references. */
+START_TEST(test_sharers_leave)
+{
+	struct slotmap parent, child;
+	uint64_t done;
+
+	ck_assert_int_eq(slot_pool_reserve(pool, 100), 0);
+	for (unsigned way = 0; way < 4; way++) {
+		struct slotmap *first = way & 1 ? &parent : &child;
+		struct slotmap *other = way & 1 ? &child : &parent;
+
+		new_map(&parent);
+		new_map(&child);
+		ck_assert_int_eq(store_at(&parent, BASE, 1), 0);
+		ck_assert_int_eq(slotmap_fork(&child, &parent), 0);
+		if (way & 2)
+			slotmap_clear(first, BASE - 512, 1024, SLOT_NONE, &done);
+		else
+			slotmap_deinit(first);
+		ck_assert_int_eq(references[1], 1);
+		ck_assert_uint_eq(slotmap_get(first, BASE), 0);
+		ck_assert_uint_eq(first->count[SLOT_STORED], 0);
+		ck_assert_uint_eq(slotmap_get(other, BASE), slot_make(SLOT_STORED, 0, 1));
+		slotmap_deinit(other);
+		expect_no_references();
+		slotmap_deinit(first);
+	}
+}
+END_TEST
+
+/* With one node more each time: nothing happens until all of it can. */
+START_TEST(test_move_without_nodes)
+{
+	const uint64_t to = BASE + 700;
+	struct slotmap parent, child, filler;
+	uint64_t done, n = 0;
+	int r;
+
+	ck_assert_int_eq(slot_pool_reserve(pool, 1), 0);
+	new_map(&parent);
+	new_map(&child);
+	new_map(&filler);
+	for (uint64_t i = 0; i < 2000; i++)
+		ck_assert_int_eq(store_at(&parent, BASE + i, i), 0);
+	ck_assert_int_eq(slotmap_fork(&child, &parent), 0);
+	ck_assert_int_eq(slotmap_clear(&filler, 0, 512 * 600, SLOT_BARRED, &done), -ENOMEM);
+	while ((r = slotmap_move(&child, BASE, to, 2000))) {
+		ck_assert_int_eq(r, -ENOMEM);
+		for (uint64_t i = 0; i < 2000; i += 50)
+			EXPECT(slotmap_get(&child, BASE + i) == slot_make(SLOT_STORED, 0, i));
+		ck_assert_int_eq(references[100], 1);
+		ck_assert_int_eq(slotmap_clear(&filler, 512 * n++, 512, SLOT_NONE, &done), 0);
+	}
+	ck_assert_uint_ge(n, 6);
+	ck_assert_uint_le(n, 16);
+	for (uint64_t i = 0; i < 2000; i++) {
+		EXPECT(slotmap_get(&child, to + i) == slot_make(SLOT_STORED, 0, i));
+		EXPECT(slotmap_get(&parent, BASE + i) == slot_make(SLOT_STORED, 0, i));
+		EXPECT(references[i] == 2);
+	}
+	slotmap_deinit(&parent);
+	slotmap_deinit(&child);
+	slotmap_deinit(&filler);
+	expect_no_references();
+}
+END_TEST
+
 START_TEST(test_fork_without_nodes)
 {
 	struct slotmap parent, child, filler;
@@ -387,7 +454,7 @@ static void random_operations(unsigned rounds, bool scarce)
 
 		if (!m->live)
 			continue;
-		switch (pick(40)) {
+		switch (pick(12)) {
 		case 0:
 			model_fork_or_exit(m);
 			break;
@@ -398,7 +465,7 @@ static void random_operations(unsigned rounds, bool scarce)
 			model_move(m);
 			break;
 		default:
-			for (unsigned i = 0; i < 50; i++)
+			for (uint64_t i = pick(40); i--;)
 				model_set(m);
 		}
 		if (round % 16 == 0) {
@@ -446,7 +513,9 @@ int main(void)
 	tcase_add_test(tc, test_empty);
 	tcase_add_test(tc, test_pool);
 	tcase_add_test(tc, test_fork_copies_on_write);
+	tcase_add_test(tc, test_sharers_leave);
 	tcase_add_test(tc, test_fork_without_nodes);
+	tcase_add_test(tc, test_move_without_nodes);
 	tcase_add_test(tc, test_move_overlaps);
 	tcase_add_loop_test(tc, test_against_model, 0, 8);
 	tcase_add_test_raise_signal(tc, test_illegal_step_aborts, SIGABRT);
