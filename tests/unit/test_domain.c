@@ -79,7 +79,7 @@ START_TEST(test_INV_8_limit)
 	ck_assert(!domain_charge(a, UINT64_MAX));
 	ck_assert(domain_charge(a, 1));
 	atomic_store(&a->limit, 50); /* lowered by a reload */
-	ck_assert(!domain_charge(a, 0 + 1));
+	ck_assert(!domain_charge(a, 1));
 	domain_uncharge(a, 60);
 	ck_assert(domain_charge(a, 10));
 	atomic_store(&a->limit, UINT64_MAX);
