@@ -114,7 +114,7 @@ box busctl --no-pager status org.uswap1 >/dev/null || fail "org.uswap1 is not on
 
 # ---- a program of an ordinary user ----
 stats() { box uswapctl --json stats "$@"; }
-value() { jq -er ".$1"; }
+value() { jq -er ".processes[0].$1"; }
 as_user() { box setpriv --reuid 60000 --regid 60000 --clear-groups "$@"; }
 
 # fill_serve obeys its standard input, a line each, an answer each
@@ -141,7 +141,7 @@ end_work() {
 }
 start_work
 as_user uswapctl status >/dev/null || fail "uswapctl status as an ordinary user"
-say "attached: $(stats "$work" | jq -c '{resident_bytes, registered_bytes}')"
+say "attached: $(stats "$work" | jq -c '.processes[0] | {pid, uid, state, resident_bytes}')"
 
 box uswapctl evict "$work"
 evicted=$(stats "$work" | value evicted_bytes)
