@@ -32,8 +32,10 @@ static bool refresh_mappings(struct worker *w, struct session *s, uint64_t now)
 
 	if (!s->mappings_ns || age > MAPPINGS_MAX_AGE_NS ||
 	    (age >= w->scan_ns && age > s->mappings_cost_ns * MAPPINGS_COST_SHARE)) {
+		now = now_ns();
 		if (mappings_read(&s->mappings, s->fds.smaps, s->attach.never, s->attach.nr_never) < 0)
 			return false;
+		s->mappings_started_ns = now;
 		s->mappings_ns = now_ns();
 		s->mappings_cost_ns = s->mappings_ns - now;
 	}

@@ -148,6 +148,16 @@ static int run_jobs(struct owner *o)
 	return !o->jobs ? PROBE_MS : moved ? 0 : 1;
 }
 
+/* Sessions whose events are not all in are looked at again soon. */
+static void settle_all(struct owner *o)
+{
+	o->unquiet = false;
+	for (struct session *s = o->owned; s; s = s->next_owned) {
+		events_settle_idle(o, s);
+		o->unquiet |= !events_are_quiet(s);
+	}
+}
+
 /* Processes without a mover end without a sign; and a mover that hangs inside
    the gate must not keep its program waiting for ever. */
 static void probe(struct owner *o)
@@ -199,6 +209,10 @@ static void *run(void *arg)
 		if (!handle_mail(o))
 			break;
 		wait = run_jobs(o);
+		if (o->unquiet)
+			settle_all(o);
+		if (o->unquiet)
+			wait = MIN(wait, 1);
 		if (slot_pool_ready(o->slots) < SLOT_POOL_LOW)
 			(void)slot_pool_reserve(o->slots, SLOT_POOL_STEP);
 		now = now_ns();

@@ -41,21 +41,55 @@ static void clear(struct owner *o, struct session *s, uint64_t start, uint64_t e
 
 static void apply_remove(struct owner *o, struct session *s, uint64_t start, uint64_t end)
 {
-	const struct range *r = ranges_after(&s->registered, start);
-
-	/* Only what is registered can have come to us. */
-	for (; r && r < s->registered.v + s->registered.nr && r->start < end; r++)
-		clear(o, s, MAX(r->start, start), MIN(r->end, end), SLOT_BARRED);
+	/* All of it, also where our own list knows of no registration: a part
+	   that a mapping has grown by is registered without a word to us. */
+	clear(o, s, start, end, SLOT_BARRED);
 	uffd_wake(s->fds.uffd, start, end - start);
 }
 
-static void apply_unmap(struct owner *o, struct session *s, uint64_t start, uint64_t end)
+static void unmap_part(struct owner *o, struct session *s, uint64_t start, uint64_t end)
 {
 	clear(o, s, start, end, SLOT_NONE);
-	if (ranges_remove(&s->registered, start, end) < 0)
-		s->barred = true; /* the set is too large now: only windows suffer */
+	if (ranges_remove(&s->registered, start, end) < 0 || ranges_remove(&s->vacated, start, end) < 0)
+		s->barred = true;
+}
+
+/*
+ * mremap announces REMAP(from, to) and, after its thread has run again,
+ * UNMAP(from). Another thread may have moved something to `from` in between:
+ * that UNMAP is not about it.
+ */
+static void apply_unmap(struct owner *o, struct session *s, uint64_t start, uint64_t end)
+{
+	uint64_t at = start;
+
+	while (at < end) {
+		const struct range *old = ranges_after(&s->superseded, at);
+		uint64_t stop = old ? MIN(MAX(old->start, at), end) : end;
+
+		if (stop > at)
+			unmap_part(o, s, at, stop);
+		at = old ? MAX(MIN(old->end, end), stop) : end;
+	}
+	if (ranges_remove(&s->superseded, start, end) < 0)
+		s->barred = true;
 	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));
 	uffd_wake(s->fds.uffd, start, end - start);
+}
+
+/* What of [start, end) is vacated gets a new inhabitant. */
+static int supersede(struct session *s, uint64_t start, uint64_t end)
+{
+	const struct range *r;
+
+	while ((r = ranges_after(&s->vacated, start)) && r->start < end) {
+		uint64_t from = MAX(r->start, start), to = MIN(r->end, end);
+
+		if (ranges_add(&s->superseded, from, to) < 0 || ranges_remove(&s->vacated, from, to) < 0)
+			return -ENOMEM;
+		start = to;
+	}
+	return 0;
 }
 
 static void apply_remap(struct owner *o, struct session *s, uint64_t from, uint64_t to, uint64_t len)
@@ -69,9 +103,13 @@ static void apply_remap(struct owner *o, struct session *s, uint64_t from, uint6
 	for (unsigned i = 0; i < WIRE_TRANSIT_PAGES; i++)
 		if (s->transit_vpn[i] >= vpn && s->transit_vpn[i] < vpn + n)
 			s->transit_vpn[i] += target - vpn;
-	if (ranges_cover(&s->registered, from, from + len) &&
-	    (ranges_remove(&s->registered, from, from + len) < 0 ||
-	     ranges_add(&s->registered, to, to + len) < 0))
+	s->registered_ns = now_ns();
+	/* The event itself says that the target is registered: slots that are
+	   away must never lie outside of the list. With MREMAP_DONTUNMAP the
+	   source stays registered too; what comes there is found anew. */
+	if (supersede(s, to, to + len) < 0 || ranges_remove(&s->registered, from, from + len) < 0 ||
+	    ranges_add(&s->vacated, from, from + len) < 0 ||
+	    ranges_add(&s->registered, to, to + len) < 0)
 		s->barred = true;
 	uffd_wake(s->fds.uffd, from, len);
 }

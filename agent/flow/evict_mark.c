@@ -12,25 +12,47 @@
    vm.max_map_count, or the program's own mmap fails. */
 #define REGISTERED_MAX 8192
 
-static bool register_mapping(struct owner *o, struct session *s, struct batch *b)
+/* Nothing of ours can be where nothing was registered; what is there is left
+   from an address space that a fork child has not inherited (DONTFORK). */
+static void forget_gaps(struct session *s, uint64_t start, uint64_t end)
 {
-	uint64_t len = b->map_end - b->map_start, done;
+	uint64_t done;
 
-	if (ranges_cover(&s->registered, b->map_start, b->map_end))
-		return true;
+	while (start < end) {
+		const struct range *r = ranges_after(&s->registered, start);
+		uint64_t gap = r ? MIN(MAX(r->start, start), end) : end;
+
+		if (gap > start)
+			slotmap_clear(&s->slots, start >> PAGE_SHIFT, (gap - start) >> PAGE_SHIFT,
+				      SLOT_NONE, &done);
+		start = r ? MAX(r->end, gap) : end;
+	}
+}
+
+static bool register_mapping(struct session *s, const struct batch *b)
+{
+	uint64_t len = b->map_end - b->map_start;
+
+	/* Our list may be wrong where a fork child has not inherited a mapping:
+	   the kernel's own word, younger than the list, decides. */
+	if (!b->registered && b->seen_ns > s->registered_ns &&
+	    ranges_remove(&s->registered, b->map_start, b->map_end) < 0)
+		return false;
+	/* Always asked of the kernel, where it costs nothing when it is so: a
+	   page moved out of a mapping that is not registered would be lost. */
 	if (s->registered.nr >= REGISTERED_MAX ||
 	    !maps_is_private_anon(s->fds.maps, b->map_start, b->map_end) ||
 	    uffd_register(s->fds.uffd, b->map_start, len) < 0)
 		return false;
-	/* Nothing of ours can be in a range that was not registered. */
-	if (!ranges_find(&s->registered, b->map_start))
-		slotmap_clear(&s->slots, b->map_start >> PAGE_SHIFT, len >> PAGE_SHIFT, SLOT_NONE, &done);
+	if (ranges_cover(&s->registered, b->map_start, b->map_end))
+		return true;
+	forget_gaps(s, b->map_start, b->map_end);
+	s->registered_ns = now_ns();
 	if (ranges_add(&s->registered, b->map_start, b->map_end) < 0) {
 		uffd_unregister(s->fds.uffd, b->map_start, len);
 		return false;
 	}
 	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));
-	(void)o;
 	return true;
 }
 
@@ -93,9 +115,9 @@ void evict_mark(struct owner *o, struct batch *b)
 {
 	struct session *s = b->session;
 
-	if (session_state(s) != SESSION_ACTIVE || s->barred || s->mover_gone) {
+	if (session_state(s) != SESSION_ACTIVE || !events_are_settled(s) || s->barred || s->mover_gone) {
 		b->nr = 0;
-	} else if (!register_mapping(o, s, b)) {
+	} else if (!register_mapping(s, b)) {
 		b->refused = true;
 		b->nr = 0;
 	} else {

@@ -3,6 +3,7 @@
 #include "flow/flow.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -11,6 +12,7 @@
 #include "proc/gate.h"
 #include "sys/pagemap.h"
 
+#define SETTLE_WAITS 100 /* tries before others get their turn */
 #define ROUNDS 8 /* reads in a row before others get their turn */
 
 /* States in which a page may be given zeros: it is not with us. */
@@ -116,6 +118,10 @@ static enum placed answer(struct owner *o, struct session *s, uint64_t vpn, bool
 {
 	slot_t slot = slotmap_get(&s->slots, vpn);
 
+	if (!events_are_settled(s)) {
+		s->wake_all = true; /* answered by that wake (INV-3) */
+		return PLACED_DONE;
+	}
 	switch (slot_state(slot)) {
 	case SLOT_LEAVING:
 	case SLOT_FETCHING:
@@ -190,7 +196,7 @@ static unsigned answer_all(struct owner *o, struct session *s, unsigned first, u
 	for (unsigned i = first; i < nr; i++) {
 		if (m[i].event == UFFD_EVENT_PAGEFAULT)
 			continue;
-		events_apply(o, s, &m[i]);
+		events_take(o, s, &m[i]);
 		gate_set_generation(s->gate, ++s->generation);
 	}
 	for (unsigned i = 0; i < nr && session_state(s) < SESSION_CLOSING; i++)
@@ -213,7 +219,7 @@ static bool make_room(struct owner *o)
 
 static void serve_inside(struct owner *o, struct session *s)
 {
-	unsigned again = 0;
+	unsigned again = 0, waits = 0;
 
 	for (unsigned round = 0; round < ROUNDS && session_state(s) < SESSION_CLOSING; round++) {
 		uint64_t start = now_ns();
@@ -221,10 +227,15 @@ static void serve_inside(struct owner *o, struct session *s)
 
 		if (n == -EMFILE && make_room(o))
 			continue;
-		if (n <= 0 && again == 0)
+		if (n <= 0 && !events_are_settled(s)) {
+			sched_yield(); /* to the thread whose event is missing */
+			events_settle_idle(o, s);
+			round -= waits++ < SETTLE_WAITS;
+		} else if (n <= 0 && again == 0) {
 			return;
+		}
 		again = answer_all(o, s, again, again + (unsigned)MAX(n, 0), start);
-		if (again == 0 && n < FLOW_MESSAGES / 2)
+		if (again == 0 && n < FLOW_MESSAGES / 2 && events_are_settled(s))
 			return;
 	}
 	/* INV-3: a wake ends a message too; the thread comes back with a new

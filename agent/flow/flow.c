@@ -203,8 +203,8 @@ static bool restore_page(struct owner *o, struct session *s, uint64_t vpn)
 
 static bool job_restore(struct owner *o, struct session *s)
 {
-	if (!gate_enter(s->gate))
-		return true; /* its eventfd is not needed: jobs come round */
+	if (!events_are_settled(s) || !gate_enter(s->gate))
+		return true; /* jobs come round */
 	for (unsigned i = 0; i < RESTORE_SLICE; i++) {
 		s->restore_vpn = slotmap_next(&s->slots, s->restore_vpn, SLOTMAP_VPN_MAX, EVICTED_MASK);
 		if (s->restore_vpn == SLOTMAP_VPN_MAX || !restore_page(o, s, s->restore_vpn))

@@ -48,6 +48,7 @@ struct owner {
 	void *page; /* one page: what is being restored */
 	struct uffd_msg *messages;
 	struct session *owned; /* all that are not closed */
+	bool unquiet;	       /* some session's events are not all in */
 	struct session *jobs;  /* restoring or closing, a slice each turn */
 	int reserve[8];	       /* descriptors kept free for fork children */
 	_Atomic uint64_t heartbeat;
@@ -71,7 +72,23 @@ void flow_start_restore(struct owner *o, struct session *s, bool detach);
 int flow_watch(struct owner *o, struct session *s);
 void flow_unwatch(struct owner *o, struct session *s);
 
-/* events.c: applies one event message; the generation is the caller's. */
+/* event_order.c: an event as it is read; applied at once, or when those that
+   must have happened before it have come. The generation is the caller's. */
+void events_take(struct owner *o, struct session *s, const struct uffd_msg *msg);
+/* Nothing is pending: if the kernel has no event on its way either, what waits
+   for one waits in vain. */
+void events_settle_idle(struct owner *o, struct session *s);
+/* Slots and mappings agree: no event waits for another. */
+static inline bool events_are_settled(const struct session *s)
+{
+	return s->nr_waiting == 0;
+}
+/* ... and none is known to be still on its way. */
+static inline bool events_are_quiet(const struct session *s)
+{
+	return s->nr_waiting == 0 && s->vacated.nr == 0 && s->superseded.nr == 0;
+}
+/* events.c: applies one event. */
 void events_apply(struct owner *o, struct session *s, const struct uffd_msg *msg);
 
 /* fault.c: reads and answers what is pending; called when the session's

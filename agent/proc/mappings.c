@@ -57,7 +57,7 @@ static int read_all(struct mappings *m, int fd)
 	return 0;
 }
 
-static int add(struct mappings *m, uint64_t start, uint64_t end)
+static int add(struct mappings *m, uint64_t start, uint64_t end, bool registered)
 {
 	if (m->nr == m->room) {
 		size_t room = m->room * 2 + 64;
@@ -68,7 +68,7 @@ static int add(struct mappings *m, uint64_t start, uint64_t end)
 		m->v = v;
 		m->room = room;
 	}
-	m->v[m->nr++] = (struct mapping){ start, end };
+	m->v[m->nr++] = (struct mapping){ start, end, registered };
 	return 0;
 }
 
@@ -90,15 +90,22 @@ static bool header_is_eligible(const char *line, const char *end, uint64_t *star
 	return strncmp(line + name, "[heap]", 6) == 0 || strncmp(line + name, "[anon:", 6) == 0;
 }
 
+static bool has_flag(const char *flags, const char *end, const char *flag)
+{
+	for (const char *p = flags; p + 2 <= end; p += 3)
+		if (memcmp(p, flag, 2) == 0)
+			return true;
+	return false;
+}
+
 /* "VmFlags: rd wr mr mw me ac sd": does one of them keep it out? */
 static bool flags_are_eligible(const char *flags, const char *end)
 {
 	static const char out[][3] = { "lo", "io", "pf", "dc", "dd", "wf", "ht", "mg", "sh", "uw", "ss", "gd" };
 
-	for (const char *p = flags; p + 2 <= end; p += 3)
-		for (size_t i = 0; i < ARRAY_SIZE(out); i++)
-			if (memcmp(p, out[i], 2) == 0)
-				return false;
+	for (size_t i = 0; i < ARRAY_SIZE(out); i++)
+		if (has_flag(flags, end, out[i]))
+			return false;
 	return true;
 }
 
@@ -132,7 +139,7 @@ int mappings_read(struct mappings *m, int smaps, const struct wire_range *never,
 		} else if (strncmp(line, "VmFlags: ", 9) == 0) {
 			if (eligible && flags_are_eligible(line + 9, eol) &&
 			    !is_never(start, end, never, nr_never))
-				r = add(m, start, end);
+				r = add(m, start, end, has_flag(line + 9, eol, "um"));
 			if (r < 0) {
 				m->nr = 0;
 				return r;

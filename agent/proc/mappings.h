@@ -19,6 +19,7 @@
 struct mapping {
 	uint64_t start; /* the whole mapping: it is registered whole or not at all */
 	uint64_t end;
+	bool registered; /* with some userfaultfd for missing pages */
 };
 
 struct mappings {
@@ -35,8 +36,7 @@ void mappings_deinit(struct mappings *m);
  * Reads smaps anew. Eligible: private, anonymous, readable, writable, not
  * executable, not [stack] or another special one, none of the flags that keep
  * it out (locked, io, pfn, dontfork, dontdump, wipeonfork, hugetlb, mergeable),
- * not registered with a userfaultfd of the program's own, not overlapping one
- * of the ranges never to touch. registered: what we registered ourselves.
+ * not overlapping one of the ranges never to touch.
  * 0 or negative errno; on error the list is empty.
  */
 int mappings_read(struct mappings *m, int smaps, const struct wire_range *never, unsigned nr_never);

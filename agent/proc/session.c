@@ -36,6 +36,8 @@ struct session *session_free(struct session *s)
 	assert(s->slots.root == 0);
 	mappings_deinit(&s->mappings);
 	ranges_deinit(&s->registered);
+	ranges_deinit(&s->vacated);
+	ranges_deinit(&s->superseded);
 	if (s->gate)
 		munmap(s->gate, PAGE_BYTES);
 	safe_close(s->fds.uffd);

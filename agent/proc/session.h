@@ -31,6 +31,7 @@
 #include "page/slotmap.h"
 #include "proc/mappings.h"
 #include "proc/ranges.h"
+#include "uapi/uswap_uapi.h"
 
 #define SESSION_LATENCY_BUCKETS 96
 
@@ -116,6 +117,7 @@ static inline uint64_t counter_get(const _Atomic uint64_t *counter)
 }
 
 /* First touches that run in order get windows that grow (owner). */
+#define SESSION_WAITING_MAX 16
 #define SESSION_STREAMS 4
 struct touch_stream {
 	uint64_t next; /* vpn that would continue it */
@@ -162,6 +164,9 @@ struct session {
 	/* owner */
 	struct slotmap slots;
 	struct ranges registered;
+	struct ranges vacated;	 /* moved away from; their UNMAP is still to come */
+	struct ranges superseded; /* ... and something younger is there by now */
+	uint64_t registered_ns;	 /* when one was last added */
 	uint32_t generation;
 	uint64_t transit_vpn[WIRE_TRANSIT_PAGES]; /* who is on the way there; 0: nobody */
 	struct session *heir_of; /* forked while that session's batch was under way */
@@ -171,6 +176,9 @@ struct session {
 	uint32_t stream_clock;
 	bool polled;		 /* its userfaultfd is in the owner's epoll */
 	uint64_t gate_wait_ns;	 /* since when the mover is inside; 0: not */
+	struct uffd_msg waiting[SESSION_WAITING_MAX]; /* events for earlier ones */
+	unsigned nr_waiting;
+	bool wake_all;		 /* faults were left unanswered meanwhile */
 	bool barred;		 /* a REMOVE could not be noted: nothing leaves any more */
 	uint64_t restore_vpn;	 /* how far the restoring has come */
 	bool detach;		 /* let go when restored */
@@ -181,7 +189,7 @@ struct session {
 
 	/* worker */
 	struct mappings mappings;
-	uint64_t mappings_ns, mappings_cost_ns;
+	uint64_t mappings_ns, mappings_started_ns, mappings_cost_ns;
 	uint64_t hand;		 /* where the scan goes on, byte address */
 	uint64_t scanned_from;	 /* where this round began */
 	bool wrapped;

@@ -161,6 +161,13 @@ bool uffd_alive(int fd)
 	return uffd_ops->zero(fd, 0, PAGE_BYTES, &done) != -ESRCH;
 }
 
+bool uffd_is_changing(int fd)
+{
+	int64_t done = 0;
+
+	return uffd_ops->zero(fd, 0, PAGE_BYTES, &done) == -EAGAIN;
+}
+
 bool uffd_is_uffd(int fd)
 {
 	static const char want[] = "anon_inode:[userfaultfd]";

@@ -99,6 +99,10 @@ enum placed uffd_place_poison(int fd, uint64_t dst);
    never mapped. */
 bool uffd_alive(int fd);
 
+/* A change of mappings is under way: an event is unread, or its thread has not
+   run again yet. */
+bool uffd_is_changing(int fd);
+
 /* fd is a userfaultfd (and not, say, a pipe that a hostile peer sent). */
 bool uffd_is_uffd(int fd);
 
