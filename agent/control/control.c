@@ -122,6 +122,7 @@ void endpoint_free(struct endpoint *endpoint)
 	while (*p != endpoint)
 		p = &(*p)->next;
 	*p = endpoint->next;
+	sd_event_source_disable_unref(endpoint->look_again);
 	sd_bus_detach_event(endpoint->bus);
 	sd_bus_close_unref(endpoint->bus);
 	free(endpoint);

@@ -29,6 +29,41 @@ static bool room_for(const struct control *control, uid_t uid)
 	return uid == 0 || (all < PEERS_MAX && same < PEERS_PER_USER);
 }
 
+/*
+ * sd-bus reads what a client sends right behind the handshake together with
+ * the handshake, and then waits for more to come instead of looking at it.
+ * So it is told to look, once, when the handshake is over.
+ */
+static int on_look_again(sd_event_source *source, void *userdata)
+{
+	struct endpoint *endpoint = userdata;
+	sd_bus *bus = sd_bus_ref(endpoint->bus); /* processing may end the endpoint */
+	bool more = true;
+
+	endpoint->look_again = sd_event_source_unref(endpoint->look_again);
+	while (more)
+		more = sd_bus_process(bus, NULL) > 0;
+	sd_bus_unref(bus);
+	return 0;
+}
+
+static int on_connected(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+	struct endpoint *endpoint = userdata;
+
+	if (sd_event_add_defer(endpoint->control->event, &endpoint->look_again, on_look_again,
+			       endpoint) < 0)
+		log_debug("a client that sends without waiting may wait for its first answer");
+	return 0;
+}
+
+static int look_when_connected(struct endpoint *endpoint)
+{
+	return sd_bus_match_signal(endpoint->bus, NULL, "org.freedesktop.DBus.Local",
+				   "/org/freedesktop/DBus/Local", "org.freedesktop.DBus.Local",
+				   "Connected", on_connected, endpoint);
+}
+
 /* fd becomes the bus's, in any case. */
 static int open_peer(int fd, sd_bus **bus)
 {
@@ -48,12 +83,15 @@ static int open_peer(int fd, sd_bus **bus)
 	r = sd_bus_set_server(*bus, true, id);
 	if (r >= 0)
 		r = sd_bus_set_sender(*bus, BUS_NAME);
+	if (r >= 0)
+		r = sd_bus_set_connected_signal(*bus, true);
 	return r < 0 ? r : sd_bus_start(*bus);
 }
 
 static void on_peer(void *ctx, int fd)
 {
 	struct control *control = ctx;
+	struct endpoint *endpoint;
 	sd_bus *bus = NULL;
 	struct ucred cred;
 	socklen_t size = sizeof(cred);
@@ -65,12 +103,14 @@ static void on_peer(void *ctx, int fd)
 		return;
 	}
 	r = open_peer(fd, &bus);
-	if (r < 0)
+	if (r < 0) {
 		sd_bus_unref(bus);
-	else if (!endpoint_new(control, bus, true, cred.uid))
-		r = -errno;
+	} else {
+		endpoint = endpoint_new(control, bus, true, cred.uid);
+		r = endpoint ? look_when_connected(endpoint) : -errno;
+	}
 	if (r < 0)
-		log_warning("a connection to control.sock failed: %s", strerror(-r));
+		log_debug("a connection to control.sock failed: %s", strerror(-r));
 }
 
 int peer_start(struct control *control, const char *path, int fd)

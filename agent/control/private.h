@@ -49,6 +49,7 @@ struct endpoint {
 	sd_bus *bus;
 	bool peer; /* at control.sock */
 	uid_t uid; /* of the peer */
+	sd_event_source *look_again; /* at what came with the handshake */
 };
 
 /* A call that waits for the engine. */

@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The names of the errors, as they stand in the messages on control.sock.
+
+usage: error_name.py CONTROL.sock; prints "METHOD ERROR" a line. Speaks D-Bus
+itself: neither busctl nor gdbus shows the name of an error, or goes without a
+bus.
+"""
+import os
+import socket
+import struct
+import sys
+
+METHOD_CALL, ERROR = 1, 3
+
+
+def pad(data, n):
+    return data + b'\0' * (-len(data) % n)
+
+
+def string(text):
+    raw = text.encode()
+    return struct.pack('<I', len(raw)) + raw + b'\0'
+
+
+def field(code, kind, value):
+    body = bytes([code, 1]) + kind + b'\0'
+    if kind == b'g':
+        return body + bytes([len(value)]) + value.encode() + b'\0'
+    return pad(body, 4) + string(value)
+
+
+def call(serial, path, interface, member, signature, body):
+    fields = b''
+    for f in (field(1, b'o', path), field(2, b's', interface), field(3, b's', member),
+              field(8, b'g', signature)):
+        fields = pad(fields, 8) + f
+    head = struct.pack('<4BIII', ord('l'), METHOD_CALL, 0, 1, len(body), serial, len(fields))
+    return pad(head + fields, 8) + body
+
+
+def read(sock, n):
+    data = b''
+    while len(data) < n:
+        more = sock.recv(n - len(data))
+        if not more:
+            sys.exit('the agent hung up')
+        data += more
+    return data
+
+
+def answer(sock):
+    """Type and error name of the next message."""
+    head = read(sock, 16)
+    _, kind, _, _, body, _, fields = struct.unpack('<4BIII', head)
+    rest = read(sock, fields + (-fields % 8) + body)
+    name, at = '', 0
+    while at < fields:
+        at += -at % 8
+        code, kind_length = rest[at], rest[at + 1]
+        signature = rest[at + 2:at + 2 + kind_length]
+        at += kind_length + 3
+        if signature == b'g':
+            at += rest[at] + 2
+        else:
+            at += -at % 4
+            (size,) = struct.unpack_from('<I', rest, at)
+            if signature in (b's', b'o'):
+                if code == 4:
+                    name = rest[at + 4:at + 4 + size].decode()
+                at += size + 5
+            else:
+                at += 4
+    return kind, name
+
+
+def main():
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(20)
+    sock.connect(sys.argv[1])
+    sock.sendall(b'\0AUTH EXTERNAL ' + str(os.getuid()).encode().hex().encode() + b'\r\n')
+    if not read(sock, 2).startswith(b'OK'):
+        sys.exit('not let in')
+    while read(sock, 1) != b'\n':
+        pass
+    sock.sendall(b'BEGIN\r\n')
+    calls = [
+        ('/org/uswap1', 'org.uswap1.Manager', 'GetProcessByPID', 'u', struct.pack('<I', 999999)),
+    ]
+    if len(sys.argv) > 2:  # an object that takes orders
+        calls.append((sys.argv[2], 'org.uswap1.Process', 'Evict', 'ta{sv}',
+                      struct.pack('<QIxxxx', 4096, 0)))
+    for serial, (path, interface, member, signature, body) in enumerate(calls, 1):
+        sock.sendall(call(serial, path, interface, member, signature, body))
+        kind, name = answer(sock)
+        while kind not in (2, ERROR):
+            kind, name = answer(sock)
+        print(member, name if kind == ERROR else 'no error')
+
+
+main()
