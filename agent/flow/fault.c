@@ -84,15 +84,26 @@ static unsigned zero_window(struct session *s, uint64_t vpn)
 	return pagemap_empty_run(s->fds.pagemap, vpn << PAGE_SHIFT, (unsigned)(end - vpn));
 }
 
+static enum placed place_zeros(struct owner *o, struct session *s, uint64_t vpn, bool write,
+			       unsigned *pages)
+{
+	if (write)
+		return uffd_place_copy(s->fds.uffd, vpn << PAGE_SHIFT, o->flow->zeros, pages);
+	return uffd_place_zero(s->fds.uffd, vpn << PAGE_SHIFT, pages);
+}
+
 static enum placed zero_touch(struct owner *o, struct session *s, uint64_t vpn, bool write)
 {
 	unsigned pages = zero_window(s, vpn);
-	enum placed placed;
+	bool is_window = pages > 1;
+	enum placed placed = place_zeros(o, s, vpn, write, &pages);
 
-	if (write)
-		placed = uffd_place_copy(s->fds.uffd, vpn << PAGE_SHIFT, o->flow->zeros, &pages);
-	else
-		placed = uffd_place_zero(s->fds.uffd, vpn << PAGE_SHIFT, &pages);
+	if (placed == PLACED_GONE && is_window) {
+		/* The window crosses the border of two mappings that lie side by
+		   side (other protection); the page itself may well be there. */
+		pages = 1;
+		placed = place_zeros(o, s, vpn, write, &pages);
+	}
 	if (placed != PLACED_DONE)
 		return placed;
 	counter_add(&s->counters.zero_total, 1);
