@@ -57,6 +57,7 @@ agent_libflow_a_SOURCES = \
 	agent/flow/blobstore_private.h \
 	agent/flow/blobstore_segment.c \
 	agent/flow/blobstore_work.c \
+	agent/flow/event_order.c \
 	agent/flow/events.c \
 	agent/flow/evict_commit.c \
 	agent/flow/evict_mark.c \

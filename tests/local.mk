@@ -156,6 +156,9 @@ EXTRA_DIST += \
 	tests/workloads/workload.h \
 	tests/live/shim_scenarios.h
 
+CONTROL_TESTS = \
+	tests/control/test_control.sh
+
 LIVE_TESTS = \
 	tests/live/test_bench.sh \
 	tests/live/test_exec.sh \
@@ -175,11 +178,14 @@ LIVE_TESTS = \
 SYSTEMD_TESTS = \
 	tests/systemd/test_unit.sh
 
-TESTS += $(STATIC_TESTS) $(UNIT_TESTS) $(LIVE_TESTS) $(SYSTEMD_TESTS)
-EXTRA_DIST += tests/run.sh $(STATIC_TESTS) $(LIVE_TESTS) $(SYSTEMD_TESTS)
+TESTS += $(STATIC_TESTS) $(UNIT_TESTS) $(CONTROL_TESTS) $(LIVE_TESTS) $(SYSTEMD_TESTS)
+EXTRA_DIST += tests/run.sh $(STATIC_TESTS) $(CONTROL_TESTS) $(LIVE_TESTS) $(SYSTEMD_TESTS)
 EXTRA_DIST += \
 	tests/control/bus.conf.in \
 	tests/control/compare_xml.py \
+	tests/control/error_name.py \
+	tests/control/lib.sh \
+	tests/control/manager.py \
 	tests/live/lib.sh \
 	tests/unit/test_shim_symbols.sh \
 	tests/control/fake_engine.c
