@@ -140,15 +140,14 @@ struct endpoint *endpoint_find(struct control *control, sd_bus *bus)
 typedef int (*emit_fn)(sd_bus *bus, const char *path, const void *arg);
 
 /* To all that are connected; those who don't read are dropped. */
-static void broadcast(struct control *control, sd_bus *except, emit_fn emit, const char *path,
-		      const void *arg)
+static void broadcast(struct control *control, emit_fn emit, const char *path, const void *arg)
 {
 	struct endpoint *e, *next;
 	uint64_t unread;
 
 	for (e = control->endpoints; e; e = next) {
 		next = e->next;
-		if (e->bus == except || sd_bus_is_ready(e->bus) <= 0)
+		if (sd_bus_is_ready(e->bus) <= 0)
 			continue;
 		if (e->peer && sd_bus_get_n_queued_write(e->bus, &unread) >= 0 &&
 		    unread > UNREAD_MAX) {
@@ -195,24 +194,24 @@ static int emit_property(sd_bus *bus, const char *path, const void *arg)
 	return sd_bus_emit_properties_changed(bus, path, p->interface, p->name, NULL);
 }
 
-void control_property_changed(struct control *control, sd_bus *except, const char *path,
-			      const char *interface, const char *name)
+void control_property_changed(struct control *control, const char *path, const char *interface,
+			      const char *name)
 {
 	const struct property p = { .interface = interface, .name = name };
 
-	broadcast(control, except, emit_property, path, &p);
+	broadcast(control, emit_property, path, &p);
 }
 
 static void manager_changed(struct control *control, const char *name)
 {
-	control_property_changed(control, NULL, MANAGER_PATH, MANAGER_INTERFACE, name);
+	control_property_changed(control, MANAGER_PATH, MANAGER_INTERFACE, name);
 }
 
 void control_process_new(struct control *control, uint64_t id)
 {
 	char path[PROCESS_PATH_MAX];
 
-	broadcast(control, NULL, emit_added, process_path(path, id), NULL);
+	broadcast(control, emit_added, process_path(path, id), NULL);
 	manager_changed(control, "NProcesses");
 }
 
@@ -220,7 +219,7 @@ void control_process_gone(struct control *control, uint64_t id)
 {
 	char path[PROCESS_PATH_MAX];
 
-	broadcast(control, NULL, emit_removed, process_path(path, id), NULL);
+	broadcast(control, emit_removed, process_path(path, id), NULL);
 	manager_changed(control, "NProcesses");
 }
 
@@ -228,7 +227,7 @@ void control_process_changed(struct control *control, uint64_t id)
 {
 	char path[PROCESS_PATH_MAX];
 
-	broadcast(control, NULL, emit_process, process_path(path, id), NULL);
+	broadcast(control, emit_process, process_path(path, id), NULL);
 }
 
 void control_set_state(struct control *control, enum control_state state)
@@ -241,5 +240,5 @@ void control_set_state(struct control *control, enum control_state state)
 
 void control_reloaded(struct control *control)
 {
-	broadcast(control, NULL, emit_policy, MANAGER_PATH, NULL);
+	broadcast(control, emit_policy, MANAGER_PATH, NULL);
 }

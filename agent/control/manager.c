@@ -56,7 +56,7 @@ static int set_enabled(sd_bus *bus, const char *path, const char *interface, con
 	r = engine_set_enabled(control->engine, 0, enabled);
 	if (r < 0)
 		return order_error(r, error);
-	control_property_changed(control, bus, path, interface, property);
+	control_property_changed(control, path, interface, property);
 	return 0;
 }
 

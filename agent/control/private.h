@@ -84,9 +84,9 @@ struct control {
 struct endpoint *endpoint_new(struct control *control, sd_bus *bus, bool peer, uid_t uid);
 void endpoint_free(struct endpoint *endpoint);
 struct endpoint *endpoint_find(struct control *control, sd_bus *bus);
-/* One property, to all connections but one (which sd-bus has told itself). */
-void control_property_changed(struct control *control, sd_bus *except, const char *path,
-			      const char *interface, const char *name);
+/* One property, to all connections; sd-bus doesn't do it after a Set. */
+void control_property_changed(struct control *control, const char *path, const char *interface,
+			      const char *name);
 
 /* bus.c, peer.c */
 void bus_start(struct control *control);

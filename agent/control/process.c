@@ -125,7 +125,7 @@ static int set_enabled(sd_bus *bus, const char *path, const char *interface, con
 	r = engine_set_enabled(control->engine, id, enabled);
 	if (r < 0)
 		return order_error(r, error);
-	control_property_changed(control, bus, path, interface, property);
+	control_property_changed(control, path, interface, property);
 	return 0;
 }
 
@@ -148,7 +148,7 @@ static int set_limit(sd_bus *bus, const char *path, const char *interface, const
 	r = engine_set_limit(control->engine, id, bytes);
 	if (r < 0)
 		return order_error(r, error);
-	control_property_changed(control, bus, path, interface, property);
+	control_property_changed(control, path, interface, property);
 	return 0;
 }
 

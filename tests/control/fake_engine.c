@@ -204,7 +204,8 @@ void engine_get_stats(struct engine *e, struct engine_stats *s)
 
 size_t engine_get_processes(struct engine *e, struct engine_process *v, size_t n)
 {
-	memcpy(v, e->process, (n < e->n ? n : e->n) * sizeof(*v));
+	for (size_t i = 0; i < n && i < e->n; i++)
+		v[i] = e->process[i];
 	return e->n;
 }
 

@@ -1,0 +1,137 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# The control layer alone: numbers of a fake engine (fake_engine.c, nothing is
+# evicted here) must arrive under the right names, its answers as the right
+# errors, its news as signals. Needs no userfaultfd.
+# shellcheck source=tests/control/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+control_begin tests/control/fake_agent
+export USWAP_ALLOW_KERNEL=1
+bus_start
+
+# start STATUS: an agent whose orders end so
+start() {
+	FAKE_STATUS=$1 agent_start --bus-address "$BUS"
+	wait_until 10 "the name on the bus" has_name
+}
+
+# A "program": holds a connection to the attach socket until its input ends.
+attach() {
+	mkfifo "$DIR/hold$1"
+	python3 -c 'import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.connect(sys.argv[1])
+sys.stdin.read()' "$SOCKET" <"$DIR/hold$1" &
+	PROGRAM=$!
+	PIDS+=("$PROGRAM")
+	eval "exec {HOLD$1}>\"\$DIR/hold$1\""
+	wait_until 10 "the program to attach" "$CTL" stats "$PROGRAM"
+}
+
+start 0
+b monitor --json=short org.uswap1 >"$DIR/signals" 2>&1 &
+PIDS+=($!)
+sleep 1
+attach 1
+
+# ---- every number under its name ----
+"$CTL" --json=short stats "$PROGRAM" >"$DIR/json"
+python3 - "$DIR/json" "$PROGRAM" <<-'END' || fail "wrong figures: $(cat "$DIR/json")"
+	import json, sys
+	(p,) = json.load(open(sys.argv[1]))["processes"]
+	want = dict(id=1, pid=int(sys.argv[2]), uid=0, state="active", reason="", limit_bytes=0,
+	            eviction_enabled=True, control_group="/fake.slice", attached_monotonic_usec=123456,
+	            resident_bytes=8192, registered_bytes=12288, evicted_bytes=2048000,
+	            staged_bytes=28672, same_filled_bytes=204800, stored_bytes=130000,
+	            pages_out_total=17, pages_in_total=19, faults_total=23, refaults_total=29,
+	            major_faults_total=31, zero_faults_total=37, duplicate_pages_total=4,
+	            incompressible_pages_total=43, busy_pages_total=47, poisoned_pages_total=53,
+	            stall_usec_total=59, refault_latency_p50_ns=8000, refault_latency_p99_ns=32000,
+	            refault_latency_histogram=[dict(up_to_ns=8000, count=98),
+	                                       dict(up_to_ns=32000, count=2)],
+	            same_filled_share=0.1)
+	wrong = {k: (p.get(k), v) for k, v in want.items() if p.get(k) != v}
+	assert not wrong, wrong
+	assert abs(p["ratio"] - 2048000 / 158672) < 0.001 and abs(p["duplicate_share"] - 4 / 17) < 1e-5
+	# the bytes that aren't UTF-8, or would break a line, are shown as ?
+	assert p["command"] == "fake??" + sys.argv[2], p["command"]
+END
+"$CTL" --json=short status >"$DIR/json"
+python3 - "$DIR/json" <<-'END' || fail "wrong figures: $(cat "$DIR/json")"
+	import json, sys
+	a = json.load(open(sys.argv[1]))["agent"]
+	want = dict(processes_count=1, store_capacity_bytes=413696, store_used_bytes=421888,
+	            store_live_bytes=438272, store_blobs=109, staging_bytes=462848,
+	            metadata_bytes=127, held_bytes=819200, store_errors_total=137,
+	            attach_refused_total=139, evicted_bytes=2048000, stored_bytes=130000,
+	            tiers=[dict(name="memory", capacity_bytes=413696, used_bytes=421888,
+	                        live_bytes=438272, blobs=109, errors_total=137)])
+	wrong = {k: (a.get(k), v) for k, v in want.items() if a.get(k) != v}
+	assert not wrong, wrong
+END
+say "every number has its name"
+
+# ---- orders and switches reach the engine ----
+expect 0 "5242880" "$CTL" -b evict "$PROGRAM" 5M
+expect 0 "8192" "$CTL" -b restore "$PROGRAM"
+expect 0 '{"bytes":8192}' "$CTL" --json=short evict --all
+OBJECT=/org/uswap1/process/_1
+b call org.uswap1 $OBJECT org.uswap1.Process Detach
+b set-property org.uswap1 $OBJECT org.uswap1.Process EvictionEnabled b false
+expect 0 '"paused"' b get-property org.uswap1 $OBJECT org.uswap1.Process State
+expect 0 '"switched off"' b get-property org.uswap1 $OBJECT org.uswap1.Process Reason
+b set-property org.uswap1 $OBJECT org.uswap1.Process LimitBytes t 4096
+expect 0 't 4096' b get-property org.uswap1 $OBJECT org.uswap1.Process LimitBytes
+set_property EvictionEnabled b false
+is EvictionEnabled "$(property EvictionEnabled)" "b false"
+
+# ---- news reach the bus ----
+eval "exec $HOLD1>&-"
+gone() { [ "$(property NProcesses)" = "u 0" ]; }
+wait_until 10 "the program to be gone" gone
+expect 4 "not attached" "$CTL" evict "$PROGRAM"
+signalled() { grep -q "$1.*$2" "$DIR/signals"; }
+for what in InterfacesAdded InterfacesRemoved; do
+	wait_until 10 "$what" signalled "\"member\":\"$what\"" "$OBJECT"
+done
+for what in State LimitBytes NProcesses EvictionEnabled; do
+	wait_until 10 "PropertiesChanged of $what" signalled '"member":"PropertiesChanged"' "\"$what\""
+done
+say "orders go in, news come out"
+
+# ---- garbage at control.sock harms nobody ----
+for _ in 1 2 3; do
+	head -c 100000 /dev/urandom | python3 -c 'import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+s.connect(sys.argv[1])
+try:
+    s.sendall(sys.stdin.buffer.read())
+except OSError:
+    pass' "$DIR/run/control.sock"
+done
+# one user can't take all connections
+python3 -c 'import os, socket, sys
+os.setuid(65534)
+v = []
+for i in range(100):
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    s.connect(sys.argv[1])
+    v.append(s)
+s.settimeout(10)
+assert s.recv(1) == b"", "the hundredth connection of one user is still open"' "$DIR/run/control.sock"
+expect 0 running beside
+agent_stop
+
+# ---- what the engine says, as typed errors ----
+for case in 3:NoSuchProcess:4 28:StoreFull:1 16:Busy:1 125:Stopping:1; do
+	IFS=: read -r number name code <<<"$case"
+	start "$number"
+	attach "$number"
+	python3 "$SRC/tests/control/error_name.py" "$DIR/run/control.sock" $OBJECT >"$DIR/errors" ||
+		fail "error names: $(cat "$DIR/errors")"
+	grep -qx "Evict org.uswap1.$name" "$DIR/errors" || fail "status $number: $(cat "$DIR/errors")"
+	expect "$code" "(after 5242880 bytes)" "$CTL" evict "$PROGRAM" 5M
+	agent_stop
+done
+say "errors are typed"
