@@ -47,6 +47,17 @@ fail() {
 	exit 1
 }
 
+# Everything that was started with our socket in its environment, movers too:
+# without an agent it would wait for its pages for ever.
+live_kill_all() {
+	local environ
+
+	for environ in $(grep -lzxF "USWAP_SOCKET=$USWAP_SOCKET" /proc/[0-9]*/environ 2>/dev/null); do
+		environ=${environ%/environ}
+		kill -KILL "${environ#/proc/}" 2>/dev/null
+	done
+}
+
 live_cleanup() {
 	local status=$?
 
@@ -55,10 +66,10 @@ live_cleanup() {
 	if [ -n "$AGENT_PID" ] && kill -0 "$AGENT_PID" 2>/dev/null; then
 		if [ $status -ne 0 ]; then
 			echo "--- counters at the end" >&2
-			timeout 5 "$CTL" --json stats >&2
+			timeout 5 "$CTL" --json stats | jq -c 'del(.. | .refault_latency_histogram?)' >&2
 		fi
-		kill -KILL "$AGENT_PID"
 	fi
+	[ -z "$DIR" ] || live_kill_all
 	if [ $status -ne 0 ] && [ $status -ne 77 ] && [ -n "$DIR" ] && [ -e "$DIR/agent.log" ]; then
 		echo "--- agent log (last 80 lines)" >&2
 		tail -n 80 "$DIR/agent.log" >&2
@@ -180,7 +191,7 @@ of_process() {
 JQ_TOTAL='.agent[$key]'
 # shellcheck disable=SC2016
 JQ_PROCESS='.processes[0][$key]'
-export JQ_ORDER='.evicted_bytes // .restored_bytes'
+export JQ_ORDER='.bytes // .evicted_bytes // .restored_bytes'
 
 # ---- running ----------------------------------------------------------------
 

@@ -12,4 +12,5 @@ evicted_run mremap_verify 5
 evicted_run munmap_verify 4
 evicted_run malloc_verify 4 4
 evicted_run zero_touch 4 1
+evicted_run madvise_verify --wipe
 live_end

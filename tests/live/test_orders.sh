@@ -14,7 +14,7 @@ agent_config() {
 		[Policy]
 		GraceSec=0.02
 		MinResident=0
-		StartDelaySec=100000
+		StartDelaySec=86400
 	END
 }
 
@@ -31,6 +31,10 @@ exit_status() {
 	shift
 	timeout $((60 * FACTOR)) "$@" >"$DIR/status.out" 2>&1 || status=$?
 	[ $status = "$want" ] || fail "status $status instead of $want: $*: $(cat "$DIR/status.out")"
+}
+
+no_blobs() {
+	[ "$(total store_blobs)" = 0 ]
 }
 
 live_begin
@@ -58,12 +62,13 @@ say "evict: $bytes bytes, $absent of $PAGES pages away, VmRSS $before -> $after 
 
 bytes=$(order restore "$pid")
 [ "$(ask "$one" absent)" = 0 ] || fail "not all is back"
+# same-filled pages may share one page: one in sixteen is zero
 back=$(ask "$one" rss)
 say "restore: $bytes bytes, VmRSS $back KiB"
 [ "$bytes" -ge $((absent * 4096)) ] || fail "$bytes bytes restored of $absent pages"
-[ "$back" -ge $((before * 95 / 100)) ] || fail "VmRSS is $back KiB after restore, was $before"
+[ "$back" -ge $((before * 90 / 100)) ] || fail "VmRSS is $back KiB after restore, was $before"
 [ "$(of_process "$pid" evicted_bytes)" = 0 ] || fail "evicted_bytes after restore"
-[ "$(total store_blobs)" = 0 ] || fail "blobs after restore"
+wait_until 20 "the store to be empty" no_blobs
 [ "$(ask "$one" verify)" = $PAGES ] || fail "verify after restore"
 
 # a part; reading brings it back

@@ -3,7 +3,9 @@
  * madvise_verify [SECONDS]: after MADV_DONTNEED a page is zero, always, also
  * when threads race with it and with eviction; after MADV_FREE it is the old
  * one or zero, as a whole, until written; advice that keeps the contents keeps
- * them; locking brings them back; WIPEONFORK memory is zero in a child.
+ * them; locking brings them back.
+ * madvise_verify --wipe: WIPEONFORK memory is zero in a child, DONTFORK memory
+ * is not there, also when the pages had left before the advice.
  * madvise_verify --guard: guard pages over evicted pages read as zero when they
  * are removed.
  */
@@ -239,7 +241,7 @@ static void keeping_advice(void)
 }
 
 /* Forbidden to be inherited after the pages have left. */
-static void wipe_on_fork(void)
+static int wipe_on_fork(void)
 {
 	unsigned char *wiped = wl_map(64);
 	size_t i;
@@ -267,6 +269,8 @@ static void wipe_on_fork(void)
 	wl_reap("DONTFORK", pid, SIGSEGV);
 	wl_verify("DONTFORK in the parent", wiped, 64, 6);
 	wl_unmap(wiped, 64);
+	wl_say("wiped pages are zero in a child");
+	return 0;
 }
 
 static int guard(void)
@@ -297,6 +301,8 @@ int main(int argc, char **argv)
 	area = wl_map(PAGES);
 	if (argc == 2 && !strcmp(argv[1], "--guard"))
 		return guard();
+	if (argc == 2 && !strcmp(argv[1], "--wipe"))
+		return wipe_on_fork();
 	seconds = wl_arg(argc, argv, 1, 3);
 	dontneed(&rng);
 	free_lazily();
@@ -305,7 +311,6 @@ int main(int argc, char **argv)
 	deadline = wl_now() + seconds;
 	race();
 	keeping_advice();
-	wipe_on_fork();
 	dontneed(&rng);
 	wl_say("%llu drops read as zero; of %llu times %d freed pages %llu were zero, none else",
 	       (unsigned long long)drops, (unsigned long long)frees, PAGES,
