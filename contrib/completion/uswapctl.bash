@@ -35,7 +35,7 @@ _uswapctl() {
 		for ((i++; i < COMP_CWORD; i++)); do
 			[[ ${COMP_WORDS[i]} == -* && ${COMP_WORDS[i]} != -- ]] || break
 		done
-		if [[ $cur == -* && $i -ge COMP_CWORD ]]; then
+		if [[ $cur == -* && $i -ge $COMP_CWORD ]]; then
 			mapfile -t words < <(compgen -W "--limit= --allow-unmanaged $opts" -- "$cur")
 		else
 			mapfile -t words < <(compgen -c -- "$cur")
