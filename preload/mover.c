@@ -20,6 +20,7 @@
 #include "preload/shim.h"
 
 #define LOOK_NSEC 100000000L /* between two looks at the workload */
+#define LINGER_NSEC 500000000u /* with the workload gone, for the agent's LEAVE */
 #define SEND_WAIT_NSEC 1000000000L
 #define OWN_FDS 5
 
@@ -55,14 +56,28 @@ static int main_thread_is_gone(int pid)
 	return text[len + 1] == 'Z' || text[len + 1] == 'X';
 }
 
-static void exit_if_gone(struct mover *m)
+static int workload_is_gone(const struct mover *m)
 {
 	struct pollfd p = { .fd = m->pidfd, .events = POLLIN };
 
 	if (sys_ppoll(&p, 1, 0) == 1)
-		sys_exit_group(0);
+		return 1;
 	/* EPERM (made undumpable) and ENOSYS say nothing: the agent looks. */
-	if (sys_kcmp_vm(m->workload, m->self) > 0 && !main_thread_is_gone(m->workload))
+	return sys_kcmp_vm(m->workload, m->self) > 0 && !main_thread_is_gone(m->workload);
+}
+
+/*
+ * With the workload gone there is no need to stay, but for the agent's LEAVE:
+ * pages may be in transit that a child forked a moment ago is to get, and they
+ * go with this address space. An agent that is there says so at once.
+ */
+static void exit_if_gone(struct mover *m)
+{
+	uint64_t now = sys_now();
+
+	if (!m->leave_by && workload_is_gone(m))
+		m->leave_by = now + LINGER_NSEC;
+	if (m->leave_by && (m->sock < 0 || now >= m->leave_by))
 		sys_exit_group(0);
 }
 
@@ -100,9 +115,11 @@ static void send_agent(struct mover *m, const void *packet, size_t size)
 			return;
 		if (n != -EAGAIN && n != -EINTR)
 			break;
+		if (m->leave_by)
+			p[1].fd = -1;
 		sys_ppoll(p, 2, SEND_WAIT_NSEC);
-		if (p[1].revents)
-			sys_exit_group(0);
+		if (p[1].revents || m->leave_by)
+			exit_if_gone(m);
 		mover_look(m);
 	}
 	mover_hang_up(m);
@@ -190,11 +207,13 @@ void mover_main(void *mover)
 		struct pollfd p[2] = { { .fd = m->pidfd, .events = POLLIN },
 				       { .fd = m->sock, .events = POLLIN } };
 
+		if (m->leave_by)
+			p[0].fd = -1; /* known, and it would not let us sleep */
 		sys_ppoll(p, 2, LOOK_NSEC);
-		if (p[0].revents)
-			sys_exit_group(0);
 		if (p[1].revents && m->sock >= 0)
 			take_order(m);
+		if (p[0].revents || m->leave_by)
+			exit_if_gone(m);
 		mover_look(m);
 	}
 }

@@ -99,6 +99,7 @@ struct mover {
 	uint32_t inside; /* the gate: our word stands there */
 	uint64_t arena;
 	uint64_t next_look; /* when to compare address spaces again */
+	uint64_t leave_by; /* the workload is gone; 0: it is not */
 	struct wire_gate *gate;
 	struct wire_order order;
 	struct wire_report report;

@@ -47,7 +47,7 @@ static bool stage_page(struct owner *o, struct session *s, struct batch *b, unsi
 		next = stays(o, s, page, slot);
 	}
 	if (slotmap_set(&s->slots, vpn, next) < 0)
-		assert(!"a LEAVING slot's leaf was unshared when it was marked");
+		abort(); /* evict_stage has reserved the nodes */
 	if (slot_is_evicted(next))
 		counter_add(&s->counters.pages_out_total, 1);
 	/* INV-3: who came meanwhile comes again and finds the slot settled. */
@@ -91,7 +91,15 @@ static void drop_transit(struct batch *b)
 void evict_stage(struct owner *o, struct batch *b)
 {
 	struct session *s = b->session;
+	size_t nodes = b->nr;
 
+	/* Leaves may have been shared by a fork since they were marked. */
+	for (struct session *heir = s->heirs; heir; heir = heir->next_heir)
+		nodes += b->nr;
+	if (slot_pool_reserve(o->slots, nodes) < 0) {
+		mailbox_send(&o->box, &b->mail); /* transit keeps the bytes meanwhile */
+		return;
+	}
 	for (unsigned i = 0; i < b->nr; i++)
 		stage_everywhere(o, b, i);
 	while (s->heirs) {
