@@ -117,13 +117,15 @@ static void line(const char *label, const char *format, ...)
 
 static void show_memory(const struct ctl *ctl, const struct figures *f)
 {
-	char a[UNITS_TEXT], b[UNITS_TEXT], c[UNITS_TEXT];
+	char a[UNITS_TEXT], b[UNITS_TEXT], c[UNITS_TEXT], ratio[UNITS_TEXT] = "-";
 	int64_t saved = (int64_t)(f->evicted - f->held);
 
+	if (figures_ratio(f) > 0)
+		snprintf(ratio, sizeof(ratio), "%.2f", figures_ratio(f));
 	line("evicted", "%s, resident %s", size_text(ctl, a, f->evicted),
 	     size_text(ctl, b, f->resident));
-	line("stored", "%s, staged %s, ratio %.2f", size_text(ctl, a, f->stored),
-	     size_text(ctl, b, f->staged), figures_ratio(f));
+	line("stored", "%s, staged %s, ratio %s", size_text(ctl, a, f->stored),
+	     size_text(ctl, b, f->staged), ratio);
 	line("held", "%s in all for it: %s %s", size_text(ctl, a, f->held),
 	     saved < 0 ? "costs" : "saves",
 	     size_text(ctl, b, (uint64_t)(saved < 0 ? -saved : saved)));
