@@ -38,7 +38,9 @@ static void intermediate(void *mover)
  * is the program itself, an orphaned mover would become its child like any
  * other, and waitpid(-1) would never say ECHILD again. There the mover stays a
  * direct child: with exit signal 0 plain waits don't see it. (Known residue:
- * if such a program executes another, its mover stays a zombie there.)
+ * if such a program executes another, its mover stays a zombie there; and the
+ * movers of its descendants are orphans like any other when those end, so a
+ * plain wait reaps one unknown pid for each.)
  */
 static int adopts_orphans(void)
 {

@@ -379,6 +379,7 @@ static void test_agent_death(const char *lib, const char *program)
 	if (!agent) {
 		struct session *s = NULL;
 
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		CHECK(read_line(&w, 5000), "start");
 		sscanf(w.line, "range %" SCNx64 " %u", &w.base, &w.pages);
 		while (!s) {
