@@ -3,7 +3,8 @@
  * bare_fault MIB FAULTS: the least that a fault served by another process can
  * cost, in the agent's shape: epoll, read, UFFDIO_COPY of a ready page, nobody
  * pinned to a processor. For every line "round" on standard input it touches
- * FAULTS pages that are away and prints "p50 p99 mean count" in nanoseconds.
+ * FAULTS pages that are away and prints "p50 p99 mean count" in nanoseconds;
+ * "quit" ends it.
  */
 #include "touch.h"
 
@@ -77,7 +78,7 @@ int main(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	agent = start(area, pages);
 	printf("ready %d\n", (int)getpid());
-	while (fgets(line, sizeof(line), stdin)) {
+	while (fgets(line, sizeof(line), stdin) && strcmp(line, "quit\n")) {
 		touch_round(area, pages, ns, faults, ++round);
 		WL_OK(madvise(area, pages * WL_PAGE, MADV_DONTNEED));
 	}

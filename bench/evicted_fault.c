@@ -6,6 +6,7 @@
  *		"p50 p99 mean count" in nanoseconds
  *	read	reads all pages in order: "nanoseconds 0 0 PAGES", of those away
  *	verify	checks every byte: "0 0 0 PAGES"
+ *	quit	ends
  */
 #include "touch.h"
 
@@ -45,7 +46,7 @@ int main(int argc, char **argv)
 	for (i = 0; i < pages; i++)
 		touch_content(area + i * WL_PAGE, i);
 	printf("ready %d\n", (int)getpid());
-	while (fgets(line, sizeof(line), stdin)) {
+	while (fgets(line, sizeof(line), stdin) && strcmp(line, "quit\n")) {
 		memset(ns, 1, faults * sizeof(*ns)); /* ours is here, whatever was evicted */
 		if (!strcmp(line, "read\n"))
 			read_all(area, pages);

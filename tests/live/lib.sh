@@ -52,10 +52,11 @@ fail() {
 live_kill_all() {
 	local environ
 
-	for environ in $(grep -lzxF "USWAP_SOCKET=$USWAP_SOCKET" /proc/[0-9]*/environ 2>/dev/null); do
-		environ=${environ%/environ}
-		kill -KILL "${environ#/proc/}" 2>/dev/null
-	done
+	grep -lzxF "USWAP_SOCKET=$USWAP_SOCKET" /proc/[0-9]*/environ 2>/dev/null |
+		while read -r environ; do
+			environ=${environ%/environ}
+			kill -KILL "${environ#/proc/}" 2>/dev/null
+		done
 }
 
 live_cleanup() {
@@ -110,6 +111,7 @@ live_begin() {
 	chmod 755 "$DIR"
 	trap live_cleanup EXIT
 	trap 'exit 130' INT TERM
+	trap : PIPE # seen as an error of the write; not inherited
 	export USWAP_SOCKET=$DIR/agent.sock
 	unset LD_PRELOAD USWAP_DISABLE
 }
@@ -300,11 +302,19 @@ peer_ask() {
 	echo "$line"
 }
 
-peer_stop() {
+# peer_close N: it has been told to quit. (The end of its input alone would not do
+# it: other programs of ours hold the pipe too.)
+peer_close() {
 	local in=${PEER_IN[$1]} out=${PEER_OUT[$1]} pid=${PEER_PIDS[$1]}
 
 	exec {in}>&- {out}<&-
 	wait_until 20 "program $pid to end" peer_gone "$pid"
+}
+
+# peer_stop N: for a program that obeys "quit" without an answer
+peer_stop() {
+	echo quit >&"${PEER_IN[$1]}" || fail "program ${PEER_PIDS[$1]} is gone before quit"
+	peer_close "$1"
 }
 
 peer_gone() {
@@ -331,7 +341,7 @@ ask() {
 
 serve_stop() {
 	[ "$(peer_ask "$1" quit)" = bye ] || fail "fill_serve $1: no bye"
-	peer_stop "$1"
+	peer_close "$1"
 }
 
 # absent_at_least N PERCENT: of the pages that fill_serve N filled.
