@@ -9,6 +9,10 @@ dist_dbusservice_DATA = contrib/dbus/org.uswap1.service
 dist_dbusinterface_DATA = \
 	contrib/dbus/org.uswap1.Manager.xml \
 	contrib/dbus/org.uswap1.Process.xml
+dist_bashcompletion_DATA = \
+	contrib/completion/uswap-agent.bash \
+	contrib/completion/uswapctl.bash
+dist_zshcompletion_DATA = contrib/completion/_uswapctl
 CLEANFILES += $(systemdsystemunit_DATA)
 EXTRA_DIST += \
 	contrib/systemd/uswap-agent.service.in \

@@ -156,8 +156,15 @@ EXTRA_DIST += \
 	tests/workloads/workload.h \
 	tests/live/shim_scenarios.h
 
+# the agent with the fake engine of tests/control: for test_marshal.sh only
+check_PROGRAMS += tests/control/fake_agent
+tests_control_fake_agent_SOURCES = agent/main.c tests/control/fake_engine.c
+tests_control_fake_agent_LDADD = agent/libmain.a agent/libcontrol.a \
+	backends/libbackends.a common/libcommon.a $(SYSTEMD_LIBS)
+
 CONTROL_TESTS = \
-	tests/control/test_control.sh
+	tests/control/test_control.sh \
+	tests/control/test_marshal.sh
 
 LIVE_TESTS = \
 	tests/live/test_bench.sh \
@@ -187,5 +194,4 @@ EXTRA_DIST += \
 	tests/control/lib.sh \
 	tests/control/manager.py \
 	tests/live/lib.sh \
-	tests/unit/test_shim_symbols.sh \
-	tests/control/fake_engine.c
+	tests/unit/test_shim_symbols.sh
