@@ -27,8 +27,7 @@ void mailbox_send(struct mailbox *box, struct mail *mail)
 	} while (!atomic_compare_exchange_weak_explicit(&box->head, &head, mail,
 							memory_order_acq_rel,
 							memory_order_relaxed));
-	/* Only the one who found it empty needs to wake the receiver, which
-	   clears the event before it takes. */
+	/* Only the one who found it empty needs to wake the receiver. */
 	if (!head)
 		eventfd_write(box->event, 1);
 }
@@ -36,9 +35,9 @@ void mailbox_send(struct mailbox *box, struct mail *mail)
 struct mail *mailbox_take(struct mailbox *box)
 {
 	struct mail *mail, *oldest = NULL;
-	eventfd_t n;
 
-	eventfd_read(box->event, &n);
+	if (!mailbox_has_mail(box))
+		return NULL;
 	mail = atomic_exchange_explicit(&box->head, NULL, memory_order_acq_rel);
 	while (mail) {
 		struct mail *next = mail->next;

@@ -10,6 +10,7 @@
 #define USWAP_COMMON_MAILBOX_H
 
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct mail {
@@ -19,14 +20,20 @@ struct mail {
 
 struct mailbox {
 	_Atomic(struct mail *) head;
-	int event; /* readable when there is mail */
+	int event; /* eventfd, written when there is mail and never read: watch
+		      it edge-triggered (EPOLLIN | EPOLLET) */
 };
 
 /* 0 or negative errno. */
 int mailbox_init(struct mailbox *box);
 void mailbox_deinit(struct mailbox *box);
 void mailbox_send(struct mailbox *box, struct mail *mail);
-/* All mail, oldest first, and the eventfd cleared; NULL if there is none. */
+static inline int mailbox_has_mail(struct mailbox *box)
+{
+	return atomic_load_explicit(&box->head, memory_order_relaxed) != NULL;
+}
+
+/* All mail, oldest first; NULL if there is none. No system call. */
 struct mail *mailbox_take(struct mailbox *box);
 
 #endif

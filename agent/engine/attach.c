@@ -247,6 +247,18 @@ static int fill_session(struct engine *e, struct session *s, struct attaching *a
 	return r;
 }
 
+/* After an exec the program is still the same process to people: what they
+   have set for it stays. */
+static void inherit_switches(const struct engine *e, struct session *s)
+{
+	for (const struct session *old = e->sessions; old; old = old->next)
+		if (old->pid == s->pid) {
+			s->limit_bytes = old->limit_bytes;
+			s->enabled = old->enabled;
+			return;
+		}
+}
+
 static void make_session(struct engine *e, struct attaching *a, int *fds, const struct wire_attach *m)
 {
 	struct session *s = session_new(atomic_fetch_add(&e->flow.next_session_id, 1), a->peer.uid);
@@ -262,6 +274,7 @@ static void make_session(struct engine *e, struct attaching *a, int *fds, const 
 	epoll_ctl(e->epoll, EPOLL_CTL_DEL, a->sock, NULL);
 	s->fds.mover = take_fd(&a->sock);
 	s->fds.pidfd = take_fd(&a->pidfd);
+	inherit_switches(e, s);
 	registry_add(e, s);
 	notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_ADD);
 	notice_send(&e->flow.worker, &s->to_worker, SESSION_WORK_ADD);

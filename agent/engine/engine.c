@@ -30,7 +30,7 @@ uint64_t engine_latency_bound_ns(unsigned bucket)
 static int open_epoll(struct engine *e)
 {
 	struct itimerspec every = { .it_interval = { .tv_sec = TIMER_SEC }, .it_value = { .tv_sec = TIMER_SEC } };
-	struct epoll_event mail = { .events = EPOLLIN, .data.ptr = &e->flow.engine };
+	struct epoll_event mail = { .events = EPOLLIN | EPOLLET, .data.ptr = &e->flow.engine };
 	struct epoll_event tick = { .events = EPOLLIN, .data.ptr = &e->timer };
 
 	e->epoll = epoll_create1(EPOLL_CLOEXEC);

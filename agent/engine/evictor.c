@@ -17,6 +17,7 @@
 #define MAPPINGS_COST_SHARE 20 /* reading smaps may take 1/20 of the time */
 #define KCMP_NS (100 * 1000000ull)
 #define FULL_REST_NS NSEC_PER_SEC
+#define FORCED_PAGES 4096u /* in staging */
 #define ORDER_PAUSE_NS 1000000ull /* for the packers to make room */
 
 static void send_to_owner(struct batch *b, enum batch_step step)
@@ -94,13 +95,18 @@ void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 /* How many pages the next batch may have. */
 static unsigned batch_room(const struct worker *w, const struct session *s)
 {
-	uint64_t room = staging_room(w->flow->staging), left = room - MIN(room, w->reserved);
+	const struct staging *st = w->flow->staging;
+	uint64_t room = staging_room(st), left = room - MIN(room, w->reserved);
+	uint64_t used = (staging_used_bytes(st) >> PAGE_SHIFT) + w->reserved;
 	uint64_t want = s->forced ? WIRE_BATCH : MIN(s->quota, WIRE_BATCH);
 	const struct order *order = s->evict_order;
 
 	if (s->forced && order && order->target)
 		want = order->bytes >= order->target ?
 			       0 : MIN(want, (order->target - order->bytes + PAGE_BYTES - 1) >> PAGE_SHIFT);
+	/* What is packed at once needs no more than keeps the packers busy. */
+	if (s->forced || w->grace_ns == 0)
+		left = MIN(left, FORCED_PAGES - MIN(used, FORCED_PAGES));
 	return (unsigned)MIN(want, left);
 }
 
@@ -198,6 +204,7 @@ void evictor_check_order(struct worker *w, struct session *s)
 		int status = order->bytes == 0 && s->store_full_ns &&
 					     now_ns() - s->store_full_ns < FULL_REST_NS ? -ENOSPC : 0;
 
+		staging_trim(w->flow->staging, 0);
 		order_finish(w->flow, &s->evict_order, status);
 	} else if (!order->scanned && !s->leaving && !s->closed) {
 		s->next_tick_ns = now_ns() + ORDER_PAUSE_NS;

@@ -29,6 +29,8 @@ void orders_done(struct engine *e, struct order *order)
 	struct order_group *group = order->group;
 
 	group->bytes += order->bytes;
+	if (e->draining && order->status == -ESRCH)
+		order->status = -ECANCELED;
 	/* One process that has ended meanwhile is no failure of "all". */
 	if (order->status < 0 && (group->status == 0 || group->status == -ESRCH))
 		group->status = order->status;

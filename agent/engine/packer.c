@@ -7,7 +7,8 @@
 
 #include "common/util.h"
 
-#define IDLE_NS (100 * 1000000ull)
+#define IDLE_NS (200 * 1000000ull)
+#define BUSY_NS (10 * 1000000ull)
 
 /* Staging is nearly full: its time is over for the oldest. */
 static bool is_pressed(const struct packers *p)
@@ -32,28 +33,33 @@ static struct batch *take_locked(struct packers *p, uint64_t now)
 	return b;
 }
 
-static void wait_locked(struct packers *p, uint64_t now)
+static void wait_locked(struct packers *p)
 {
-	uint64_t until = p->head ? MIN(p->head->due_ns, now + IDLE_NS) : now + IDLE_NS;
+	uint64_t until = p->head ? MIN(p->head->due_ns, p->house_due_ns) : p->house_due_ns;
 	struct timespec ts = { .tv_sec = (time_t)(until / NSEC_PER_SEC),
 			       .tv_nsec = (long)(until % NSEC_PER_SEC) };
 
 	pthread_cond_timedwait(&p->more, &p->lock, &ts);
 }
 
-static void keep_house(struct packers *p)
+/* One thread at a time; soon again if there is more to do or was a batch. */
+static void keep_house(struct packers *p, bool busy)
 {
+	uint64_t pause;
+
 	if (pthread_mutex_trylock(&p->housekeeping))
 		return;
-	blobstore_work(p->flow->blobstore);
+	pause = blobstore_work(p->flow->blobstore) ? 0 : busy ? BUSY_NS : IDLE_NS;
 	pthread_mutex_unlock(&p->housekeeping);
+	pthread_mutex_lock(&p->lock);
+	p->house_due_ns = now_ns() + pause;
+	pthread_mutex_unlock(&p->lock);
 }
 
 static void *run(void *arg)
 {
 	struct packers *p = arg;
 	struct codec *codec = codec_new(p->level);
-	uint64_t next_house = 0;
 
 	prctl(PR_SET_NAME, "uswap-pack");
 	pthread_mutex_lock(&p->lock);
@@ -61,19 +67,20 @@ static void *run(void *arg)
 		uint64_t now = now_ns();
 		struct batch *b = take_locked(p, now);
 
-		if (!b && now < next_house) {
-			wait_locked(p, now);
+		bool house = now >= p->house_due_ns;
+
+		if (!b && !house) {
+			wait_locked(p);
 			continue;
 		}
+		p->house_due_ns = MAX(p->house_due_ns, now + BUSY_NS); /* ours now */
 		pthread_mutex_unlock(&p->lock);
 		if (b) {
 			evict_pack(p->flow, codec, b);
 			mailbox_send(&session_owner(b->session)->box, &b->mail);
 		}
-		if (now >= next_house) {
-			keep_house(p);
-			next_house = now_ns() + IDLE_NS / 10;
-		}
+		if (house)
+			keep_house(p, b);
 		pthread_mutex_lock(&p->lock);
 	}
 	pthread_mutex_unlock(&p->lock);

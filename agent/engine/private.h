@@ -43,6 +43,7 @@ struct packers {
 	pthread_cond_t more;
 	struct batch *head, **tail;   /* by due time */
 	struct batch *urgent;	      /* now */
+	uint64_t house_due_ns;
 	bool stop;
 	pthread_mutex_t housekeeping; /* blobstore_work: one at a time */
 	pthread_t threads[PACKERS_MAX];

@@ -202,7 +202,7 @@ static void *run(void *arg)
 
 int worker_start(struct worker *w, struct packers *packers)
 {
-	struct epoll_event event = { .events = EPOLLIN };
+	struct epoll_event event = { .events = EPOLLIN | EPOLLET }; /* mail */
 	int r;
 
 	w->packers = packers;

@@ -228,9 +228,10 @@ static bool make_room(struct owner *o)
 	return made;
 }
 
-static void serve_inside(struct owner *o, struct session *s)
+static bool serve_inside(struct owner *o, struct session *s)
 {
 	unsigned again = 0, waits = 0;
+	bool any = false;
 
 	for (unsigned round = 0; round < ROUNDS && session_state(s) < SESSION_CLOSING; round++) {
 		uint64_t start = now_ns();
@@ -243,16 +244,18 @@ static void serve_inside(struct owner *o, struct session *s)
 			events_settle_idle(o, s);
 			round -= waits++ < SETTLE_WAITS;
 		} else if (n <= 0 && again == 0) {
-			return;
+			return any;
 		}
+		any = true;
 		again = answer_all(o, s, again, again + (unsigned)MAX(n, 0), start);
 		if (again == 0 && n < FLOW_MESSAGES / 2 && events_are_settled(s))
-			return;
+			return true;
 	}
 	/* INV-3: a wake ends a message too; the thread comes back with a new
 	   one, by when the one that changes the mappings has run. */
 	for (unsigned i = 0; i < again && session_state(s) < SESSION_CLOSING; i++)
 		uffd_wake(s->fds.uffd, o->messages[i].arg.pagefault.address & ~(PAGE_BYTES - 1), PAGE_BYTES);
+	return any;
 }
 
 static void set_armed(struct owner *o, struct session *s, bool armed)
@@ -262,21 +265,24 @@ static void set_armed(struct owner *o, struct session *s, bool armed)
 	epoll_ctl(o->epoll, EPOLL_CTL_MOD, s->fds.uffd, &event);
 }
 
-void fault_serve(struct owner *o, struct session *s)
+bool fault_serve(struct owner *o, struct session *s)
 {
+	bool any;
+
 	if (!s->polled)
-		return;
+		return false;
 	if (!gate_enter(s->gate)) {
 		/* The mover wakes us through the eventfd when it is out. */
 		if (!s->gate_wait_ns) {
 			s->gate_wait_ns = now_ns();
 			set_armed(o, s, false);
 		}
-		return;
+		return false;
 	}
-	serve_inside(o, s);
+	any = serve_inside(o, s);
 	gate_leave(s->gate);
 	if (s->gate_wait_ns && s->polled)
 		set_armed(o, s, true);
 	s->gate_wait_ns = 0;
+	return any;
 }

@@ -80,6 +80,8 @@ void flow_unwatch(struct owner *o, struct session *s)
 		;
 	*at = s->next_owned;
 	s->polled = false;
+	if (o->hot == s)
+		o->hot = NULL;
 }
 
 static void leave_family(struct session *s)
@@ -158,6 +160,8 @@ static bool end_restore(struct owner *o, struct session *s)
 	for (size_t i = 0; i < s->registered.nr; i++)
 		uffd_unregister(s->fds.uffd, s->registered.v[i].start,
 				s->registered.v[i].end - s->registered.v[i].start);
+	uffd_unregister(s->fds.uffd, s->transit, WIRE_TRANSIT_PAGES * PAGE_BYTES);
+	uffd_unregister(s->fds.uffd, s->identity, PAGE_BYTES);
 	/* A mover that can't be told goes with its process; it holds nothing
 	   that is missing any more. */
 	if (s->fds.mover >= 0)

@@ -136,23 +136,32 @@ bool session_has_execed(const struct session *s)
 	       !leader_is_zombie(s->pid);
 }
 
-static void read_line(pid_t pid, const char *name, char *text, size_t size)
+static void read_text(pid_t pid, const char *name, char *text, size_t size)
 {
 	_cleanup_close_ int fd = open_proc(pid, name, 0);
 	ssize_t n = fd < 0 ? -1 : read(fd, text, size - 1);
 
 	text[n > 0 ? n : 0] = '\0';
-	text[strcspn(text, "\n")] = '\0';
+}
+
+/* The unified hierarchy's path, of its line "0::/path"; "" if there is none. */
+static void read_cgroup(pid_t pid, char *path, size_t size)
+{
+	char text[2048];
+	const char *line;
+
+	read_text(pid, "cgroup", text, sizeof(text));
+	line = strncmp(text, "0::", 3) == 0 ? text : strstr(text, "\n0::");
+	if (line)
+		line = strstr(line, "0::") + 3;
+	snprintf(path, size, "%.*s", line ? (int)strcspn(line, "\n") : 0, line ? line : "");
 }
 
 void session_read_names(struct session *s)
 {
 	if (s->pid <= 0)
 		return;
-	read_line(s->pid, "comm", s->command, sizeof(s->command));
-	read_line(s->pid, "cgroup", s->cgroup, sizeof(s->cgroup));
-	/* "0::/path" is the unified hierarchy's line; others come first on
-	   hybrid hosts and say nothing to us. */
-	if (strncmp(s->cgroup, "0::", 3) == 0)
-		memmove(s->cgroup, s->cgroup + 3, strlen(s->cgroup + 3) + 1);
+	read_text(s->pid, "comm", s->command, sizeof(s->command));
+	s->command[strcspn(s->command, "\n")] = '\0';
+	read_cgroup(s->pid, s->cgroup, sizeof(s->cgroup));
 }

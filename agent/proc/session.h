@@ -31,7 +31,7 @@
 #include "page/slotmap.h"
 #include "proc/mappings.h"
 #include "proc/ranges.h"
-#include "uapi/uswap_uapi.h"
+#include "sys/uffd.h"
 
 #define SESSION_LATENCY_BUCKETS 96
 
