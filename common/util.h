@@ -18,18 +18,15 @@
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 /* Each argument is evaluated once, and compared in the type that their sum
-   would have. */
-#define MIN(a, b)                                   \
-	({                                          \
-		__typeof__((a) + (b)) min_a_ = (a); \
-		__typeof__((a) + (b)) min_b_ = (b); \
-		min_a_ < min_b_ ? min_a_ : min_b_;  \
-	})
-#define MAX(a, b)                                   \
-	({                                          \
-		__typeof__((a) + (b)) max_a_ = (a); \
-		__typeof__((a) + (b)) max_b_ = (b); \
-		max_a_ > max_b_ ? max_a_ : max_b_;  \
+   would have. The number keeps nested ones apart. */
+#define MIN(a, b) MIN_MAX_(<, a, b, __COUNTER__)
+#define MAX(a, b) MIN_MAX_(>, a, b, __COUNTER__)
+#define MIN_MAX_(op, a, b, n) MIN_MAX_NUMBERED_(op, a, b, n)
+#define MIN_MAX_NUMBERED_(op, a, b, n)         \
+	({                                     \
+		__typeof__((a) + (b)) a_##n = (a); \
+		__typeof__((a) + (b)) b_##n = (b); \
+		a_##n op b_##n ? a_##n : b_##n;    \
 	})
 #define CONTAINER_OF(ptr, type, member) \
 	((type *)(void *)((char *)(ptr) - offsetof(type, member)))
