@@ -156,11 +156,12 @@ EXTRA_DIST += \
 	tests/workloads/workload.h \
 	tests/live/shim_scenarios.h
 
-# the agent with the fake engine of tests/control: for test_marshal.sh only
+# ---- control: the agent with a made-up engine in place of the real one ----
 check_PROGRAMS += tests/control/fake_agent
 tests_control_fake_agent_SOURCES = agent/main.c tests/control/fake_engine.c
-tests_control_fake_agent_LDADD = agent/libmain.a agent/libcontrol.a \
-	backends/libbackends.a common/libcommon.a $(SYSTEMD_LIBS)
+tests_control_fake_agent_LDADD = \
+	agent/libmain.a agent/libcontrol.a agent/libsys.a \
+	backends/libbackends.a common/libcommon.a $(SYSTEMD_LIBS) -lm
 
 CONTROL_TESTS = \
 	tests/control/test_control.sh \
