@@ -204,6 +204,11 @@ void evictor_check_order(struct worker *w, struct session *s)
 		int status = order->bytes == 0 && s->store_full_ns &&
 					     now_ns() - s->store_full_ns < FULL_REST_NS ? -ENOSPC : 0;
 
+		uint64_t back = counter_get(&s->counters.pages_in_total) - order->returned_before;
+
+		/* What has come back meanwhile, touched or incompressible, is
+		   not out. */
+		order->bytes -= MIN(order->bytes, back << PAGE_SHIFT);
 		staging_trim(w->flow->staging, 0);
 		order_finish(w->flow, &s->evict_order, status);
 	} else if (!order->scanned && !s->leaving && !s->closed) {

@@ -49,6 +49,7 @@ static int give_evict(struct engine *e, struct session *s, struct order *order)
 
 	if (!is_evictable(s))
 		return -EBUSY;
+	order->returned_before = counter_get(&s->counters.pages_in_total);
 	if (!atomic_compare_exchange_strong(&s->evict_order, &none, order))
 		return -EALREADY;
 	notice_send(&e->flow.worker, &s->to_worker, SESSION_WORK_ORDER);

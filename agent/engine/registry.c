@@ -136,6 +136,7 @@ static void describe(struct engine *e, struct session *s, struct engine_process 
 	memcpy(p->command, s->command, sizeof(p->command));
 	memcpy(p->cgroup, s->cgroup, sizeof(p->cgroup));
 	registry_add_counters(&p->counters, s);
+	p->counters.resident_bytes = session_read_resident(s);
 }
 
 size_t engine_get_processes(struct engine *e, struct engine_process *v, size_t n)

@@ -128,6 +128,20 @@ static void inherit_batch(struct session *child, struct session *parent)
 	root->heirs = child;
 }
 
+/*
+ * MADV_WIPEONFORK comes without an event, perhaps when pages had left already:
+ * the child must see zeros there. The flag stands in smaps alone, so a fork of
+ * a process with evicted pages costs a look at it.
+ */
+static void forget_wiped(struct owner *o, struct session *child, const struct session *parent)
+{
+	if (parent->fds.smaps < 0 || !session_evicted_pages(parent) ||
+	    mappings_read_flagged(&o->fork_buffer, parent->fds.smaps, "wf", &o->wiped) < 0)
+		return;
+	for (size_t i = 0; i < o->wiped.nr; i++)
+		clear(o, child, o->wiped.v[i].start, o->wiped.v[i].end, SLOT_NONE);
+}
+
 static int make_child(struct owner *o, struct session *parent, struct session *child)
 {
 	child->owner = o;
@@ -147,6 +161,7 @@ static int make_child(struct owner *o, struct session *parent, struct session *c
 	flow_account_store(child, (int64_t)counter_get(&parent->counters.stored_bytes));
 	atomic_store(&child->counters.registered_bytes, ranges_bytes(&child->registered));
 	inherit_batch(child, parent);
+	forget_wiped(o, child, parent);
 	return flow_watch(o, child);
 }
 

@@ -47,6 +47,8 @@ struct owner {
 	int epoll;
 	void *page; /* one page: what is being restored */
 	struct uffd_msg *messages;
+	struct mappings fork_buffer;
+	struct ranges wiped;
 	struct session *owned; /* all that are not closed */
 	bool unquiet;	       /* some session's events are not all in */
 	struct session *jobs;  /* restoring or closing, a slice each turn */

@@ -18,6 +18,7 @@ struct order {
 	int kind;	 /* enum engine_order */
 	uint64_t target; /* bytes to evict; 0: all */
 	uint64_t bytes;	 /* moved so far */
+	uint64_t returned_before; /* evict: the session's pages_in_total at its start */
 	int status;
 	bool scanned;	 /* evict: nothing more to plan */
 	uint32_t rounds;

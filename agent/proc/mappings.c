@@ -149,6 +149,24 @@ int mappings_read(struct mappings *m, int smaps, const struct wire_range *never,
 	return 0;
 }
 
+int mappings_read_flagged(struct mappings *m, int smaps, const char *flag, struct ranges *set)
+{
+	unsigned long long start = 0, end = 0;
+	char *line, *eol;
+	int r = read_all(m, smaps);
+
+	set->nr = 0;
+	if (r < 0)
+		return r;
+	for (line = m->text; r == 0 && (eol = strchr(line, '\n')); line = eol + 1) {
+		if (strncmp(line, "VmFlags: ", 9) != 0)
+			(void)sscanf(line, "%llx-%llx ", &start, &end);
+		else if (has_flag(line + 9, eol, flag))
+			r = ranges_add(set, start, end);
+	}
+	return r;
+}
+
 const struct mapping *mappings_after(const struct mappings *m, uint64_t address)
 {
 	size_t lo = 0, hi = m->nr;

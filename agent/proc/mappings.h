@@ -41,6 +41,11 @@ void mappings_deinit(struct mappings *m);
  */
 int mappings_read(struct mappings *m, int smaps, const struct wire_range *never, unsigned nr_never);
 /*
+ * The ranges of all mappings with one VmFlag, "wf" say, into set (which is
+ * emptied first). m only lends its buffer. 0 or negative errno.
+ */
+int mappings_read_flagged(struct mappings *m, int smaps, const char *flag, struct ranges *set);
+/*
  * Reads anew which pages belong to threads: their control blocks (found by
  * get_robust_list, which points into them) and stacks. The kernel writes to
  * those words when a thread dies and can't wait for us then, so they must

@@ -97,7 +97,7 @@ uint64_t session_evicted_pages(const struct session *s)
 	return sum;
 }
 
-uint64_t session_read_resident(struct session *s)
+uint64_t session_read_resident(const struct session *s)
 {
 	char text[128];
 	unsigned long long size, resident = 0;

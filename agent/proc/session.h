@@ -248,8 +248,8 @@ static inline enum session_state session_state(const struct session *s)
 int session_open_proc(struct session *s);
 /* Pages that are with us: STAGED + FILL + STORED (+ FETCHING). Any thread. */
 uint64_t session_evicted_pages(const struct session *s);
-/* RSS in bytes by /proc/PID/statm; 0 when it can't be read. Worker. */
-uint64_t session_read_resident(struct session *s);
+/* RSS in bytes by /proc/PID/statm; 0 when it can't be read. Any thread. */
+uint64_t session_read_resident(const struct session *s);
 /* The mover runs in another address space than the process by now: an exec.
    Worker. */
 bool session_has_execed(const struct session *s);
