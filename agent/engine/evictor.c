@@ -17,6 +17,7 @@
 #define MAPPINGS_COST_SHARE 20 /* reading smaps may take 1/20 of the time */
 #define KCMP_NS (100 * 1000000ull)
 #define FULL_REST_NS NSEC_PER_SEC
+#define ORDER_ROUNDS 16u
 #define FORCED_PAGES 4096u /* in staging */
 #define ORDER_PAUSE_NS 1000000ull /* for the packers to make room */
 
@@ -92,6 +93,23 @@ void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 	evictor_next(w, s);
 }
 
+/* What an order has moved and what has not come back since, touched or
+   incompressible: only that is out. */
+static uint64_t order_bytes(const struct session *s, const struct order *order)
+{
+	uint64_t back = counter_get(&s->counters.pages_in_total) - order->returned_before;
+
+	return order->bytes - MIN(order->bytes, back << PAGE_SHIFT);
+}
+
+static uint64_t order_wants(const struct session *s, const struct order *order)
+{
+	uint64_t out = order_bytes(s, order);
+
+	return order->target ? (order->target - MIN(order->target, out) + PAGE_BYTES - 1) >> PAGE_SHIFT
+			     : UINT64_MAX;
+}
+
 /* How many pages the next batch may have. */
 static unsigned batch_room(const struct worker *w, const struct session *s)
 {
@@ -101,9 +119,8 @@ static unsigned batch_room(const struct worker *w, const struct session *s)
 	uint64_t want = s->forced ? WIRE_BATCH : MIN(s->quota, WIRE_BATCH);
 	const struct order *order = s->evict_order;
 
-	if (s->forced && order && order->target)
-		want = order->bytes >= order->target ?
-			       0 : MIN(want, (order->target - order->bytes + PAGE_BYTES - 1) >> PAGE_SHIFT);
+	if (s->forced && order)
+		want = MIN(want, order_wants(s, order));
 	/* What is packed at once needs no more than keeps the packers busy. */
 	if (s->forced || w->grace_ns == 0)
 		left = MIN(left, FORCED_PAGES - MIN(used, FORCED_PAGES));
@@ -134,8 +151,8 @@ void evictor_next(struct worker *w, struct session *s)
 		struct order *order = s->evict_order;
 
 		/* No room in staging is no end: the packers are making it. */
-		order->scanned = b || (order->target && order->bytes >= order->target) ||
-				 s->leaving || s->closed;
+		order->exhausted = b || s->leaving || s->closed;
+		order->scanned = order->exhausted || order_wants(s, order) == 0;
 	}
 	s->quota = 0;
 	evictor_check_order(w, s);
@@ -194,6 +211,15 @@ void evictor_returned(struct worker *w, struct batch *b)
 		evictor_next(w, s);
 }
 
+static void finish_order(struct worker *w, struct session *s, struct order *order)
+{
+	bool full = s->store_full_ns && now_ns() - s->store_full_ns < FULL_REST_NS;
+
+	order->bytes = order_bytes(s, order);
+	staging_trim(w->flow->staging, 0);
+	order_finish(w->flow, &s->evict_order, order->bytes == 0 && full ? -ENOSPC : 0);
+}
+
 void evictor_check_order(struct worker *w, struct session *s)
 {
 	struct order *order = s->evict_order;
@@ -201,17 +227,15 @@ void evictor_check_order(struct worker *w, struct session *s)
 	if (!order || s->busy)
 		return;
 	if (order->scanned && s->nr_batches == 0) {
-		int status = order->bytes == 0 && s->store_full_ns &&
-					     now_ns() - s->store_full_ns < FULL_REST_NS ? -ENOSPC : 0;
-
-		uint64_t back = counter_get(&s->counters.pages_in_total) - order->returned_before;
-
-		/* What has come back meanwhile, touched or incompressible, is
-		   not out. */
-		order->bytes -= MIN(order->bytes, back << PAGE_SHIFT);
-		staging_trim(w->flow->staging, 0);
-		order_finish(w->flow, &s->evict_order, status);
-	} else if (!order->scanned && !s->leaving && !s->closed) {
+		/* Some came back when packed: others in their place, if there
+		   are any. */
+		if (order->exhausted || order_wants(s, order) == 0 || ++order->rounds == ORDER_ROUNDS) {
+			finish_order(w, s, order);
+			return;
+		}
+		order->scanned = false;
+	}
+	if (!order->scanned && !s->leaving && !s->closed) {
 		s->next_tick_ns = now_ns() + ORDER_PAUSE_NS;
 		w->next_due_ns = MIN(w->next_due_ns, s->next_tick_ns);
 	}

@@ -20,7 +20,8 @@ struct order {
 	uint64_t bytes;	 /* moved so far */
 	uint64_t returned_before; /* evict: the session's pages_in_total at its start */
 	int status;
-	bool scanned;	 /* evict: nothing more to plan */
+	bool scanned;	 /* evict: enough is planned for now */
+	bool exhausted;	 /* ... or there is nothing more to plan */
 	uint32_t rounds;
 	void *group;	 /* engine's: what it belongs to */
 };
