@@ -72,6 +72,12 @@ static int add(struct mappings *m, uint64_t start, uint64_t end, bool registered
 	return 0;
 }
 
+/* Field names begin with a capital, so 'A'nonymous is no address. */
+static bool is_header(const char *line)
+{
+	return (*line >= '0' && *line <= '9') || (*line >= 'a' && *line <= 'f');
+}
+
 /* "START-END PERMS OFFSET DEV INODE   NAME": could its pages leave? */
 static bool header_is_eligible(const char *line, const char *end, uint64_t *start, uint64_t *stop)
 {
@@ -132,7 +138,7 @@ int mappings_read(struct mappings *m, int smaps, const struct wire_range *never,
 	for (line = m->text; (eol = strchr(line, '\n')); line = eol + 1) {
 		unsigned long long kib;
 
-		if ((*line >= '0' && *line <= '9') || (*line >= 'a' && *line <= 'f')) {
+		if (is_header(line)) {
 			eligible = header_is_eligible(line, eol, &start, &end);
 		} else if (sscanf(line, "Locked: %llu kB", &kib) == 1) {
 			m->locked_bytes += kib << 10;
@@ -159,9 +165,9 @@ int mappings_read_flagged(struct mappings *m, int smaps, const char *flag, struc
 	if (r < 0)
 		return r;
 	for (line = m->text; r == 0 && (eol = strchr(line, '\n')); line = eol + 1) {
-		if (strncmp(line, "VmFlags: ", 9) != 0)
+		if (is_header(line))
 			(void)sscanf(line, "%llx-%llx ", &start, &end);
-		else if (has_flag(line + 9, eol, flag))
+		else if (strncmp(line, "VmFlags: ", 9) == 0 && has_flag(line + 9, eol, flag))
 			r = ranges_add(set, start, end);
 	}
 	return r;

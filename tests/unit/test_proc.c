@@ -156,13 +156,14 @@ START_TEST(test_mappings_of_smaps)
 		"7f0000400000-7f0000500000 rw-p 00001000 08:01 42 /usr/lib/x.so\nVmFlags: rd wr mr mw me ac \n"
 		"7f0000500000-7f0000600000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me dc ac \n"
 		"7f0000600000-7f0000700000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me dd ac \n"
-		"7f0000700000-7f0000800000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me wf ac \n"
+		"7f0000700000-7f0000800000 rw-p 00000000 00:00 0 \nAnonymous:           0 kB\nVmFlags: rd wr mr mw me wf ac \n"
 		"7f0000800000-7f0000900000 rw-p 00000000 00:00 0  [anon:arena]\nVmFlags: rd wr mr mw me ac um \n"
 		"7f0000900000-7f0000a00000 rwxp 00000000 00:00 0 \nVmFlags: rd wr ex mr mw me ac \n"
 		"7f0000a00000-7f0000b00000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me ac \n"
 		"7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0  [stack]\nVmFlags: rd wr mr mw me gd ac \n";
 	const struct wire_range never = { 0x7f0000a80000, 0x7f0000a81000 };
 	static const uint64_t want[] = { 0x55d000000000, 0x7f0000000000, 0x7f0000800000 };
+	struct ranges flagged = { 0 };
 	struct mappings m = { 0 };
 	FILE *f = tmpfile();
 
@@ -175,6 +176,11 @@ START_TEST(test_mappings_of_smaps)
 	ck_assert_uint_eq(m.locked_bytes, 8 << 10);
 	ck_assert_ptr_eq(mappings_after(&m, 0x7f0000100000), &m.v[2]);
 	ck_assert_ptr_null(mappings_after(&m, 0x7f0000900000));
+	ck_assert_int_eq(mappings_read_flagged(&m, fileno(f), "wf", &flagged), 0);
+	ck_assert_uint_eq(flagged.nr, 1);
+	ck_assert_uint_eq(flagged.v[0].start, 0x7f0000700000);
+	ck_assert_uint_eq(flagged.v[0].end, 0x7f0000800000);
+	ranges_deinit(&flagged);
 	mappings_deinit(&m);
 	fclose(f);
 }
