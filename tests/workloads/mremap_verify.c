@@ -17,12 +17,17 @@
 #define THREAD_PAGES 96
 
 static double deadline;
+/* Held while a hole is open that must not be taken by another thread. */
+static pthread_mutex_t room = PTHREAD_MUTEX_INITIALIZER;
 
 /* An unused place, for MREMAP_FIXED. */
 static unsigned char *place(size_t pages)
 {
-	void *at = mmap(NULL, pages * WL_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *at;
 
+	pthread_mutex_lock(&room);
+	at = mmap(NULL, pages * WL_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	pthread_mutex_unlock(&room);
 	WL_CHECK(at != MAP_FAILED, "mmap: %s", strerror(errno));
 	return at;
 }
@@ -161,15 +166,17 @@ static void over(uint64_t seed, bool wait)
 /* The middle goes elsewhere and comes back; the hole is filled meanwhile. */
 static void middle(uint64_t seed, bool wait)
 {
-	unsigned char *area = plain(PAGES), *gone, *hole = area + PAGES / 4 * WL_PAGE;
+	unsigned char *area = plain(PAGES), *gone = place(PAGES / 2);
+	unsigned char *hole = area + PAGES / 4 * WL_PAGE;
 
 	wl_fill(area, PAGES, seed);
 	away("before taking the middle", area, PAGES, wait);
-	gone = remap("middle", hole, PAGES / 2, PAGES / 2, MREMAP_MAYMOVE | MREMAP_FIXED,
-		     place(PAGES / 2));
+	pthread_mutex_lock(&room);
+	remap("middle", hole, PAGES / 2, PAGES / 2, MREMAP_MAYMOVE | MREMAP_FIXED, gone);
 	WL_CHECK(mmap(hole, PAGES / 2 * WL_PAGE, PROT_READ | PROT_WRITE,
 		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == hole,
 		 "mmap: %s", strerror(errno));
+	pthread_mutex_unlock(&room);
 	zeros("hole", hole, PAGES / 2);
 	wl_fill(hole, PAGES / 2, seed + 1);
 	away("hole", hole, PAGES / 2, wait);
