@@ -60,7 +60,6 @@ static void set_quota(struct worker *w, struct session *s, uint64_t now)
 	facts.stall_share = s->stall_share;
 	s->last_stall_ns = stall;
 	s->last_tick_ns = now;
-	atomic_store(&s->counters.resident_bytes, facts.resident_bytes);
 	s->quota = s->enabled ? policy_quota(&w->policy, &facts) : 0;
 	s->forced = s->evict_order != NULL;
 }

@@ -32,7 +32,7 @@ void registry_add_counters(struct engine_counters *sum, const struct session *s)
 	const struct session_counters *c = &s->counters;
 	uint64_t staged = counter_get(&s->slots.count[SLOT_STAGED]);
 
-	sum->resident_bytes += counter_get(&c->resident_bytes);
+	sum->resident_bytes += session_read_resident(s);
 	sum->registered_bytes += counter_get(&c->registered_bytes);
 	sum->evicted_bytes += session_evicted_pages(s) << PAGE_SHIFT;
 	sum->staged_bytes += staged << PAGE_SHIFT;
@@ -136,7 +136,6 @@ static void describe(struct engine *e, struct session *s, struct engine_process 
 	memcpy(p->command, s->command, sizeof(p->command));
 	memcpy(p->cgroup, s->cgroup, sizeof(p->cgroup));
 	registry_add_counters(&p->counters, s);
-	p->counters.resident_bytes = session_read_resident(s);
 }
 
 size_t engine_get_processes(struct engine *e, struct engine_process *v, size_t n)

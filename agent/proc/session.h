@@ -89,7 +89,6 @@ enum { /* notices to the engine */
 struct session_counters { /* owner unless said */
 	_Atomic uint64_t stored_bytes;
 	_Atomic uint64_t registered_bytes;
-	_Atomic uint64_t resident_bytes; /* worker */
 	_Atomic uint64_t pages_out_total;
 	_Atomic uint64_t pages_in_total;
 	_Atomic uint64_t faults_total;
