@@ -221,8 +221,10 @@ void engine_dispatch(struct engine *e)
 	for (int i = 0; i < n; i++)
 		if (events[i].data.ptr != &e->timer && events[i].data.ptr != &e->flow.engine)
 			attach_event(e, events[i].data.ptr);
-	if (read(e->timer, &ticks, sizeof(ticks)) > 0)
+	if (read(e->timer, &ticks, sizeof(ticks)) > 0) {
 		attach_expire(e, now_ns());
+		registry_report(e, now_ns());
+	}
 	report_drained(e);
 }
 

@@ -107,6 +107,7 @@ struct engine {
 	uint64_t nr_orders; /* not finished */
 	struct engine_counters ended; /* of sessions that are gone */
 	bool enabled;
+	uint64_t full_logged_ns;
 	bool draining, drained;
 	uint64_t user_max, process_max;
 };
@@ -149,6 +150,8 @@ void attach_cancel_all(struct engine *e);
 /* registry.c: the list of sessions */
 void registry_add(struct engine *e, struct session *s);
 void registry_notice(struct engine *e, struct session *s);
+/* Logs what the threads that must not log have counted. */
+void registry_report(struct engine *e, uint64_t now);
 struct session *registry_find(struct engine *e, uint64_t id);
 void registry_add_counters(struct engine_counters *sum, const struct session *s);
 

@@ -8,6 +8,8 @@
 #include "common/log.h"
 #include "common/util.h"
 
+#define FULL_LOG_NS (60 * NSEC_PER_SEC) /* said at most so often */
+
 void registry_add(struct engine *e, struct session *s)
 {
 	s->next = e->sessions;
@@ -53,6 +55,32 @@ void registry_add_counters(struct engine_counters *sum, const struct session *s)
 		sum->latency[i] += counter_get(&c->latency[i]);
 }
 
+static void report_lost(struct session *s)
+{
+	uint64_t lost = counter_get(&s->counters.poisoned_total);
+
+	if (lost == s->poisoned_logged)
+		return;
+	log_error("process %d (%s): %llu pages failed their checksum and are lost: it gets SIGBUS there",
+		  (int)s->pid, s->command, (unsigned long long)(lost - s->poisoned_logged));
+	s->poisoned_logged = lost;
+}
+
+void registry_report(struct engine *e, uint64_t now)
+{
+	for (struct session *s = e->sessions; s; s = s->next) {
+		uint64_t full = s->store_full_ns;
+
+		report_lost(s);
+		if (full <= e->full_logged_ns || (e->full_logged_ns && now - e->full_logged_ns < FULL_LOG_NS))
+			continue;
+		log_warning("Store=%s: no room for pages of process %d (%s, uid %u): the store is full, or "
+			    "the user or process is at its limit; they stay resident",
+			    e->settings.store, (int)s->pid, s->command, s->uid);
+		e->full_logged_ns = now;
+	}
+}
+
 static void unlist(struct engine *e, struct session *s)
 {
 	struct session **at;
@@ -61,6 +89,7 @@ static void unlist(struct engine *e, struct session *s)
 		;
 	*at = s->next;
 	e->nr_sessions--;
+	report_lost(s);
 	registry_add_counters(&e->ended, s);
 	/* Nothing is held for it any more; a resident figure would be stale. */
 	e->ended.resident_bytes = e->ended.registered_bytes = 0;

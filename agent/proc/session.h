@@ -224,6 +224,7 @@ struct session {
 
 	/* engine */
 	struct session *next;
+	uint64_t poisoned_logged;
 	char command[64];
 	char cgroup[256];
 };
