@@ -19,10 +19,10 @@ static void pack_page(struct flow *flow, struct codec *codec, struct session *s,
 		return;
 	}
 	page->result = BATCH_PAGE_KEEP;
-	if (counter_get(&s->counters.stored_bytes) >= s->store_max)
-		return;
-	result = blobstore_put(flow->blobstore, codec, s->domain,
-			       staging_page(flow->staging, page->value), &blob);
+	result = counter_get(&s->counters.stored_bytes) >= s->store_max ?
+			 BLOBSTORE_QUOTA :
+			 blobstore_put(flow->blobstore, codec, s->domain,
+				       staging_page(flow->staging, page->value), &blob);
 	switch (result) {
 	case BLOBSTORE_STORED:
 	case BLOBSTORE_DUPLICATE:
