@@ -20,7 +20,7 @@
 #include "preload/shim.h"
 
 #define LOOK_NSEC 100000000L /* between two looks at the workload */
-#define LINGER_NSEC 500000000u /* with the workload gone, for the agent's LEAVE */
+#define LINGER_NSEC 10000000000u /* with the workload gone, for the agent to take what is in transit */
 #define SEND_WAIT_NSEC 1000000000L
 #define OWN_FDS 5
 
@@ -67,9 +67,9 @@ static int workload_is_gone(const struct mover *m)
 }
 
 /*
- * With the workload gone there is no need to stay, but for the agent's LEAVE:
- * pages may be in transit that a child forked a moment ago is to get, and they
- * go with this address space. An agent that is there says so at once.
+ * With the workload gone there is no need to stay, unless pages are in transit:
+ * a child forked a moment ago may be to get them, and they go with this address
+ * space. The agent has them once it drops them, which takes it no time.
  */
 static void exit_if_gone(struct mover *m)
 {
@@ -77,7 +77,7 @@ static void exit_if_gone(struct mover *m)
 
 	if (!m->leave_by && workload_is_gone(m))
 		m->leave_by = now + LINGER_NSEC;
-	if (m->leave_by && (m->sock < 0 || now >= m->leave_by))
+	if (m->leave_by && (!m->in_transit || m->sock < 0 || now >= m->leave_by))
 		sys_exit_group(0);
 }
 

@@ -140,6 +140,8 @@ static int move_range(struct mover *m, unsigned int at, uint64_t from, unsigned 
 				 &done);
 		for (k = 0; k < done; k++)
 			page[i + k] = WIRE_PAGE_DONE;
+		if (done)
+			m->in_transit |= 1u << m->order.lane;
 		i += done;
 		if (!err || done)
 			continue;
@@ -164,7 +166,8 @@ static void do_move(struct mover *m)
 		return;
 	}
 	at = 0;
-	for (i = 0; gate_is_current(m) && i < o->nr_ranges; i++) {
+	/* Of a workload that is gone nothing more is taken. */
+	for (i = 0; !m->leave_by && gate_is_current(m) && i < o->nr_ranges; i++) {
 		if (i && gate_yield(m))
 			break;
 		if (move_range(m, at, o->range[i].address, o->range[i].pages))
@@ -227,6 +230,8 @@ static void do_drop(struct mover *m)
 	uint64_t mask = m->order.drop_mask;
 	unsigned int lane = m->order.lane * WIRE_BATCH;
 	unsigned int i = 0, end;
+
+	m->in_transit &= ~(1u << m->order.lane);
 
 	while (i < WIRE_BATCH) {
 		end = i;

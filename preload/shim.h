@@ -100,6 +100,7 @@ struct mover {
 	uint64_t arena;
 	uint64_t next_look; /* when to compare address spaces again */
 	uint64_t leave_by; /* the workload is gone; 0: it is not */
+	uint32_t in_transit; /* lanes with pages that the agent has not dropped */
 	struct wire_gate *gate;
 	struct wire_order order;
 	struct wire_report report;

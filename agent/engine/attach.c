@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -42,6 +43,7 @@ struct attaching {
 	struct ucred peer;
 	uint64_t deadline_ns;
 	uint64_t child; /* session id of a fork child, 0: a new one */
+	struct adoption *adoption; /* the owner has it; it points back here */
 	struct attaching *next;
 };
 
@@ -53,9 +55,8 @@ static void drop(struct engine *e, struct attaching *a)
 		;
 	*at = a->next;
 	e->nr_attaching--;
-	for (struct session *s = e->sessions; s; s = s->next)
-		if (s->adoption && s->adoption->connection == a)
-			s->adoption->connection = NULL;
+	if (a->adoption)
+		a->adoption->connection = NULL;
 	safe_close(a->sock); /* leaves the epoll by that */
 	safe_close(a->pidfd);
 	free(a);
@@ -212,6 +213,13 @@ static void refuse(struct engine *e, const struct attaching *a, enum wire_status
 	(void)fdpass_send(a->sock, &m, sizeof(m), NULL, 0);
 }
 
+static bool is_running(int pidfd)
+{
+	struct pollfd p = { .fd = pidfd, .events = POLLIN };
+
+	return pidfd >= 0 && poll(&p, 1, 0) == 0;
+}
+
 /* What a session needs of its connection. */
 static int fill_session(struct engine *e, struct session *s, struct attaching *a, int *fds,
 			const struct wire_attach *m)
@@ -236,6 +244,10 @@ static int fill_session(struct engine *e, struct session *s, struct attaching *a
 		r = uffd_register(s->fds.uffd, m->identity, PAGE_BYTES);
 	if (r == 0)
 		r = session_open_proc(s);
+	/* Only now is it certain whose files these are: the pid may have gone
+	   to another process meanwhile. */
+	if (r == 0 && !is_running(a->pidfd))
+		r = -ESRCH;
 	if (r < 0)
 		return r;
 	gate = make_gate(&s->gate, &s->fds.gate_event);
@@ -291,25 +303,28 @@ static bool ask_owner(struct engine *e, struct attaching *a, int *fds, const str
 		return false;
 	probe.fds = (struct session_fds){ -1, -1, -1, -1, -1, -1, -1, -1, -1, -1 };
 	adoption->gate_memfd = -1;
-	if (session_open_proc(&probe) == 0)
+	/* The socket is duplicated: the answer goes out by the connection. */
+	adoption->fds.mover = fcntl(a->sock, F_DUPFD_CLOEXEC, 0);
+	if (adoption->fds.mover >= 0 && session_open_proc(&probe) == 0 && is_running(a->pidfd))
 		adoption->gate_memfd = make_gate(&adoption->gate, &probe.fds.gate_event);
 	if (adoption->gate_memfd < 0) {
 		safe_close(probe.fds.maps);
 		safe_close(probe.fds.smaps);
 		safe_close(probe.fds.statm);
 		safe_close(probe.fds.tasks);
+		safe_close(adoption->fds.mover);
 		free(adoption);
 		return false;
 	}
+	probe.fds.mover = adoption->fds.mover;
 	adoption->fds = probe.fds;
 	adoption->fds.mem = take_fd(&fds[0]);
 	adoption->fds.pagemap = take_fd(&fds[1]);
 	adoption->fds.pidfd = take_fd(&a->pidfd);
-	/* The socket is duplicated: the answer goes out by the connection. */
-	adoption->fds.mover = fcntl(a->sock, F_DUPFD_CLOEXEC, 0);
 	adoption->attach = *m;
 	adoption->pid = a->peer.pid;
 	adoption->connection = a;
+	a->adoption = adoption;
 	epoll_ctl(e->epoll, EPOLL_CTL_DEL, a->sock, NULL);
 	a->step = WANT_OWNER;
 	s->adoption = adoption;
@@ -337,6 +352,8 @@ void attach_adopted(struct engine *e, struct session *s)
 	struct attaching *c = a->connection;
 
 	s->adoption = NULL;
+	if (c)
+		c->adoption = NULL;
 	if (a->done) {
 		/* Without an answer the child has no mover; its socket's end
 		   then tells the worker so. */

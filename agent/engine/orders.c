@@ -118,12 +118,15 @@ int engine_order(struct engine *e, enum engine_order kind, uint64_t id, uint64_t
 		/* None to do: answered from the next dispatch, like others. */
 		struct order *empty = calloc(1, sizeof(*empty));
 
-		if (empty) {
-			empty->group = group;
-			empty->mail.kind = ORDER_DONE;
-			mailbox_send(&e->flow.engine, &empty->mail);
-			return 0;
+		if (!empty) {
+			e->nr_orders--;
+			free(group);
+			return -ENOMEM;
 		}
+		empty->group = group;
+		empty->mail.kind = ORDER_DONE;
+		mailbox_send(&e->flow.engine, &empty->mail);
+		return 0;
 	}
 	group->open--;
 	return 0;

@@ -79,6 +79,7 @@ static void check(struct owner *o, struct session *s)
 		gate_leave(s->gate);
 	atomic_store(&s->reason, "its mover is gone");
 	flow_start_restore(o, s, true);
+	fault_serve(o, s); /* what waited for the gate */
 }
 
 static void handle_notice(struct owner *o, struct session *s)
@@ -126,6 +127,25 @@ static bool handle_mail(struct owner *o)
 		}
 	}
 	return true;
+}
+
+static void commit_deferred(struct owner *o)
+{
+	struct batch *b = o->deferred, *next;
+
+	o->deferred = NULL;
+	for (; b; b = next) {
+		next = b->next;
+		evict_commit(o, b);
+	}
+}
+
+/* Descriptors that are given up when a fork child's finds no room. */
+static void keep_reserve(struct owner *o)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(o->reserve); i++)
+		if (o->reserve[i] < 0)
+			o->reserve[i] = eventfd(0, EFD_CLOEXEC);
 }
 
 /* One slice of each job. Returns how long to sleep at most, in ms. */
@@ -177,13 +197,11 @@ static void probe(struct owner *o)
 /* True: there was one. */
 static bool serve(struct owner *o, struct session *s)
 {
-	uint64_t now, gap;
+	uint64_t before = o->last_fault_ns, gap;
 
 	if (!fault_serve(o, s))
 		return false;
-	now = now_ns();
-	gap = MIN(now - o->last_fault_ns, 2 * SPIN_NS);
-	o->last_fault_ns = now;
+	gap = MIN(o->last_fault_ns - before, 2 * SPIN_NS);
 	o->fault_gap_ns += ((int64_t)gap - (int64_t)o->fault_gap_ns) / 4;
 	o->hot = s->polled ? s : NULL;
 	return true;
@@ -200,11 +218,10 @@ static void linger(struct owner *o)
 	for (unsigned turn = 0; turn < LINGER_TURNS; turn++) {
 		if (!o->hot || o->fault_gap_ns >= SPIN_NS || mailbox_has_mail(&o->box))
 			return;
-		if (serve(o, o->hot))
-			continue;
-		if (now_ns() - o->last_fault_ns >= SPIN_NS)
-			return;
+		/* First let it run: it may wait for this very CPU. */
 		sched_yield();
+		if (!serve(o, o->hot) && now_ns() - o->last_fault_ns >= SPIN_NS)
+			return;
 	}
 }
 
@@ -244,18 +261,21 @@ static void *run(void *arg)
 		for (int i = 0; i < n; i++)
 			dispatch(o, &events[i]);
 		linger(o);
+		o->now = now_ns();
 		if (!handle_mail(o))
 			break;
 		wait = run_jobs(o);
+		commit_deferred(o);
 		if (o->unquiet)
 			settle_all(o);
-		if (o->unquiet)
+		if (o->unquiet || o->deferred)
 			wait = MIN(wait, 1);
 		if (slot_pool_ready(o->slots) < SLOT_POOL_LOW)
 			(void)slot_pool_reserve(o->slots, SLOT_POOL_STEP);
 		now = now_ns();
 		if (now >= next_probe) {
 			probe(o);
+			keep_reserve(o);
 			next_probe = now + PROBE_MS * 1000000ull;
 		}
 		atomic_fetch_add_explicit(&o->heartbeat, 1, memory_order_relaxed);
@@ -285,8 +305,7 @@ int owner_start(struct owner_thread *t, struct flow *flow, int level)
 	if (!o->slots || !o->codec || !o->page || !o->messages ||
 	    slot_pool_reserve(o->slots, SLOT_POOL_STEP) < 0)
 		return -ENOMEM;
-	for (size_t i = 0; i < ARRAY_SIZE(o->reserve); i++)
-		o->reserve[i] = eventfd(0, EFD_CLOEXEC);
+	keep_reserve(o);
 	t->stop.kind = MAIL_STOP;
 	r = -pthread_create(&t->thread, NULL, run, t);
 	t->started = r == 0;

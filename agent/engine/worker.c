@@ -77,7 +77,8 @@ static void handle_notice(struct worker *w, struct session *s)
 {
 	uint32_t bits = notice_take(&s->to_worker);
 
-	if (bits & SESSION_WORK_ADD)
+	/* It may have ended before its mover was known. */
+	if (bits & SESSION_WORK_ADD && !s->ended)
 		add_session(w, s);
 	if (bits & SESSION_WORK_ALONE)
 		evictor_alone(w, s);

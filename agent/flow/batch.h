@@ -40,6 +40,7 @@ enum batch_result {
 	BATCH_PAGE_PULLED,   /* value: staging index */
 	BATCH_PAGE_FILLED,   /* value: pattern */
 	BATCH_PAGE_BUSY,     /* shared or pinned */
+	BATCH_PAGE_LOST,     /* it was moved, and its bytes can't be read */
 	BATCH_PAGE_HOLE,     /* no page was there */
 	BATCH_PAGE_REFUSED,  /* the mapping can't be moved from */
 	BATCH_PAGE_SKIP,     /* pack: touched meanwhile, nothing to do */

@@ -52,7 +52,8 @@ static bool must_wait(const struct session *s, unsigned i)
 	if (msg->event == UFFD_EVENT_FORK) /* the child has the mappings as they are now */
 		return i > 0;
 	for (unsigned j = 0; j < i; j++)
-		if (s->waiting[j].event == UFFD_EVENT_REMAP && is_behind(msg, &s->waiting[j]))
+		if (s->waiting[j].event == UFFD_EVENT_FORK ||
+		    (s->waiting[j].event == UFFD_EVENT_REMAP && is_behind(msg, &s->waiting[j])))
 			return true;
 	return msg->event == UFFD_EVENT_REMAP &&
 	       is_registered(s, msg->arg.remap.to, msg->arg.remap.to + msg->arg.remap.len);
@@ -81,9 +82,7 @@ static void settle(struct owner *o, struct session *s)
 	if (s->nr_waiting || !s->wake_all)
 		return;
 	s->wake_all = false;
-	for (size_t i = 0; i < s->registered.nr; i++)
-		uffd_wake(s->fds.uffd, s->registered.v[i].start,
-			  s->registered.v[i].end - s->registered.v[i].start);
+	uffd_wake_all(s->fds.uffd);
 }
 
 static void force_first(struct owner *o, struct session *s)
@@ -95,8 +94,28 @@ static void force_first(struct owner *o, struct session *s)
 	settle(o, s);
 }
 
+/* With five levels of page tables a program may have addresses that slotmaps
+   don't index. Nothing of ours is there. */
+static bool is_in_reach(const struct uffd_msg *msg)
+{
+	const uint64_t end = SLOTMAP_VPN_MAX << PAGE_SHIFT;
+
+	switch (msg->event) {
+	case UFFD_EVENT_REMAP:
+		return msg->arg.remap.from + msg->arg.remap.len <= end &&
+		       msg->arg.remap.to + msg->arg.remap.len <= end;
+	case UFFD_EVENT_REMOVE:
+	case UFFD_EVENT_UNMAP:
+		return msg->arg.remove.end <= end;
+	default:
+		return true;
+	}
+}
+
 void events_take(struct owner *o, struct session *s, const struct uffd_msg *msg)
 {
+	if (!is_in_reach(msg))
+		return;
 	if (s->nr_waiting == SESSION_WAITING_MAX)
 		force_first(o, s);
 	s->waiting[s->nr_waiting++] = *msg;

@@ -7,11 +7,15 @@
 #include "flow/flow.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <sys/random.h>
 
 #include "common/util.h"
 
 #define LEAF_SLOTS 512
+#define LOSE_TRIES 10000u
+#define BARRED_MAX ((uint64_t)1 << 22) /* pages, 16 GiB of address space */
+#define ANY_MASK (~1u & ((1u << SLOT_STATES) - 1))
 
 static void forget_stored_bytes(struct flow *flow, struct session *s, uint64_t vpn, uint64_t end)
 {
@@ -25,6 +29,13 @@ static void clear(struct owner *o, struct session *s, uint64_t start, uint64_t e
 {
 	uint64_t vpn = start >> PAGE_SHIFT, last = end >> PAGE_SHIFT;
 
+	/* Noting a bar takes 8 bytes a page of our locked memory: no program may
+	   have us take more of it than for so much. */
+	if (to == SLOT_BARRED &&
+	    counter_get(&s->slots.count[SLOT_BARRED]) + (last - vpn) > BARRED_MAX) {
+		s->barred = true;
+		to = SLOT_NONE;
+	}
 	forget_stored_bytes(o->flow, s, vpn, last);
 	while (slotmap_clear(&s->slots, vpn, last - vpn, to, &vpn) == -ENOMEM) {
 		if (slot_pool_reserve(o->slots, (last - vpn) / LEAF_SLOTS + 8) == 0)
@@ -92,14 +103,49 @@ static int supersede(struct session *s, uint64_t start, uint64_t end)
 	return 0;
 }
 
+static bool is_empty(const struct session *s, uint64_t vpn, uint64_t n)
+{
+	return slotmap_next(&s->slots, vpn, vpn + n, ANY_MASK) == vpn + n;
+}
+
+/* Without memory for its slots, what is away can't follow a mapping. It is
+   lost, and must not be taken for zeros. */
+static void lose_moved(struct owner *o, struct session *s, uint64_t vpn, uint64_t target, uint64_t n)
+{
+	for (uint64_t v = vpn; (v = slotmap_next(&s->slots, v, vpn + n, FLOW_EVICTED_MASK)) < vpn + n; v++) {
+		unsigned tries = 0;
+
+		while (uffd_place_poison(s->fds.uffd, (v - vpn + target) << PAGE_SHIFT) == PLACED_RETRY &&
+		       tries++ < LOSE_TRIES)
+			sched_yield(); /* until the thread of the event has run */
+		counter_add(&s->counters.poisoned_total, 1);
+	}
+	s->barred = true;
+	clear(o, s, vpn << PAGE_SHIFT, (vpn + n) << PAGE_SHIFT, SLOT_NONE);
+}
+
+/* A mapping may be terabytes of nothing: nodes are made for slots only. */
+static void move_slots(struct owner *o, struct session *s, uint64_t vpn, uint64_t target, uint64_t n)
+{
+	size_t nodes = 8;
+
+	if (is_empty(s, vpn, n) && is_empty(s, target, n))
+		return;
+	forget_stored_bytes(o->flow, s, target, target + n);
+	while (slotmap_move(&s->slots, vpn, target, n) == -ENOMEM) {
+		nodes *= 2;
+		if (slot_pool_reserve(o->slots, nodes) == 0)
+			continue;
+		lose_moved(o, s, vpn, target, n);
+		return;
+	}
+}
+
 static void apply_remap(struct owner *o, struct session *s, uint64_t from, uint64_t to, uint64_t len)
 {
 	uint64_t vpn = from >> PAGE_SHIFT, n = len >> PAGE_SHIFT, target = to >> PAGE_SHIFT;
 
-	forget_stored_bytes(o->flow, s, target, target + n);
-	slot_pool_reserve(o->slots, 2 * (n / LEAF_SLOTS + 4));
-	if (slotmap_move(&s->slots, vpn, target, n) < 0)
-		s->barred = true;
+	move_slots(o, s, vpn, target, n);
 	for (unsigned i = 0; i < WIRE_TRANSIT_PAGES; i++)
 		if (s->transit_vpn[i] >= vpn && s->transit_vpn[i] < vpn + n)
 			s->transit_vpn[i] += target - vpn;

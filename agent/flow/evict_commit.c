@@ -107,7 +107,8 @@ void evict_commit(struct owner *o, struct batch *b)
 			b->page[i].result = BATCH_PAGE_SKIP;
 		}
 	if (!bring_back_all(o, s, b)) {
-		mailbox_send(&o->box, &b->mail); /* behind the faults and events to come */
+		b->next = o->deferred; /* behind the faults and events to come */
+		o->deferred = b;
 		return;
 	}
 	b->mail.kind = BATCH_DONE;

@@ -41,40 +41,46 @@ static void settle(struct flow *flow, struct batch_page *page, uint32_t index)
 }
 
 /*
- * Pages [first, first + n) of the batch were moved; reads them. One that is
- * not there any more was freed lazily by the program (MADV_FREE before we
- * registered the mapping) and reclaimed: zeros are right. Under salvage it was
- * never moved.
+ * A page that was moved can't be read. Not there any more: the program had
+ * freed it lazily (MADV_FREE before we registered the mapping) and the kernel
+ * has reclaimed it, so zeros are right; under salvage it never was in transit.
+ * There and unreadable, or the whole address space gone: its bytes are lost.
  */
+static enum batch_result unread(const struct batch *b, unsigned i, int error, bool salvage)
+{
+	if (error == 0 && !pagemap_is_populated(b->session->fds.pagemap, transit_address(b, i)))
+		return salvage ? BATCH_PAGE_NONE : BATCH_PAGE_FILLED;
+	return BATCH_PAGE_LOST;
+}
+
+/* Pages [first, first + n) of the batch were moved; reads them. */
 static void pull_run(struct flow *flow, struct batch *b, unsigned first, unsigned n, bool salvage)
 {
 	uint32_t index[WIRE_BATCH];
 	void *pages[WIRE_BATCH];
-	int got;
+	unsigned i = 0;
 
 	/* The worker has reserved the room before the batch was ordered: a page
 	   that has left its place must find one here. */
 	if (staging_alloc(flow->staging, index, n) != n)
 		abort();
-	for (unsigned i = 0; i < n; i++)
-		pages[i] = staging_page(flow->staging, index[i]);
-	got = mem_read_pages(b->session->fds.mem, transit_address(b, first), pages, n);
-	for (unsigned i = 0; i < n; i++) {
-		struct batch_page *page = &b->page[first + i];
+	for (unsigned k = 0; k < n; k++)
+		pages[k] = staging_page(flow->staging, index[k]);
+	while (i < n) {
+		int got = mem_read_pages(b->session->fds.mem, transit_address(b, first + i), &pages[i], n - i);
 
-		if ((int)i < got) {
-			settle(flow, page, index[i]);
+		for (int k = 0; k < got; k++, i++) {
+			settle(flow, &b->page[first + i], index[i]);
 			b->moved |= (uint64_t)1 << (first + i);
+		}
+		/* A short count doesn't say why: the page it ended at is asked
+		   for alone. */
+		if (got > 0)
 			continue;
-		}
 		give_back(flow, index[i]);
-		if ((int)i == got && !salvage) {
-			page->result = BATCH_PAGE_FILLED;
-			page->value = 0;
-		}
+		b->page[first + i].result = unread(b, first + i, got, salvage);
+		i++;
 	}
-	if (got >= 0 && (unsigned)got + 1 < n)
-		pull_run(flow, b, first + (unsigned)got + 1, n - (unsigned)got - 1, salvage);
 }
 
 void evict_pull(struct flow *flow, struct batch *b, const struct wire_report *report)

@@ -9,14 +9,31 @@
 
 #include "common/util.h"
 
+static slot_t lost(struct session *s, uint64_t vpn)
+{
+	switch (uffd_place_poison(s->fds.uffd, vpn << PAGE_SHIFT)) {
+	case PLACED_EXISTS: /* in this address space it had not moved */
+		return slot_make(SLOT_RESIDENT, 0, 0);
+	case PLACED_GONE:
+	case PLACED_DEAD:
+		return slot_make(SLOT_NONE, 0, 0);
+	default: /* if not now, then at the next fault */
+		counter_add(&s->counters.poisoned_total, 1);
+		return slot_make(SLOT_POISONED, 0, 0);
+	}
+}
+
 /* The slot of a page that stays where it was. */
-static slot_t stays(struct owner *o, struct session *s, const struct batch_page *page, slot_t slot)
+static slot_t stays(struct owner *o, struct session *s, const struct batch_page *page, uint64_t vpn,
+		    slot_t slot)
 {
 	switch (page->result) {
 	case BATCH_PAGE_BUSY:
 	case BATCH_PAGE_REFUSED:
 		counter_add(&s->counters.busy_total, 1);
-		return refault_backoff(o->flow, slot, true);
+		return refault_backoff(o, slot, true);
+	case BATCH_PAGE_LOST: /* INV-7: never zeros in its place */
+		return lost(s, vpn);
 	default:
 		return slot_make(SLOT_RESIDENT, slot_flags(slot) & ~SLOT_F_WAITING, 0);
 	}
@@ -44,7 +61,7 @@ static bool stage_page(struct owner *o, struct session *s, struct batch *b, unsi
 	} else if (page->result == BATCH_PAGE_FILLED) {
 		next = slot_make(SLOT_FILL, slot_flags(slot) & ~SLOT_F_WAITING, page->value);
 	} else {
-		next = stays(o, s, page, slot);
+		next = stays(o, s, page, vpn, slot);
 	}
 	if (slotmap_set(&s->slots, vpn, next) < 0)
 		abort(); /* evict_stage has reserved the nodes */

@@ -127,7 +127,12 @@ static enum placed give_identity(struct owner *o, struct session *s)
 
 static enum placed answer(struct owner *o, struct session *s, uint64_t vpn, bool write)
 {
-	slot_t slot = slotmap_get(&s->slots, vpn);
+	unsigned one = 1;
+	slot_t slot;
+
+	if (vpn >= SLOTMAP_VPN_MAX) /* out of our reach, so nothing of ours */
+		return place_zeros(o, s, vpn, write, &one);
+	slot = slotmap_get(&s->slots, vpn);
 
 	if (!events_are_settled(s)) {
 		s->wake_all = true; /* answered by that wake (INV-3) */
@@ -188,7 +193,8 @@ static bool answer_message(struct owner *o, struct session *s, const struct uffd
 	case PLACED_DONE:
 		break;
 	}
-	ns = now_ns() - start;
+	o->last_fault_ns = now_ns();
+	ns = o->last_fault_ns - start;
 	counter_add(&s->counters.faults_total, 1);
 	counter_add(&s->counters.stall_ns_total, ns);
 	if (counter_get(&s->counters.refaults_total) != before)
@@ -234,7 +240,7 @@ static bool serve_inside(struct owner *o, struct session *s)
 	bool any = false;
 
 	for (unsigned round = 0; round < ROUNDS && session_state(s) < SESSION_CLOSING; round++) {
-		uint64_t start = now_ns();
+		uint64_t start = o->now = now_ns();
 		int n = uffd_read(s->fds.uffd, o->messages + again, FLOW_MESSAGES - again);
 
 		if (n == -EMFILE && make_room(o))

@@ -13,8 +13,6 @@
 #define RESTORE_SLICE 32	  /* pages between two looks at other faults */
 #define CLOSE_SLICE (64u * 512u) /* pages of address space */
 
-#define EVICTED_MASK                                                                            \
-	(1u << SLOT_STAGED | 1u << SLOT_STORED | 1u << SLOT_FILL | 1u << SLOT_FETCHING)
 #define ANY_MASK (~1u & ((1u << SLOT_STATES) - 1))
 
 static void slot_get_ref(void *ctx, slot_t slot)
@@ -168,7 +166,6 @@ static bool end_restore(struct owner *o, struct session *s)
 		(void)send(s->fds.mover, &leave, sizeof(leave), MSG_DONTWAIT | MSG_NOSIGNAL);
 	s->in_job = false; /* closing is a job of its own */
 	flow_close(o, s);
-	s->fds.uffd = safe_close(s->fds.uffd);
 	return false;
 }
 
@@ -210,7 +207,7 @@ static bool job_restore(struct owner *o, struct session *s)
 	if (!events_are_settled(s) || !gate_enter(s->gate))
 		return true; /* jobs come round */
 	for (unsigned i = 0; i < RESTORE_SLICE; i++) {
-		s->restore_vpn = slotmap_next(&s->slots, s->restore_vpn, SLOTMAP_VPN_MAX, EVICTED_MASK);
+		s->restore_vpn = slotmap_next(&s->slots, s->restore_vpn, SLOTMAP_VPN_MAX, FLOW_EVICTED_MASK);
 		if (s->restore_vpn == SLOTMAP_VPN_MAX || !restore_page(o, s, s->restore_vpn))
 			break;
 	}

@@ -27,6 +27,10 @@
 #define FLOW_WINDOW_MAX 512 /* pages of zeros at a time */
 #define FLOW_MESSAGES 64    /* read at a time */
 
+/* States in which a page's bytes are with us. */
+#define FLOW_EVICTED_MASK                                                                   \
+	(1u << SLOT_STAGED | 1u << SLOT_STORED | 1u << SLOT_FILL | 1u << SLOT_FETCHING)
+
 struct flow {
 	struct blobstore *blobstore;
 	struct staging *staging;
@@ -51,9 +55,11 @@ struct owner {
 	struct ranges wiped;
 	struct session *owned; /* all that are not closed */
 	bool unquiet;	       /* some session's events are not all in */
+	struct batch *deferred; /* commits that must wait a little */
 	struct session *jobs;  /* restoring or closing, a slice each turn */
 	int reserve[8];	       /* descriptors kept free for fork children */
 	struct session *hot;   /* the last that had a fault */
+	uint64_t now;	       /* a moment ago: as of the last message read or mail taken */
 	uint64_t last_fault_ns;
 	uint64_t fault_gap_ns; /* moving average, between the last faults */
 	_Atomic uint64_t heartbeat;
@@ -108,7 +114,7 @@ enum placed refault_place(struct owner *o, struct session *s, uint64_t vpn, slot
 void refault_forget(struct owner *o, struct session *s, uint64_t vpn, slot_t slot,
 		    enum slot_state to);
 /* RESIDENT, and not a candidate for a while: each time twice as long. */
-slot_t refault_backoff(const struct flow *flow, slot_t before, bool harder);
+slot_t refault_backoff(const struct owner *o, slot_t before, bool harder);
 bool refault_may_leave(slot_t slot, uint64_t now);
 
 /* evict_mark.c, evict_stage.c, evict_commit.c: the owner's steps. */

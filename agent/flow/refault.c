@@ -20,10 +20,10 @@ static unsigned hardness(slot_t slot)
 	return slot_flags(slot) >> HARD_SHIFT;
 }
 
-slot_t refault_backoff(const struct flow *flow, slot_t before, bool harder)
+slot_t refault_backoff(const struct owner *o, slot_t before, bool harder)
 {
 	unsigned hard = hardness(before);
-	uint64_t until = now_ns() + (flow->backoff_ns << hard);
+	uint64_t until = o->now + (o->flow->backoff_ns << hard);
 
 	hard = harder ? MIN(hard + 1, HARD_MAX) : hard;
 	return slot_make(SLOT_RESIDENT, hard << HARD_SHIFT, until >> TIME_SHIFT);
@@ -37,15 +37,20 @@ bool refault_may_leave(slot_t slot, uint64_t now)
 	       (state == SLOT_RESIDENT && slot_value(slot) <= now >> TIME_SHIFT);
 }
 
-void refault_forget(struct owner *o, struct session *s, uint64_t vpn, slot_t slot,
-		    enum slot_state to)
+static void replace(struct owner *o, struct session *s, uint64_t vpn, slot_t slot, slot_t next)
 {
-	if (slotmap_set(&s->slots, vpn, slot_make(to, 0, 0)) < 0)
+	if (slotmap_set(&s->slots, vpn, next) < 0)
 		return; /* no node to unshare the leaf: it keeps its reference */
 	if (slot_state(slot) == SLOT_STORED)
 		flow_account_store(s, -(int64_t)blobstore_bytes(o->flow->blobstore,
 								(blob_id)slot_value(slot)));
 	flow_drop(o->flow, slot);
+}
+
+void refault_forget(struct owner *o, struct session *s, uint64_t vpn, slot_t slot,
+		    enum slot_state to)
+{
+	replace(o, s, vpn, slot, slot_make(to, 0, 0));
 }
 
 /* The page's bytes, or NULL when they are lost. */
@@ -101,8 +106,6 @@ enum placed refault_place(struct owner *o, struct session *s, uint64_t vpn, slot
 	if (slot_state(slot) == SLOT_STORED)
 		counter_add(&s->counters.major_total, 1);
 	counter_add(&s->counters.pages_in_total, 1);
-	refault_forget(o, s, vpn, slot, SLOT_RESIDENT);
-	/* In the leaf that was just written, so this can't fail. */
-	slotmap_set(&s->slots, vpn, refault_backoff(o->flow, slot, true));
+	replace(o, s, vpn, slot, refault_backoff(o, slot, true));
 	return PLACED_DONE;
 }

@@ -14,7 +14,8 @@ static const uint16_t legal[SLOT_STATES] = {
 	/* Only our own copy lifts the bar: BARRED never leads to LEAVING. */
 	[SLOT_BARRED] = TO_ANYWAY | TO(RESIDENT),
 	/* Back to RESIDENT: the kernel refused the move. */
-	[SLOT_LEAVING] = TO_ANYWAY | TO(LEAVING) | TO(STAGED) | TO(FILL) | TO(RESIDENT),
+	[SLOT_LEAVING] = TO_ANYWAY | TO(LEAVING) | TO(STAGED) | TO(FILL) | TO(RESIDENT) |
+			 TO(POISONED),
 	/* Back to RESIDENT: touched, or incompressible. */
 	[SLOT_STAGED] = TO_ANYWAY | TO(STORED) | TO(FILL) | TO(RESIDENT) | TO(POISONED),
 	/* Back to STORED: the fetch was cancelled. */

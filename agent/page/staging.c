@@ -202,13 +202,14 @@ uint32_t staging_unref(struct staging *st, uint32_t index)
 	if ((uint32_t)new != 0)
 		return 0;
 	blob = e->blob;
-	if (!blob) {
-		atomic_fetch_sub_explicit(&st->used, 1, memory_order_relaxed);
-		atomic_fetch_add_explicit(&st->idle, 1, memory_order_relaxed);
-	} else {
-		atomic_fetch_sub_explicit(&st->forwarders, 1, memory_order_relaxed);
-	}
+	/* On the list first: what staging_room counts must be there to take. */
 	push_returned(st, index);
+	if (!blob) {
+		atomic_fetch_add_explicit(&st->idle, 1, memory_order_relaxed);
+		atomic_fetch_sub_explicit(&st->used, 1, memory_order_release);
+	} else {
+		atomic_fetch_sub_explicit(&st->forwarders, 1, memory_order_release);
+	}
 	return blob;
 }
 

@@ -12,6 +12,8 @@
 #include "common/util.h"
 
 #define PAGEMAP_EXCLUSIVE ((uint64_t)1 << 56)
+#define PAGEMAP_SWAPPED ((uint64_t)1 << 62)
+#define PAGEMAP_PRESENT ((uint64_t)1 << 63)
 #define READ_PAGES_MAX 64
 
 int pagemap_scan_resident(int pagemap, uint64_t start, uint64_t end, struct page_region *regions,
@@ -68,13 +70,25 @@ unsigned pagemap_empty_run(int pagemap, uint64_t start, unsigned max)
 	return n == 0 ? max : (unsigned)((region.start - start) >> PAGE_SHIFT);
 }
 
+static bool read_entry(int pagemap, uint64_t address, uint64_t *entry)
+{
+	off_t at = (off_t)((address >> PAGE_SHIFT) * sizeof(*entry));
+
+	return pread(pagemap, entry, sizeof(*entry), at) == (ssize_t)sizeof(*entry);
+}
+
 bool pagemap_is_exclusive(int pagemap, uint64_t address)
 {
-	uint64_t entry = 0;
+	uint64_t entry;
 
-	return pread(pagemap, &entry, sizeof(entry), (off_t)((address >> PAGE_SHIFT) * sizeof(entry))) ==
-		       (ssize_t)sizeof(entry) &&
-	       (entry & PAGEMAP_EXCLUSIVE);
+	return read_entry(pagemap, address, &entry) && (entry & PAGEMAP_EXCLUSIVE);
+}
+
+bool pagemap_is_populated(int pagemap, uint64_t address)
+{
+	uint64_t entry;
+
+	return !read_entry(pagemap, address, &entry) || (entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED));
 }
 
 bool maps_is_private_anon(int maps, uint64_t start, uint64_t end)

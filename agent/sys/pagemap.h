@@ -32,6 +32,9 @@ unsigned pagemap_empty_run(int pagemap, uint64_t start, unsigned max);
    that the other side is gone. */
 bool pagemap_is_exclusive(int pagemap, uint64_t address);
 
+/* A page or a swap entry is there. Also true when it can't be told. */
+bool pagemap_is_populated(int pagemap, uint64_t address);
+
 /* The mapping that covers address is exactly [start, end), private, anonymous,
    readable and writable. maps: an open /proc/PID/maps. */
 bool maps_is_private_anon(int maps, uint64_t start, uint64_t end);

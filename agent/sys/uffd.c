@@ -161,6 +161,15 @@ bool uffd_alive(int fd)
 	return uffd_ops->zero(fd, 0, PAGE_BYTES, &done) != -ESRCH;
 }
 
+int uffd_wake_all(int fd)
+{
+	/* The kernel compares addresses only; both ends must be possible ones. */
+	const uint64_t start = (uint64_t)1 << 20, end = (uint64_t)1 << 46;
+	int r = uffd_ops->wake(fd, start, end - start);
+
+	return r < 0 ? r : uffd_ops->wake(fd, end, end - PAGE_BYTES);
+}
+
 bool uffd_is_changing(int fd)
 {
 	int64_t done = 0;

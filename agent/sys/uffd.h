@@ -80,6 +80,9 @@ static inline int uffd_wake(int fd, uint64_t start, uint64_t len)
 	return uffd_ops->wake(fd, start, len);
 }
 
+/* Everybody who waits on this userfaultfd, wherever. */
+int uffd_wake_all(int fd);
+
 /* Messages read (0: none pending), or negative errno. Never blocks, whatever
    a hostile holder of the same open file does to its flags. */
 static inline int uffd_read(int fd, struct uffd_msg *msgs, unsigned max)
