@@ -2,10 +2,14 @@
 #include "common/fdpass.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
 
+#include "common/reaper.h"
 #include "common/util.h"
+
+#define SCM_MAX 253 /* the kernel's: descriptors in one packet */
 
 int fdpass_send(int sock, const void *packet, size_t size, const int *fds, unsigned nr)
 {
@@ -31,8 +35,11 @@ int fdpass_send(int sock, const void *packet, size_t size, const int *fds, unsig
 	return sendmsg(sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size ? 0 : -errno;
 }
 
-static void take_control(struct msghdr *msg, int *fds, unsigned *nr, pid_t *peer)
+/* True: there was room for all. */
+static bool take_control(struct msghdr *msg, int *fds, unsigned *nr, pid_t *peer)
 {
+	bool fits = true;
+
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
 		if (c->cmsg_level != SOL_SOCKET)
 			continue;
@@ -43,10 +50,12 @@ static void take_control(struct msghdr *msg, int *fds, unsigned *nr, pid_t *peer
 				int fd;
 
 				memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
-				if (*nr < FDPASS_MAX)
+				if (*nr < FDPASS_MAX) {
 					fds[(*nr)++] = fd;
-				else
-					close(fd);
+				} else {
+					reaper_close(fd);
+					fits = false;
+				}
 			}
 		} else if (c->cmsg_type == SCM_CREDENTIALS) {
 			struct ucred cred;
@@ -55,12 +64,15 @@ static void take_control(struct msghdr *msg, int *fds, unsigned *nr, pid_t *peer
 			*peer = cred.pid;
 		}
 	}
+	return fits;
 }
 
 ssize_t fdpass_recv(int sock, void *packet, size_t room, int *fds, unsigned *nr, pid_t *peer)
 {
+	/* Room for as many as there can be: those without it the kernel would
+	   drop on our behalf, in this thread, and that may wait. */
 	union {
-		char buf[CMSG_SPACE(FDPASS_MAX * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
+		char buf[CMSG_SPACE(SCM_MAX * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
 		struct cmsghdr align;
 	} control;
 	struct iovec iov = { .iov_base = packet, .iov_len = room };
@@ -72,8 +84,7 @@ ssize_t fdpass_recv(int sock, void *packet, size_t room, int *fds, unsigned *nr,
 	*peer = 0;
 	if (n < 0)
 		return -errno;
-	take_control(&msg, fds, nr, peer);
-	if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
+	if (!take_control(&msg, fds, nr, peer) || msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
 		fdpass_close(fds, *nr);
 		*nr = 0;
 		return -EMSGSIZE;
@@ -84,5 +95,5 @@ ssize_t fdpass_recv(int sock, void *packet, size_t room, int *fds, unsigned *nr,
 void fdpass_close(int *fds, unsigned nr)
 {
 	for (unsigned i = 0; i < nr; i++)
-		fds[i] = safe_close(fds[i]);
+		reaper_close(take_fd(&fds[i]));
 }

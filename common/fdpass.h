@@ -18,6 +18,8 @@ int fdpass_send(int sock, const void *packet, size_t size, const int *fds, unsig
  * places; more than that in the packet is -EMSGSIZE too.
  */
 ssize_t fdpass_recv(int sock, void *packet, size_t room, int *fds, unsigned *nr, pid_t *peer);
+/* Hands those that are not taken (>= 0) to the reaper: nobody knows what they
+   are. */
 void fdpass_close(int *fds, unsigned nr);
 
 #endif

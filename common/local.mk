@@ -8,6 +8,8 @@ common_libcommon_a_SOURCES = \
 	common/log.h \
 	common/mailbox.c \
 	common/mailbox.h \
+	common/reaper.c \
+	common/reaper.h \
 	common/units.c \
 	common/units.h \
 	common/util.h \

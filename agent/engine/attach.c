@@ -19,6 +19,7 @@
 
 #include "common/fdpass.h"
 #include "common/log.h"
+#include "common/reaper.h"
 #include "common/util.h"
 #include "proc/gate.h"
 #include "proc/handshake.h"
@@ -27,6 +28,9 @@
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
+#endif
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
 #endif
 
 #define HANDSHAKE_NS (5 * NSEC_PER_SEC)
@@ -57,7 +61,15 @@ static void drop(struct engine *e, struct attaching *a)
 	e->nr_attaching--;
 	if (a->adoption)
 		a->adoption->connection = NULL;
-	safe_close(a->sock); /* leaves the epoll by that */
+	if (a->sock >= 0) {
+		epoll_ctl(e->epoll, EPOLL_CTL_DEL, a->sock, NULL);
+		/* The peer sees the end now, whenever the closing is done. What
+		   went to the owner may live on as the mover's. */
+		if (a->step != WANT_OWNER)
+			shutdown(a->sock, SHUT_RDWR);
+		/* What the peer has sent and nobody has read goes with it. */
+		reaper_close(a->sock);
+	}
 	safe_close(a->pidfd);
 	free(a);
 }
@@ -109,7 +121,8 @@ void attach_accept(struct engine *e, int sock)
 	    setsockopt(sock, SOL_SOCKET, SO_PASSCRED, &one, sizeof(one)) < 0 ||
 	    epoll_ctl(e->epoll, EPOLL_CTL_ADD, sock, &event) < 0) {
 		e->attach_refused++;
-		close(sock);
+		shutdown(sock, SHUT_RDWR);
+		reaper_close(sock);
 		free(a);
 		return;
 	}
@@ -213,6 +226,14 @@ static void refuse(struct engine *e, const struct attaching *a, enum wire_status
 	(void)fdpass_send(a->sock, &m, sizeof(m), NULL, 0);
 }
 
+/* A mover sends no descriptors. Linux before 6.16 goes on taking them. */
+static void no_more_rights(int sock)
+{
+	int zero = 0;
+
+	(void)setsockopt(sock, SOL_SOCKET, SO_PASSRIGHTS, &zero, sizeof(zero));
+}
+
 static bool is_running(int pidfd)
 {
 	struct pollfd p = { .fd = pidfd, .events = POLLIN };
@@ -284,6 +305,7 @@ static void make_session(struct engine *e, struct attaching *a, int *fds, const 
 		return;
 	}
 	epoll_ctl(e->epoll, EPOLL_CTL_DEL, a->sock, NULL);
+	no_more_rights(a->sock);
 	s->fds.mover = take_fd(&a->sock);
 	s->fds.pidfd = take_fd(&a->pidfd);
 	inherit_switches(e, s);
@@ -326,6 +348,7 @@ static bool ask_owner(struct engine *e, struct attaching *a, int *fds, const str
 	adoption->connection = a;
 	a->adoption = adoption;
 	epoll_ctl(e->epoll, EPOLL_CTL_DEL, a->sock, NULL);
+	no_more_rights(a->sock);
 	a->step = WANT_OWNER;
 	s->adoption = adoption;
 	notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_ADOPT);
@@ -341,7 +364,7 @@ static void discard_adoption(struct adoption *a)
 	safe_close(a->fds.statm);
 	safe_close(a->fds.tasks);
 	safe_close(a->fds.pidfd);
-	safe_close(a->fds.mover);
+	reaper_close(a->fds.mover);
 	safe_close(a->fds.gate_event);
 	munmap(a->gate, PAGE_BYTES);
 }
@@ -420,8 +443,7 @@ void attach_event(struct engine *e, struct attaching *a)
 		go_on = take_attach(e, a, fds, nr, &m.attach);
 	else if (n != 0)
 		e->attach_refused++;
-	for (unsigned i = 0; i < nr; i++)
-		safe_close(fds[i]);
+	fdpass_close(fds, nr);
 	if (!go_on)
 		drop(e, a);
 }

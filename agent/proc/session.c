@@ -7,8 +7,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 
+#include "common/reaper.h"
 #include "common/util.h"
 
 struct session *session_new(uint64_t id, uid_t uid)
@@ -40,7 +42,7 @@ struct session *session_free(struct session *s)
 	ranges_deinit(&s->superseded);
 	if (s->gate)
 		munmap(s->gate, PAGE_BYTES);
-	safe_close(s->fds.uffd);
+	reaper_close(s->fds.uffd); /* takes the locks of that address space */
 	safe_close(s->fds.mem);
 	safe_close(s->fds.pagemap);
 	safe_close(s->fds.maps);
@@ -48,7 +50,9 @@ struct session *session_free(struct session *s)
 	safe_close(s->fds.statm);
 	safe_close(s->fds.tasks);
 	safe_close(s->fds.pidfd);
-	safe_close(s->fds.mover);
+	if (s->fds.mover >= 0)
+		shutdown(s->fds.mover, SHUT_RDWR);
+	reaper_close(s->fds.mover); /* with what was sent and not read */
 	safe_close(s->fds.gate_event);
 	free(s);
 	return NULL;
