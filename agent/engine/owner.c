@@ -235,11 +235,7 @@ static void dispatch(struct owner *o, const struct epoll_event *event)
 	if (event->data.u64 & GATE_EVENT)
 		eventfd_read(s->fds.gate_event, &n);
 	else if (event->events & (EPOLLERR | EPOLLHUP)) {
-		/* Somebody cleared O_NONBLOCK on the shared open file: the
-		   kernel doesn't tell us of faults any more. */
-		atomic_store(&s->reason, "its userfaultfd was tampered with");
-		flow_unwatch(o, s);
-		flow_start_restore(o, s, true);
+		flow_tampered(o, s);
 		return;
 	}
 	serve(o, s);
@@ -254,6 +250,7 @@ static void *run(void *arg)
 	int wait = PROBE_MS;
 
 	prctl(PR_SET_NAME, "uswap-fault");
+	(void)uffd_reader_init();
 	for (;;) {
 		int n = epoll_wait(o->epoll, events, EVENTS, wait);
 		uint64_t now;
@@ -280,6 +277,7 @@ static void *run(void *arg)
 		}
 		atomic_fetch_add_explicit(&o->heartbeat, 1, memory_order_relaxed);
 	}
+	uffd_reader_deinit();
 	return NULL;
 }
 

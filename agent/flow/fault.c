@@ -245,6 +245,10 @@ static bool serve_inside(struct owner *o, struct session *s)
 
 		if (n == -EMFILE && make_room(o))
 			continue;
+		if (n == -EBADFD) {
+			flow_tampered(o, s);
+			break;
+		}
 		if (n <= 0 && !events_are_settled(s)) {
 			sched_yield(); /* to the thread whose event is missing */
 			events_settle_idle(o, s);

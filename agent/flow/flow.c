@@ -12,6 +12,7 @@
 
 #define RESTORE_SLICE 32	  /* pages between two looks at other faults */
 #define CLOSE_SLICE (64u * 512u) /* pages of address space */
+#define STUCK_NS (5 * NSEC_PER_SEC)
 
 #define ANY_MASK (~1u & ((1u << SLOT_STATES) - 1))
 
@@ -126,6 +127,15 @@ void flow_start_restore(struct owner *o, struct session *s, bool detach)
 	notice_send(&o->flow->engine, &s->to_engine, SESSION_NEWS_STATE);
 }
 
+void flow_tampered(struct owner *o, struct session *s)
+{
+	s->tampered = true;
+	s->stuck_ns = 0;
+	atomic_store(&s->reason, "its userfaultfd was tampered with");
+	flow_unwatch(o, s);
+	flow_start_restore(o, s, true);
+}
+
 static bool job_close(struct owner *o, struct session *s)
 {
 	uint64_t vpn = slotmap_next(&s->slots, s->restore_vpn, SLOTMAP_VPN_MAX, ANY_MASK), done;
@@ -202,8 +212,29 @@ static bool restore_page(struct owner *o, struct session *s, uint64_t vpn)
 	return false;
 }
 
+/* Its events are not read any more, so COPY may answer EAGAIN for ever: what
+   doesn't get back in time is lost to it, by its own doing. */
+static bool is_stuck(struct session *s)
+{
+	uint64_t left = session_evicted_pages(s) + counter_get(&s->slots.count[SLOT_LEAVING]);
+	uint64_t now = now_ns();
+
+	if (!s->tampered)
+		return false;
+	if (!s->stuck_ns || left != s->stuck_left) {
+		s->stuck_ns = now;
+		s->stuck_left = left;
+	}
+	return now - s->stuck_ns >= STUCK_NS;
+}
+
 static bool job_restore(struct owner *o, struct session *s)
 {
+	if (is_stuck(s)) {
+		s->in_job = false; /* closing is a job of its own */
+		flow_close(o, s);
+		return false;
+	}
 	if (!events_are_settled(s) || !gate_enter(s->gate))
 		return true; /* jobs come round */
 	for (unsigned i = 0; i < RESTORE_SLICE; i++) {

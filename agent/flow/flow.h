@@ -82,6 +82,9 @@ void flow_start_restore(struct owner *o, struct session *s, bool detach);
 /* Begins to poll a session's userfaultfd. 0 or negative errno. */
 int flow_watch(struct owner *o, struct session *s);
 void flow_unwatch(struct owner *o, struct session *s);
+/* Somebody cleared O_NONBLOCK on its userfaultfd: the kernel doesn't tell us
+   of faults any more. Everything goes back, and it is let go. */
+void flow_tampered(struct owner *o, struct session *s);
 
 /* event_order.c: an event as it is read; applied at once, or when those that
    must have happened before it have come. The generation is the caller's. */

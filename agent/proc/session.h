@@ -181,6 +181,8 @@ struct session {
 	bool barred;		 /* a REMOVE could not be noted: nothing leaves any more */
 	uint64_t restore_vpn;	 /* how far the restoring has come */
 	bool detach;		 /* let go when restored */
+	bool tampered;		 /* its events can't be read any more */
+	uint64_t stuck_ns, stuck_left; /* ... and since when so many pages wait */
 	bool mover_gone;
 	struct session *next_job; /* owner's list of restoring and closing ones */
 	bool in_job;

@@ -3,10 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 
 #include "common/util.h"
 
@@ -68,6 +72,104 @@ static int kernel_poison(int fd, uint64_t start, uint64_t len, int64_t *done)
 	return r;
 }
 
+/*
+ * A read() that must not block, on a descriptor whose O_NONBLOCK a hostile
+ * holder may clear between our look and our read: a timer ends it then. It
+ * comes again and again until disarmed, since it may be early.
+ */
+#ifndef sigev_notify_thread_id
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
+#define READ_SIGNAL (SIGRTMIN + 3)
+#define READ_NS 1000000
+#define READ_TRIES 4 /* interrupted by chance, on a machine with too much to do */
+
+static __thread struct {
+	timer_t timer;
+	bool ready;
+} reader;
+
+static void on_timer(int signal)
+{
+	(void)signal;
+}
+
+static int let_signal(int how)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, READ_SIGNAL);
+	return -pthread_sigmask(how, &set, NULL);
+}
+
+int uffd_reader_init(void)
+{
+	struct sigaction action = { .sa_handler = on_timer }; /* no SA_RESTART */
+	struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = READ_SIGNAL };
+
+	event.sigev_notify_thread_id = (pid_t)syscall(SYS_gettid);
+	if (sigaction(READ_SIGNAL, &action, NULL) < 0 ||
+	    timer_create(CLOCK_MONOTONIC, &event, &reader.timer) < 0)
+		return -errno;
+	reader.ready = true;
+	return let_signal(SIG_UNBLOCK);
+}
+
+void uffd_reader_deinit(void)
+{
+	if (!reader.ready)
+		return;
+	reader.ready = false;
+	timer_delete(reader.timer);
+	(void)let_signal(SIG_BLOCK);
+}
+
+static void set_timer(long ns)
+{
+	const struct itimerspec in = { .it_value.tv_nsec = ns, .it_interval.tv_nsec = ns };
+
+	(void)timer_settime(reader.timer, 0, &in, NULL);
+}
+
+/* How often this thread has slept: a read that doesn't block never does. */
+static long sleeps(void)
+{
+	struct rusage usage;
+
+	return getrusage(RUSAGE_THREAD, &usage) < 0 ? 0 : usage.ru_nvcsw;
+}
+
+static ssize_t read_bounded(int fd, void *to, size_t size)
+{
+	long before = sleeps();
+	ssize_t n = -1;
+	int saved;
+
+	if (!reader.ready)
+		goto tampered;
+	set_timer(READ_NS);
+	for (unsigned i = 0; i < READ_TRIES; i++) {
+		int flags = fcntl(fd, F_GETFL);
+
+		if (flags < 0 || !(flags & O_NONBLOCK))
+			break;
+		n = read(fd, to, size);
+		if (n >= 0 || errno != EINTR) {
+			saved = errno;
+			set_timer(0);
+			errno = saved;
+			return n;
+		}
+		if (sleeps() != before)
+			break;
+	}
+	set_timer(0);
+tampered:
+	errno = EBADFD;
+	return -1;
+}
+
 static int kernel_read(int fd, struct uffd_msg *msgs, unsigned max)
 {
 	struct iovec iov = { .iov_base = msgs, .iov_len = max * sizeof(*msgs) };
@@ -76,14 +178,9 @@ static int kernel_read(int fd, struct uffd_msg *msgs, unsigned max)
 	ssize_t n = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
 
 	/* Descriptors that the kernel made for fork children don't know
-	   RWF_NOWAIT (seen on 6.18): look at the flag instead. */
-	if (n < 0 && errno == EOPNOTSUPP) {
-		int flags = fcntl(fd, F_GETFL);
-
-		if (flags < 0 || !(flags & O_NONBLOCK))
-			return -EBADFD;
-		n = read(fd, msgs, iov.iov_len);
-	}
+	   RWF_NOWAIT (seen on 6.18). */
+	if (n < 0 && errno == EOPNOTSUPP)
+		n = read_bounded(fd, msgs, iov.iov_len);
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	return (int)((size_t)n / sizeof(*msgs));

@@ -83,8 +83,15 @@ static inline int uffd_wake(int fd, uint64_t start, uint64_t len)
 /* Everybody who waits on this userfaultfd, wherever. */
 int uffd_wake_all(int fd);
 
-/* Messages read (0: none pending), or negative errno. Never blocks, whatever
-   a hostile holder of the same open file does to its flags. */
+/* Each thread that reads: what it needs to get out of a read in spite of a
+   hostile holder of the same open file. 0 or negative errno; without it, fork
+   children's descriptors can't be read. */
+int uffd_reader_init(void);
+void uffd_reader_deinit(void);
+
+/* Messages read (0: none pending), or negative errno; -EBADFD: somebody has
+   cleared O_NONBLOCK. Whatever a hostile holder of the same open file does to
+   its flags, this takes a few ms at most. */
 static inline int uffd_read(int fd, struct uffd_msg *msgs, unsigned max)
 {
 	return uffd_ops->read(fd, msgs, max);
