@@ -34,6 +34,7 @@ check-system:
 
 # ---- unit: each links the layer it tests and what that stands on ----
 UNIT_TESTS = \
+	tests/flow/test_event_order \
 	tests/unit/test_blob \
 	tests/unit/test_blobstore \
 	tests/unit/test_codec \
@@ -52,6 +53,9 @@ tests_unit_test_blob_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(C
 
 tests_unit_test_blobstore_SOURCES = tests/unit/test_blobstore.c
 tests_unit_test_blobstore_LDADD = agent/libflow.a agent/libproc.a agent/libpage.a agent/libsys.a backends/libbackends.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
+
+tests_flow_test_event_order_SOURCES = tests/flow/test_event_order.c
+tests_flow_test_event_order_LDADD = $(tests_unit_test_blobstore_LDADD)
 
 tests_unit_test_codec_SOURCES = tests/unit/test_codec.c
 tests_unit_test_codec_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm

@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Events of two threads, read in every order the kernel can queue them in, on a
+ * scripted kernel. Slots are FILL, whose pattern says where the page was first:
+ * in the end it must be found where the mappings put it.
+ */
+#include <check.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/util.h"
+#include "flow/flow.h"
+
+#define A 0x100000ull
+#define B 0x200000ull
+#define C 0x300000ull
+#define X 0x400000ull
+#define LEN (4 * PAGE_BYTES)
+
+static struct flow flow;
+static struct owner owner;
+static struct session *s;
+static bool changing; /* the scripted kernel: is an event still to come? */
+static unsigned wakes;
+
+static int fake_zero(int fd, uint64_t dst, uint64_t len, int64_t *done)
+{
+	int r = changing ? -EAGAIN : -ENOENT;
+
+	ck_assert_uint_eq(dst, 0); /* only uffd_is_changing asks */
+	(void)fd;
+	(void)len;
+	*done = r;
+	return r;
+}
+
+static int fake_wake(int fd, uint64_t start, uint64_t len)
+{
+	(void)fd;
+	(void)start;
+	(void)len;
+	wakes++;
+	return 0;
+}
+
+static const struct uffd_ops scripted = { .zero = fake_zero, .wake = fake_wake };
+
+static void put_pages(uint64_t address)
+{
+	ck_assert_int_eq(ranges_add(&s->registered, address, address + LEN), 0);
+	for (uint64_t a = address; a < address + LEN; a += PAGE_BYTES) {
+		slot_t leaving = slot_make(SLOT_LEAVING, 0, 0);
+
+		ck_assert_int_eq(slotmap_set(&s->slots, a >> PAGE_SHIFT, leaving), 0);
+		ck_assert_int_eq(slotmap_set(&s->slots, a >> PAGE_SHIFT, slot_make(SLOT_FILL, 0, a)), 0);
+	}
+}
+
+static void setup(void)
+{
+	uffd_ops = &scripted;
+	memset(&owner, 0, sizeof(owner));
+	owner.flow = &flow;
+	owner.slots = slot_pool_new((size_t)64 << 20);
+	ck_assert_int_eq(slot_pool_reserve(owner.slots, 256), 0);
+	s = session_new(1, 0);
+	s->owner = &owner;
+	slotmap_init(&s->slots, owner.slots, &flow_slot_refs, s);
+	changing = true;
+	wakes = 0;
+	put_pages(A);
+	put_pages(B);
+}
+
+static void teardown(void)
+{
+	slotmap_deinit(&s->slots);
+	session_free(s);
+	slot_pool_free(owner.slots);
+}
+
+static void remap(uint64_t from, uint64_t to)
+{
+	struct uffd_msg m = { .event = UFFD_EVENT_REMAP };
+
+	m.arg.remap.from = from;
+	m.arg.remap.to = to;
+	m.arg.remap.len = LEN;
+	events_take(&owner, s, &m);
+}
+
+static void cut(uint8_t event, uint64_t start)
+{
+	struct uffd_msg m = { .event = event };
+
+	m.arg.remove.start = start;
+	m.arg.remove.end = start + LEN;
+	events_take(&owner, s, &m);
+}
+
+#define UNMAP(start) cut(UFFD_EVENT_UNMAP, start)
+#define REMOVE(start) cut(UFFD_EVENT_REMOVE, start)
+
+/* The pages that were first at `from` are at `address` now. */
+static void holds(uint64_t address, uint64_t from)
+{
+	for (uint64_t i = 0; i < LEN; i += PAGE_BYTES) {
+		slot_t slot = slotmap_get(&s->slots, (address + i) >> PAGE_SHIFT);
+
+		ck_assert_int_eq(slot_state(slot), SLOT_FILL);
+		ck_assert_uint_eq(slot_value(slot), from + i);
+	}
+}
+
+static void is(uint64_t address, enum slot_state state)
+{
+	for (uint64_t i = 0; i < LEN; i += PAGE_BYTES)
+		ck_assert_int_eq(slot_state(slotmap_get(&s->slots, (address + i) >> PAGE_SHIFT)), state);
+}
+
+START_TEST(test_INV_4_in_order)
+{
+	remap(A, X);
+	UNMAP(A);
+	holds(X, A);
+	is(A, SLOT_NONE);
+	remap(B, A);
+	UNMAP(B);
+	holds(A, B);
+	ck_assert(events_are_quiet(s));
+}
+END_TEST
+
+/* munmap(A) by one thread, mremap(B, A) by another that is read first. */
+START_TEST(test_INV_4_remap_before_the_munmap_it_needs)
+{
+	remap(B, A);
+	ck_assert(!events_are_settled(s));
+	holds(A, A); /* nothing was dropped yet */
+	UNMAP(A);
+	ck_assert(events_are_settled(s));
+	holds(A, B);
+	UNMAP(B);
+	holds(A, B);
+}
+END_TEST
+
+/* Also when the second event of the same mremap is read before. */
+START_TEST(test_INV_4_own_unmap_waits_for_its_remap)
+{
+	remap(B, A);
+	UNMAP(B);
+	holds(B, B);
+	UNMAP(A);
+	holds(A, B);
+	is(B, SLOT_NONE);
+}
+END_TEST
+
+/* mremap(A, X) by one thread; its UNMAP(A) is late, and another has moved B
+   to A by then. */
+START_TEST(test_INV_4_late_unmap_of_a_vacated_place)
+{
+	remap(A, X);
+	remap(B, A);
+	holds(A, B);
+	UNMAP(A);
+	holds(A, B);
+	UNMAP(B);
+	holds(A, B);
+	holds(X, A);
+	ck_assert(events_are_quiet(s));
+	UNMAP(A); /* a real one */
+	is(A, SLOT_NONE);
+}
+END_TEST
+
+START_TEST(test_INV_4_remap_before_the_remap_it_needs)
+{
+	remap(B, A);
+	remap(A, X);
+	holds(X, A);
+	holds(A, B);
+	UNMAP(A);
+	UNMAP(B);
+	holds(X, A);
+	holds(A, B);
+}
+END_TEST
+
+START_TEST(test_INV_4_chain_backwards)
+{
+	put_pages(C);
+	remap(C, B);
+	remap(B, A);
+	remap(A, X);
+	holds(X, A);
+	holds(A, B);
+	holds(B, C);
+	UNMAP(C);
+	UNMAP(B);
+	UNMAP(A);
+	holds(X, A);
+	holds(A, B);
+	holds(B, C);
+	is(C, SLOT_NONE);
+	ck_assert(events_are_quiet(s));
+}
+END_TEST
+
+/* A REMOVE of what a waiting REMAP brings is younger than that. */
+START_TEST(test_INV_4_remove_behind_a_waiting_remap)
+{
+	remap(B, A);
+	REMOVE(A);
+	holds(A, A);
+	UNMAP(A);
+	is(A, SLOT_BARRED);
+	is(B, SLOT_NONE);
+}
+END_TEST
+
+START_TEST(test_INV_4_nothing_overtakes_a_waiting_fork)
+{
+	struct uffd_msg fork_msg = { .event = UFFD_EVENT_FORK };
+
+	remap(B, A);
+	fork_msg.arg.fork.ufd = (uint32_t)-1;
+	s->waiting[s->nr_waiting++] = fork_msg; /* as events_take would, unapplied */
+	put_pages(X);
+	REMOVE(X);
+	holds(X, X);
+	ck_assert_uint_eq(s->nr_waiting, 3);
+	s->nr_waiting = 0;
+}
+END_TEST
+
+/* MREMAP_DONTUNMAP leaves A mapped: no UNMAP follows. */
+START_TEST(test_dontunmap_is_forgotten_when_all_is_quiet)
+{
+	remap(A, X);
+	events_settle_idle(&owner, s);
+	ck_assert(!events_are_quiet(s)); /* an event may still come */
+	changing = false;
+	events_settle_idle(&owner, s);
+	ck_assert(events_are_quiet(s));
+	remap(B, A);
+	holds(A, B);
+	UNMAP(A);
+	is(A, SLOT_NONE);
+}
+END_TEST
+
+/* A list that claims too much must not stop everything. */
+START_TEST(test_idle_kernel_ends_the_wait)
+{
+	remap(B, A);
+	ck_assert(!events_are_settled(s));
+	events_settle_idle(&owner, s);
+	ck_assert(!events_are_settled(s));
+	changing = false;
+	events_settle_idle(&owner, s);
+	ck_assert(events_are_settled(s));
+	holds(A, B);
+}
+END_TEST
+
+/* INV-3: faults left unanswered meanwhile are woken when it is over. */
+START_TEST(test_INV_3_withheld_faults_are_woken)
+{
+	remap(B, A);
+	s->wake_all = true;
+	wakes = 0;
+	UNMAP(A);
+	ck_assert(!s->wake_all);
+	ck_assert_uint_ge(wakes, 3); /* of the two events, and of all */
+}
+END_TEST
+
+START_TEST(test_INV_4_remove_bars)
+{
+	REMOVE(A);
+	is(A, SLOT_BARRED);
+	holds(B, B);
+}
+END_TEST
+
+/* Noting bars must not take memory without bound. */
+START_TEST(test_huge_remove_takes_no_memory)
+{
+	struct uffd_msg m = { .event = UFFD_EVENT_REMOVE };
+	size_t before = slot_pool_bytes(owner.slots);
+
+	m.arg.remove.start = A;
+	m.arg.remove.end = A + ((uint64_t)1 << 40);
+	events_take(&owner, s, &m);
+	ck_assert_uint_eq(slot_pool_bytes(owner.slots), before);
+	ck_assert(s->barred);
+	is(A, SLOT_NONE);
+}
+END_TEST
+
+START_TEST(test_addresses_out_of_reach)
+{
+	struct uffd_msg m = { .event = UFFD_EVENT_UNMAP };
+
+	m.arg.remove.start = (uint64_t)1 << 50;
+	m.arg.remove.end = ((uint64_t)1 << 50) + LEN;
+	events_take(&owner, s, &m);
+	remap((uint64_t)1 << 50, A);
+	holds(A, A);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("event_order");
+	TCase *tc = tcase_create("event_order");
+	SRunner *runner = srunner_create(suite);
+	int failed;
+
+	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_add_test(tc, test_INV_4_in_order);
+	tcase_add_test(tc, test_INV_4_remap_before_the_munmap_it_needs);
+	tcase_add_test(tc, test_INV_4_own_unmap_waits_for_its_remap);
+	tcase_add_test(tc, test_INV_4_late_unmap_of_a_vacated_place);
+	tcase_add_test(tc, test_INV_4_remap_before_the_remap_it_needs);
+	tcase_add_test(tc, test_INV_4_chain_backwards);
+	tcase_add_test(tc, test_INV_4_remove_behind_a_waiting_remap);
+	tcase_add_test(tc, test_INV_4_nothing_overtakes_a_waiting_fork);
+	tcase_add_test(tc, test_dontunmap_is_forgotten_when_all_is_quiet);
+	tcase_add_test(tc, test_idle_kernel_ends_the_wait);
+	tcase_add_test(tc, test_INV_3_withheld_faults_are_woken);
+	tcase_add_test(tc, test_INV_4_remove_bars);
+	tcase_add_test(tc, test_huge_remove_takes_no_memory);
+	tcase_add_test(tc, test_addresses_out_of_reach);
+	suite_add_tcase(suite, tc);
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
