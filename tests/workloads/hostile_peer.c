@@ -3,13 +3,15 @@
  * hostile_peer SOCKET [SECONDS]: does to the agent's attach socket what no shim
  * does: wrong, short, long and endless packets, wrong descriptors, too many of
  * them, connections by the hundred, an end at each step, a gate that is never
- * left, a mover that lies. Every step runs in a child that is killed if the
+ * left, a mover that lies, descriptors whose closing waits, a userfaultfd whose
+ * O_NONBLOCK comes and goes. Every step runs in a child that is killed if the
  * agent leaves it waiting. Exits 0 when all steps were done and the agent still
  * takes connections; whether it is well is for the test to find out.
  */
 #include "workload.h"
 
 #include <linux/userfaultfd.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stddef.h>
 #include <sys/epoll.h>
@@ -17,6 +19,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/un.h>
 
 #include "common/wire.h"
@@ -28,6 +31,8 @@
 #define STEP_MS 3000
 #define FDS_MAX 253
 #define CROWD 300
+#define LINGERING 24 /* more than the agent has threads to close them */
+#define TOGGLE_SECONDS 1.8
 
 static struct sockaddr_un address = { .sun_family = AF_UNIX };
 
@@ -552,6 +557,237 @@ static void step_crowd(void)
 	wl_sleep_ms(500);
 }
 
+/* ---- closing that waits --------------------------------------------------- */
+
+/* Whose last close() waits until what it has sent was read: never. */
+static int lingering(void)
+{
+	static const char bytes[65536];
+	static int listener = -1;
+	struct sockaddr_in in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct linger linger = { 1, 3600 };
+	socklen_t len = sizeof(in);
+	int fd = (int)WL_OK(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+
+	if (listener < 0) {
+		listener = (int)WL_OK(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+		WL_OK(bind(listener, (struct sockaddr *)&in, sizeof(in)));
+		WL_OK(listen(listener, LINGERING * 8));
+	}
+	WL_OK(getsockname(listener, (struct sockaddr *)&in, &len));
+	WL_OK(connect(fd, (struct sockaddr *)&in, sizeof(in)));
+	WL_OK(accept(listener, NULL, NULL)); /* until this process ends */
+	while (send(fd, bytes, sizeof(bytes), MSG_DONTWAIT | MSG_NOSIGNAL) > 0)
+		continue;
+	WL_OK(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)));
+	return fd;
+}
+
+static void on_alarm(int signal)
+{
+	(void)signal;
+}
+
+/* If the agent has not taken it, or is done with it already, the last close()
+   is ours. A signal ends that wait. */
+static void close_own(int fd)
+{
+	struct sigaction action = { .sa_handler = on_alarm };
+	struct itimerval soon = { .it_value.tv_usec = 50000 }, never = { 0 };
+
+	sigaction(SIGALRM, &action, NULL);
+	setitimer(ITIMER_REAL, &soon, NULL);
+	close(fd);
+	setitimer(ITIMER_REAL, &never, NULL);
+}
+
+/* Posts nr descriptors of which the last lingers, by now the agent's alone. */
+static void post_lingering(int fd, const void *bytes, size_t size, unsigned nr)
+{
+	int null = (int)WL_OK(open("/dev/null", O_RDONLY | O_CLOEXEC)), fds[FDS_MAX];
+	unsigned i;
+
+	for (i = 0; i < nr; i++)
+		fds[i] = null;
+	fds[nr - 1] = lingering();
+	post(fd, bytes, size, fds, nr);
+	close_own(fds[nr - 1]);
+	close(null);
+}
+
+/* The same inside of a socket's queue, which nobody reads. */
+static int lingering_inside(void)
+{
+	int ends[2];
+
+	WL_OK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends));
+	post_lingering(ends[0], "x", 1, 1);
+	close(ends[0]);
+	return ends[1];
+}
+
+static void check_control(const char *after)
+{
+	int fd = connect_agent(), device = welcomed(fd);
+
+	WL_CHECK(device >= 0, "no welcome any more after %s", after);
+	close(device);
+	close(fd);
+}
+
+/* The evict worker gives orders. */
+static void check_worker(const char *after)
+{
+	unsigned char *area = wl_map(256);
+	struct session s;
+	struct pollfd wait = { .events = POLLIN };
+
+	WL_CHECK(session_attach(&s), "no session any more after %s", after);
+	wl_fill(area, 256, 1);
+	session_ready(&s);
+	wait.fd = s.fd;
+	WL_CHECK(poll(&wait, 1, 2000) > 0, "no orders any more after %s", after);
+	close(s.fd);
+	wl_unmap(area, 256);
+}
+
+static void step_lingering_control(void)
+{
+	struct wire_hello packet = { .head = head_of(WIRE_HELLO), .kind = WIRE_NEW };
+	struct session s;
+	int fds[3];
+
+	post_lingering(connect_agent(), &packet, sizeof(packet), 1);
+	check_control("HELLO with a lingering socket");
+	post_lingering(connect_agent(), &packet, sizeof(packet), 16);
+	post_lingering(connect_agent(), &packet, sizeof(packet), FDS_MAX);
+	post_lingering(connect_agent(), &packet, 3, 2);
+	check_control("too many descriptors, the last a lingering socket");
+	if (!session_prepare(&s))
+		return;
+	fds[0] = s.uffd;
+	fds[1] = s.mem;
+	fds[2] = lingering();
+	post(s.fd, &s.attach, sizeof(s.attach), fds, 3);
+	close_own(fds[2]);
+	check_control("ATTACH with a lingering socket");
+}
+
+static void step_lingering_unread(void)
+{
+	struct wire_hello packet = { .head = head_of(WIRE_HELLO), .kind = 77 };
+	int fd = connect_agent(), inside;
+
+	post(fd, &packet, sizeof(packet), NULL, 0);
+	post_lingering(fd, &packet, sizeof(packet), 1);
+	fd = connect_agent();
+	hello(fd);
+	post_lingering(fd, &packet, sizeof(packet), 1);
+	post_lingering(fd, &packet, sizeof(packet), 1);
+	close_own(fd);
+	inside = lingering_inside();
+	fd = connect_agent();
+	post(fd, &packet, sizeof(packet), &inside, 1);
+	close_own(inside);
+	check_control("lingering sockets that were never received");
+	check_worker("lingering sockets that were never received");
+}
+
+static void step_lingering_worker(void)
+{
+	struct wire_ready packet = { .head = head_of(WIRE_READY), .mover = 1 };
+	struct session s, other;
+
+	if (!session_attach(&s) || !session_attach(&other))
+		return;
+	post_lingering(s.fd, &packet, sizeof(packet), 1);
+	post_lingering(s.fd, &packet, sizeof(packet), 200);
+	session_ready(&other);
+	post_lingering(other.fd, &packet, sizeof(packet), 1);
+	close_own(other.fd);
+	check_worker("READY with a lingering socket");
+	check_control("READY with a lingering socket");
+}
+
+/* As many as the agent has threads for that, and more. */
+static void step_lingering_many(void)
+{
+	struct wire_hello packet = { .head = head_of(WIRE_HELLO), .kind = WIRE_NEW };
+	int fd, inside;
+	unsigned i;
+
+	for (i = 0; i < LINGERING; i++) {
+		fd = connect_agent();
+		inside = lingering_inside();
+		post(fd, &packet, sizeof(packet), &inside, 1);
+		close_own(inside);
+		close(fd);
+	}
+	check_control("many lingering sockets");
+	check_worker("many lingering sockets");
+}
+
+/* ---- O_NONBLOCK that comes and goes ---------------------------------------- */
+
+static void toggle(int uffd)
+{
+	double end = wl_now() + 0.02;
+	unsigned i, k;
+
+	for (i = 0; wl_now() < end; i++) {
+		fcntl(uffd, F_SETFL, 0);
+		fcntl(uffd, F_SETFL, O_NONBLOCK);
+		for (k = 0; k < (i * 7 & 63); k++)
+			__asm__ volatile("" ::: "memory");
+	}
+	_exit(0);
+}
+
+/* A fork child as the agent knows it: faults while its own child, which has the
+   same open file, toggles the flag. Ends when it is killed. */
+static void toggled_child(const struct session *s, unsigned char *area, unsigned pages)
+{
+	struct wire_hello packet = { .head = head_of(WIRE_HELLO), .kind = WIRE_CHILD };
+	struct wire_welcome reply;
+	int fd = connect_agent(), fds[2];
+	unsigned i;
+
+	packet.nonce = *(volatile uint64_t *)(void *)s->identity;
+	post(fd, &packet, sizeof(packet), NULL, 0);
+	answer(fd, &reply, sizeof(reply), fds);
+	if (fds[1] >= 0) { /* its userfaultfd, and the device */
+		if (fork() == 0)
+			toggle(fds[0]);
+		for (i = 0;; i++)
+			area[i * 7919ull % pages * WL_PAGE] = 1;
+	}
+	_exit(0);
+}
+
+static void step_toggle(void)
+{
+	const unsigned pages = 65536;
+	unsigned char *area = wl_map(pages);
+	struct uffdio_register reg = { .range = { (uintptr_t)area, pages * WL_PAGE },
+				       .mode = UFFDIO_REGISTER_MODE_MISSING };
+	double end = wl_now() + TOGGLE_SECONDS;
+	struct session s;
+	pid_t pid;
+
+	if (!session_attach(&s))
+		return;
+	WL_OK(ioctl(s.uffd, UFFDIO_REGISTER, &reg));
+	while (wl_now() < end) {
+		pid = (pid_t)WL_OK(fork());
+		if (!pid)
+			toggled_child(&s, area, pages);
+		wl_sleep_ms(25);
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+	}
+	check_control("a userfaultfd whose flag was toggled");
+}
+
 static const struct step {
 	const char *name;
 	void (*run)(void);
@@ -569,6 +805,11 @@ static const struct step {
 	{ "a mover that lies", step_lying_mover },
 	{ "flood of reports and descriptors", step_flood },
 	{ "crowd of connections", step_crowd },
+	{ "lingering sockets in handshakes", step_lingering_control },
+	{ "lingering sockets, never received", step_lingering_unread },
+	{ "lingering sockets from a mover", step_lingering_worker },
+	{ "many lingering sockets", step_lingering_many },
+	{ "O_NONBLOCK toggled by a fork child", step_toggle },
 };
 #define STEPS (sizeof(steps) / sizeof(steps[0]))
 
