@@ -15,6 +15,8 @@
 
 #define MAPPINGS_MAX_AGE_NS (5 * NSEC_PER_SEC)
 #define MAPPINGS_COST_SHARE 20 /* reading smaps may take 1/20 of the time */
+#define ANSWER_NS (2 * NSEC_PER_SEC) /* a mover that takes longer is stopped */
+#define SLOW_NS (10 * NSEC_PER_SEC)  /* ... and left in peace for a while */
 #define KCMP_NS (100 * 1000000ull)
 #define FULL_REST_NS NSEC_PER_SEC
 #define ORDER_ROUNDS 16u
@@ -67,6 +69,10 @@ static void set_quota(struct worker *w, struct session *s, uint64_t now)
 void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 {
 	s->next_tick_ns = now + MIN(w->scan_ns, 250 * 1000000ull);
+	if (s->reporting && s->reporting->ordered && now - s->reporting->ordered_ns > ANSWER_NS) {
+		s->slow_until_ns = now + SLOW_NS;
+		notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_REVOKE);
+	}
 	if (s->closed || s->leaving || s->mover_pid == 0)
 		return;
 	if (now - s->last_kcmp_ns > KCMP_NS) {
@@ -76,7 +82,7 @@ void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 			return;
 		}
 	}
-	if (s->busy || (now - s->last_tick_ns < w->scan_ns && !s->evict_order))
+	if (s->busy || now < s->slow_until_ns || (now - s->last_tick_ns < w->scan_ns && !s->evict_order))
 		return;
 	set_quota(w, s, now);
 	if (!s->quota && !s->forced)
@@ -134,6 +140,7 @@ void evictor_next(struct worker *w, struct session *s)
 	if (b && evict_plan(s, b, max)) {
 		b->session = s;
 		b->planned = b->nr;
+		b->ordered_ns = now_ns();
 		w->reserved += b->planned;
 		b->seq = ++s->seq;
 		b->lane = b->seq % WIRE_LANES;
@@ -254,9 +261,10 @@ void evictor_leave(struct worker *w, struct session *s)
 }
 
 /*
- * The owner knows that the mover is dead and orders nothing more. A batch it
- * had ordered is in transit or not: nothing moves any more, so looking tells.
- * One it had not comes back by itself.
+ * The mover is dead, and the owner knows and orders nothing more; or the owner
+ * has made its order void. A batch that was ordered is in transit or not:
+ * nothing moves any more, so looking tells. One that was not comes back by
+ * itself.
  */
 void evictor_alone(struct worker *w, struct session *s)
 {

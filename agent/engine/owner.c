@@ -82,6 +82,20 @@ static void check(struct owner *o, struct session *s)
 	fault_serve(o, s); /* what waited for the gate */
 }
 
+/*
+ * The mover is stopped, or slow beyond reason. While it is outside of the gate
+ * a new generation makes its order void: it moves nothing more for it, and what
+ * it has moved is in transit, where the worker finds it.
+ */
+static void void_order(struct owner *o, struct session *s)
+{
+	if (session_state(s) >= SESSION_CLOSING || !gate_enter(s->gate))
+		return; /* asked again */
+	gate_set_generation(s->gate, ++s->generation);
+	gate_leave(s->gate);
+	notice_send(&o->flow->worker, &s->to_worker, SESSION_WORK_ALONE);
+}
+
 static void handle_notice(struct owner *o, struct session *s)
 {
 	uint32_t bits = notice_take(&s->to_owner);
@@ -90,6 +104,8 @@ static void handle_notice(struct owner *o, struct session *s)
 		start_serving(o, s);
 	if (bits & SESSION_OWN_ADOPT)
 		owner_adopt(o, s);
+	if (bits & SESSION_OWN_REVOKE)
+		void_order(o, s);
 	if (bits & SESSION_OWN_CHECK)
 		check(o, s);
 	if (bits & (SESSION_OWN_RESTORE | SESSION_OWN_DETACH)) {
@@ -181,8 +197,7 @@ static void settle_all(struct owner *o)
 	}
 }
 
-/* Processes without a mover end without a sign; and a mover that hangs inside
-   the gate must not keep its program waiting for ever. */
+/* Processes without a mover end without a sign. */
 static void probe(struct owner *o)
 {
 	struct session *next;
@@ -191,6 +206,8 @@ static void probe(struct owner *o)
 		next = s->next_owned;
 		if (!s->gate && !uffd_alive(s->fds.uffd))
 			flow_close(o, s);
+		else if (staging_forwarders(o->flow->staging))
+			evict_forget_forwarders(o, s);
 	}
 }
 

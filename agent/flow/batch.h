@@ -68,6 +68,7 @@ struct batch {
 	uint64_t map_end;
 	bool registered;	/* by smaps, read at */
 	uint64_t seen_ns;
+	uint64_t ordered_ns;	/* when it was planned; the mover answers in no time */
 	uint64_t due_ns;	/* not packed before */
 	uint32_t seq;
 	uint32_t lane;

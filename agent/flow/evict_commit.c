@@ -28,6 +28,29 @@ static void release_staging(struct owner *o, struct batch_page *page)
 		blobstore_unref(flow->blobstore, blob);
 }
 
+void evict_forget_forwarders(struct owner *o, struct session *s)
+{
+	struct flow *flow = o->flow;
+
+	for (uint64_t vpn = 0;; vpn++) {
+		slot_t slot;
+		blob_id blob;
+
+		vpn = slotmap_next(&s->slots, vpn, SLOTMAP_VPN_MAX, 1u << SLOT_STAGED);
+		if (vpn == SLOTMAP_VPN_MAX)
+			return;
+		slot = slotmap_get(&s->slots, vpn);
+		blob = staging_forwarded(flow->staging, (uint32_t)slot_value(slot));
+		if (!blob)
+			continue;
+		if (slotmap_set(&s->slots, vpn, slot_make(SLOT_STORED, slot_flags(slot), blob)) < 0)
+			return;
+		blobstore_ref(flow->blobstore, blob);
+		flow_account_store(s, (int64_t)blobstore_bytes(flow->blobstore, blob));
+		flow_drop(flow, slot);
+	}
+}
+
 static bool slot_names(slot_t slot, const struct batch_page *page)
 {
 	return slot_state(slot) == SLOT_STAGED && slot_value(slot) == page->value;

@@ -132,6 +132,10 @@ void evict_plan_round(struct session *s);
    knows. False: there are none left in this round. */
 bool evict_plan(struct session *s, struct batch *b, unsigned max);
 
+/* evict_commit.c: slots that still name a forwarder name its blob from now on,
+   so that its index is free again. Now and then, for each session. */
+void evict_forget_forwarders(struct owner *o, struct session *s);
+
 /* evict_pull.c: the worker's. */
 /* Takes the mover's report on b. */
 void evict_pull(struct flow *flow, struct batch *b, const struct wire_report *report);

@@ -236,6 +236,11 @@ void staging_forward(struct staging *st, uint32_t index, uint32_t blob)
 	atomic_fetch_sub_explicit(&st->used, 1, memory_order_relaxed);
 }
 
+uint32_t staging_forwarders(const struct staging *st)
+{
+	return st->forwarders;
+}
+
 uint32_t staging_forwarded(const struct staging *st, uint32_t index)
 {
 	return st->entries[index].blob;

@@ -43,6 +43,8 @@ uint32_t staging_unref(struct staging *st, uint32_t index);
 void staging_forward(struct staging *st, uint32_t index, uint32_t blob);
 /* Somebody besides the caller holds a reference. */
 bool staging_is_shared(const struct staging *st, uint32_t index);
+/* How many indices are forwarders. */
+uint32_t staging_forwarders(const struct staging *st);
 uint32_t staging_forwarded(const struct staging *st, uint32_t index);
 
 /* Gives the memory of free pages back, all but `keep` of them. */

@@ -69,6 +69,7 @@ enum { /* notices to the owner */
 	SESSION_OWN_RESTORE = 1 << 2, /* bring everything back, stay attached */
 	SESSION_OWN_DETACH = 1 << 3,  /* bring everything back and let go */
 	SESSION_OWN_ADOPT = 1 << 4,   /* a fork child said hello: session->adoption */
+	SESSION_OWN_REVOKE = 1 << 6,  /* the mover doesn't answer: take its order back */
 	SESSION_OWN_BURY = 1 << 5,    /* unlisted: confirm that this was the last notice */
 };
 enum { /* notices to the worker */
@@ -207,6 +208,7 @@ struct session {
 	bool closed;		 /* by the owner */
 	bool ended;		 /* the engine was told */
 	uint64_t last_kcmp_ns;
+	uint64_t slow_until_ns;	 /* its mover didn't answer: no orders before */
 	struct session *next_worked;
 	_Atomic pid_t mover_pid; /* 0: not ready yet */
 
