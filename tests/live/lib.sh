@@ -251,6 +251,28 @@ evicted_run() {
 	say "$name $*: ok, $((after - before)) pages left"
 }
 
+# evicted_crowd "WORKLOAD [ARG...]"...: the same, all of them at once.
+evicted_crowd() {
+	local before after one pids=() status n=0
+
+	before=$(total pages_out_total)
+	for one; do
+		# shellcheck disable=SC2086
+		bounded 50 env "LD_PRELOAD=$LIB" WORKLOAD_EVICT=1 "$WORKLOADS/"$one &
+		pids+=($!)
+	done
+	for one; do
+		status=0
+		wait "${pids[n]}" || status=$?
+		[ $status -eq 0 ] || fail "$one, in a crowd: status $status"
+		n=$((n + 1))
+	done
+	kill -0 "$AGENT_PID" 2>/dev/null || fail "the agent has ended under a crowd"
+	after=$(total pages_out_total)
+	[ "$after" -gt "$before" ] || fail "vacuous crowd, no page has left"
+	say "$# at once: ok, $((after - before)) pages left"
+}
+
 # evicted_command SECONDS COMMAND...: the same for any program. Its output goes
 # where the caller sends it; the status is returned.
 evicted_command() {
