@@ -731,20 +731,19 @@ static void step_lingering_many(void)
 
 static void toggle(int uffd)
 {
-	double end = wl_now() + 0.02;
 	unsigned i, k;
 
-	for (i = 0; wl_now() < end; i++) {
+	for (i = 0; i < 200; i++) {
 		fcntl(uffd, F_SETFL, 0);
 		fcntl(uffd, F_SETFL, O_NONBLOCK);
-		for (k = 0; k < (i * 7 & 63); k++)
+		for (k = 0; k < (i * 7 & 31); k++)
 			__asm__ volatile("" ::: "memory");
 	}
-	_exit(0);
 }
 
-/* A fork child as the agent knows it: faults while its own child, which has the
-   same open file, toggles the flag. Ends when it is killed. */
+/* A fork child as the agent knows it: faults, so that the agent asks for more
+   without being told of any, and then toggles the flag. Nothing comes any more
+   that would end a read that blocks. Ends when it is killed. */
 static void toggled_child(const struct session *s, unsigned char *area, unsigned pages)
 {
 	struct wire_hello packet = { .head = head_of(WIRE_HELLO), .kind = WIRE_CHILD };
@@ -756,11 +755,11 @@ static void toggled_child(const struct session *s, unsigned char *area, unsigned
 	post(fd, &packet, sizeof(packet), NULL, 0);
 	answer(fd, &reply, sizeof(reply), fds);
 	if (fds[1] >= 0) { /* its userfaultfd, and the device */
-		if (fork() == 0)
-			toggle(fds[0]);
-		for (i = 0;; i++)
+		for (i = 0; i < 200; i++)
 			area[i * 7919ull % pages * WL_PAGE] = 1;
+		toggle(fds[0]);
 	}
+	pause();
 	_exit(0);
 }
 
@@ -781,7 +780,7 @@ static void step_toggle(void)
 		pid = (pid_t)WL_OK(fork());
 		if (!pid)
 			toggled_child(&s, area, pages);
-		wl_sleep_ms(25);
+		wl_sleep_ms(15);
 		kill(pid, SIGKILL);
 		waitpid(pid, NULL, 0);
 	}
