@@ -154,7 +154,7 @@ void attach_cancel_all(struct engine *e)
 static struct session *find_child(struct engine *e, const struct wire_hello *hello, uid_t uid)
 {
 	for (struct session *s = e->sessions; s; s = s->next)
-		if (hello->nonce && s->nonce == hello->nonce && s->uid == uid && !s->pid && !s->adoption &&
+		if (hello->nonce && s->nonce == hello->nonce && s->uid == uid && !s->introduced && !s->adoption &&
 		    session_state(s) == SESSION_SERVED)
 			return s;
 	return NULL;
@@ -285,7 +285,7 @@ static int fill_session(struct engine *e, struct session *s, struct attaching *a
 static void inherit_switches(const struct engine *e, struct session *s)
 {
 	for (const struct session *old = e->sessions; old; old = old->next)
-		if (old->pid == s->pid) {
+		if (old->introduced && old->pid == s->pid) {
 			s->limit_bytes = old->limit_bytes;
 			s->enabled = old->enabled;
 			return;
@@ -309,6 +309,7 @@ static void make_session(struct engine *e, struct attaching *a, int *fds, const 
 	s->fds.mover = take_fd(&a->sock);
 	s->fds.pidfd = take_fd(&a->pidfd);
 	inherit_switches(e, s);
+	s->introduced = true;
 	registry_add(e, s);
 	notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_ADD);
 	notice_send(&e->flow.worker, &s->to_worker, SESSION_WORK_ADD);
@@ -383,6 +384,7 @@ void attach_adopted(struct engine *e, struct session *s)
 		if (c)
 			(void)send_attached(c, s->id, a->gate_memfd, a->fds.gate_event);
 		notice_send(&e->flow.worker, &s->to_worker, SESSION_WORK_ADD);
+		s->introduced = true;
 		session_read_names(s);
 		if (e->news.process_changed)
 			e->news.process_changed(e->news.ctx, s->id);

@@ -202,7 +202,7 @@ static void take_mail(struct engine *e)
 
 static void report_drained(struct engine *e)
 {
-	if (!e->draining || e->drained || e->sessions || e->nr_orders)
+	if (!e->draining || e->drained || e->sessions || e->nr_ending || e->nr_orders)
 		return;
 	e->drained = true;
 	if (e->news.drained)

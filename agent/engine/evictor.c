@@ -270,7 +270,7 @@ void evictor_alone(struct worker *w, struct session *s)
 {
 	struct batch *b = s->reporting;
 
-	if (!b || !b->ordered)
+	if (!b || !atomic_load_explicit(&b->ordered, memory_order_acquire))
 		return;
 	s->reporting = NULL;
 	evict_salvage(w->flow, b);
@@ -308,8 +308,10 @@ void evictor_message(struct worker *w, struct session *s)
 		s->next_tick_ns = 0;
 		w->next_due_ns = 0;
 	} else if (packet.head.type == WIRE_REPORT && n == sizeof(packet.report)) {
-		if (!b || packet.report.seq != b->seq)
-			return; /* of a POPULATE */
+		/* Of a POPULATE; or from a peer that answers before it was asked. */
+		if (!b || packet.report.seq != b->seq ||
+		    !atomic_load_explicit(&b->ordered, memory_order_acquire))
+			return;
 		s->reporting = NULL;
 		evict_pull(w->flow, b, &packet.report);
 		send_to_owner(b, BATCH_STAGE);

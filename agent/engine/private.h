@@ -101,6 +101,7 @@ struct engine {
 	int device; /* /dev/userfaultfd */
 	struct session *sessions; /* newest first */
 	uint32_t nr_sessions;
+	uint32_t nr_ending; /* unlisted, not freed yet */
 	struct attaching *attaching;
 	unsigned nr_attaching;
 	uint64_t attach_refused;

@@ -15,7 +15,8 @@ void registry_add(struct engine *e, struct session *s)
 	s->next = e->sessions;
 	e->sessions = s;
 	e->nr_sessions++;
-	session_read_names(s);
+	if (s->introduced)
+		session_read_names(s);
 	if (e->news.process_new)
 		e->news.process_new(e->news.ctx, s->id);
 }
@@ -34,7 +35,7 @@ void registry_add_counters(struct engine_counters *sum, const struct session *s)
 	const struct session_counters *c = &s->counters;
 	uint64_t staged = counter_get(&s->slots.count[SLOT_STAGED]);
 
-	sum->resident_bytes += session_read_resident(s);
+	sum->resident_bytes += s->introduced ? session_read_resident(s) : 0;
 	sum->registered_bytes += counter_get(&c->registered_bytes);
 	sum->evicted_bytes += session_evicted_pages(s) << PAGE_SHIFT;
 	sum->staged_bytes += staged << PAGE_SHIFT;
@@ -62,7 +63,7 @@ static void report_lost(struct session *s)
 	if (lost == s->poisoned_logged)
 		return;
 	log_error("process %d (%s): %llu pages failed their checksum and are lost: it gets SIGBUS there",
-		  (int)s->pid, s->command, (unsigned long long)(lost - s->poisoned_logged));
+		  s->introduced ? (int)s->pid : 0, s->command, (unsigned long long)(lost - s->poisoned_logged));
 	s->poisoned_logged = lost;
 }
 
@@ -76,7 +77,7 @@ void registry_report(struct engine *e, uint64_t now)
 			continue;
 		log_warning("Store=%s: no room for pages of process %d (%s, uid %u): the store is full, or "
 			    "the user or process is at its limit; they stay resident",
-			    e->settings.store, (int)s->pid, s->command, s->uid);
+			    e->settings.store, s->introduced ? (int)s->pid : 0, s->command, s->uid);
 		e->full_logged_ns = now;
 	}
 }
@@ -94,7 +95,7 @@ static void unlist(struct engine *e, struct session *s)
 	/* Nothing is held for it any more; a resident figure would be stale. */
 	e->ended.resident_bytes = e->ended.registered_bytes = 0;
 	assert(e->ended.evicted_bytes == 0 && e->ended.stored_bytes == 0); /* INV-8 */
-	log_debug("process %d (session %llu) is gone", (int)s->pid, (unsigned long long)s->id);
+	log_debug("process %d (session %llu) is gone", s->introduced ? (int)s->pid : 0, (unsigned long long)s->id);
 	if (e->news.process_gone)
 		e->news.process_gone(e->news.ctx, s->id);
 }
@@ -104,6 +105,7 @@ static void bury(struct engine *e, struct session *s)
 	if (s->domain)
 		domain_unref(e->flow.domains, s->domain);
 	session_free(s);
+	e->nr_ending--;
 }
 
 /* A fork child that came by an event: it shares its parent's domain. */
@@ -128,6 +130,7 @@ void registry_notice(struct engine *e, struct session *s)
 		e->news.process_changed(e->news.ctx, s->id);
 	if (bits & SESSION_NEWS_ENDED) {
 		unlist(e, s);
+		e->nr_ending++;
 		notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_BURY);
 	}
 	if (bits & SESSION_NEWS_BURIED)
@@ -152,7 +155,7 @@ static void describe(struct engine *e, struct session *s, struct engine_process 
 {
 	*p = (struct engine_process){
 		.id = s->id,
-		.pid = s->pid,
+		.pid = s->introduced ? s->pid : 0,
 		.uid = s->uid,
 		.parent_session_pid = s->parent_pid,
 		.attached_ns = s->attached_ns,
@@ -184,7 +187,8 @@ int engine_get_process(struct engine *e, uint64_t id, struct engine_process *pro
 
 	if (!s)
 		return -ESRCH;
-	session_read_names(s);
+	if (s->introduced)
+		session_read_names(s);
 	describe(e, s, process);
 	return 0;
 }
@@ -192,7 +196,7 @@ int engine_get_process(struct engine *e, uint64_t id, struct engine_process *pro
 int engine_find_pid(struct engine *e, pid_t pid, uint64_t *id)
 {
 	for (struct session *s = e->sessions; s; s = s->next)
-		if (s->pid == pid) {
+		if (s->introduced && s->pid == pid) {
 			*id = s->id;
 			return 0;
 		}

@@ -3,6 +3,7 @@
 #include "engine/private.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -24,7 +25,7 @@ struct batch *worker_take_batch(struct worker *w)
 	else
 		b = malloc(sizeof(*b)); /* first use; later ones come from the list */
 	if (b)
-		*b = (struct batch){ 0 };
+		memset(b, 0, sizeof(*b));
 	return b;
 }
 

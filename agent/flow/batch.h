@@ -21,6 +21,7 @@
 #ifndef USWAP_FLOW_BATCH_H
 #define USWAP_FLOW_BATCH_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -76,7 +77,8 @@ struct batch {
 	uint16_t planned;	/* of those the worker had chosen */
 	bool forced;		/* by order: skips back-off and grace */
 	bool refused;		/* the mapping could not be registered */
-	bool ordered;		/* the mover was told; owner, before the mover can answer */
+	_Atomic bool ordered;	/* the mover was told: set by the owner as the last thing
+				   it does with the batch before the worker may have it */
 	uint64_t moved;		/* bit i: page i is in transit */
 	struct batch_page page[WIRE_BATCH];
 };

@@ -78,7 +78,25 @@ static void mark_pages(struct session *s, struct batch *b)
 	b->nr = kept;
 }
 
-static bool send_order(struct session *s, const struct batch *b)
+static void list_ranges(struct wire_order *order, const struct batch *b)
+{
+	for (uint16_t i = 0; i < b->nr; i++) {
+		struct wire_move *last = &order->range[order->nr_ranges];
+
+		if (i && b->page[i].vpn == b->page[i - 1].vpn + 1) {
+			last[-1].pages++;
+			continue;
+		}
+		*last = (struct wire_move){ .address = b->page[i].vpn << PAGE_SHIFT, .pages = 1 };
+		order->nr_ranges++;
+	}
+}
+
+/*
+ * From here on the batch is the worker's, whatever the peer says and when: it
+ * waits for a report, or to be told that there will be none.
+ */
+static void order_move(struct owner *o, struct session *s, struct batch *b)
 {
 	struct wire_order order = {
 		.head = { WIRE_MAGIC, WIRE_VERSION, WIRE_ORDER },
@@ -88,27 +106,10 @@ static bool send_order(struct session *s, const struct batch *b)
 		.lane = b->lane,
 	};
 
-	for (uint16_t i = 0; i < b->nr; i++) {
-		struct wire_move *last = &order.range[order.nr_ranges];
-
-		if (i && b->page[i].vpn == b->page[i - 1].vpn + 1) {
-			last[-1].pages++;
-			continue;
-		}
-		*last = (struct wire_move){ .address = b->page[i].vpn << PAGE_SHIFT, .pages = 1 };
-		order.nr_ranges++;
-	}
-	return send(s->fds.mover, &order, sizeof(order), MSG_DONTWAIT | MSG_NOSIGNAL) ==
-	       (ssize_t)sizeof(order);
-}
-
-static void unmark(struct session *s, struct batch *b)
-{
-	for (uint16_t i = 0; i < b->nr; i++) {
-		s->transit_vpn[b->lane * WIRE_BATCH + i] = 0;
-		slotmap_set(&s->slots, b->page[i].vpn, slot_make(SLOT_RESIDENT, 0, 0));
-	}
-	b->nr = 0;
+	list_ranges(&order, b);
+	atomic_store_explicit(&b->ordered, true, memory_order_release);
+	if (send(s->fds.mover, &order, sizeof(order), MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)sizeof(order))
+		notice_send(&o->box, &s->to_owner, SESSION_OWN_CHECK); /* no mover */
 }
 
 void evict_mark(struct owner *o, struct batch *b)
@@ -122,12 +123,11 @@ void evict_mark(struct owner *o, struct batch *b)
 		b->nr = 0;
 	} else {
 		mark_pages(s, b);
-		b->ordered = b->nr > 0;
-		if (b->nr && !send_order(s, b))
-			unmark(s, b);
 	}
-	if (b->nr)
+	if (b->nr) {
+		order_move(o, s, b);
 		return; /* the worker hears from the mover */
+	}
 	b->mail.kind = BATCH_STAGED;
 	mailbox_send(&o->flow->worker, &b->mail);
 }

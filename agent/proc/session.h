@@ -228,6 +228,7 @@ struct session {
 
 	/* engine */
 	struct session *next;
+	bool introduced; /* its hello is through: pid and descriptors may be read */
 	uint64_t poisoned_logged;
 	char command[64];
 	char cgroup[256];
