@@ -24,13 +24,24 @@ STATIC_TESTS = \
 	tests/check-man.sh
 
 # Parts of `make check'.
-.PHONY: check-unit check-static check-system
+.PHONY: check-unit check-static check-system check-sanitized
 check-unit:
 	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(UNIT_TESTS)'
+# for builds with sanitizers: what their agent must go through on the real kernel
+check-sanitized:
+	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(UNIT_TESTS) $(SANITIZED_TESTS)'
 check-static:
 	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(STATIC_TESTS)'
 check-system:
 	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(CONTROL_TESTS) $(LIVE_TESTS) $(SYSTEMD_TESTS)'
+
+SANITIZED_TESTS = \
+	tests/live/test_exec.sh \
+	tests/live/test_fork.sh \
+	tests/live/test_hostile.sh \
+	tests/live/test_mappings.sh \
+	tests/live/test_stop.sh \
+	tests/live/test_threads.sh
 
 # ---- unit: each links the layer it tests and what that stands on ----
 UNIT_TESTS = \
