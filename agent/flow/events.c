@@ -60,30 +60,33 @@ static void apply_remove(struct owner *o, struct session *s, uint64_t start, uin
 
 static void unmap_part(struct owner *o, struct session *s, uint64_t start, uint64_t end)
 {
+	struct range old;
+
 	clear(o, s, start, end, SLOT_NONE);
-	if (ranges_remove(&s->registered, start, end) < 0 || ranges_remove(&s->vacated, start, end) < 0)
+	if (ranges_remove(&s->registered, start, end) < 0)
 		s->barred = true;
+	for (uint64_t at = start; ranges_bag_take(&s->vacated, at, end, &old);)
+		at = old.end;
 }
 
 /*
  * mremap announces REMAP(from, to) and, after its thread has run again,
  * UNMAP(from). Another thread may have moved something to `from` in between:
- * that UNMAP is not about it.
+ * that UNMAP is not about it. Several may be on their way for one place, so
+ * they are counted.
  */
 static void apply_unmap(struct owner *o, struct session *s, uint64_t start, uint64_t end)
 {
+	struct range old;
 	uint64_t at = start;
 
-	while (at < end) {
-		const struct range *old = ranges_after(&s->superseded, at);
-		uint64_t stop = old ? MIN(MAX(old->start, at), end) : end;
-
-		if (stop > at)
-			unmap_part(o, s, at, stop);
-		at = old ? MAX(MIN(old->end, end), stop) : end;
+	while (ranges_bag_take(&s->superseded, at, end, &old)) {
+		if (old.start > at)
+			unmap_part(o, s, at, old.start);
+		at = old.end;
 	}
-	if (ranges_remove(&s->superseded, start, end) < 0)
-		s->barred = true;
+	if (at < end)
+		unmap_part(o, s, at, end);
 	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));
 	uffd_wake(s->fds.uffd, start, end - start);
 }
@@ -91,15 +94,11 @@ static void apply_unmap(struct owner *o, struct session *s, uint64_t start, uint
 /* What of [start, end) is vacated gets a new inhabitant. */
 static int supersede(struct session *s, uint64_t start, uint64_t end)
 {
-	const struct range *r;
+	struct range old;
 
-	while ((r = ranges_after(&s->vacated, start)) && r->start < end) {
-		uint64_t from = MAX(r->start, start), to = MIN(r->end, end);
-
-		if (ranges_add(&s->superseded, from, to) < 0 || ranges_remove(&s->vacated, from, to) < 0)
+	while (ranges_bag_take(&s->vacated, start, end, &old))
+		if (ranges_bag_add(&s->superseded, old.start, old.end) < 0)
 			return -ENOMEM;
-		start = to;
-	}
 	return 0;
 }
 
@@ -154,7 +153,7 @@ static void apply_remap(struct owner *o, struct session *s, uint64_t from, uint6
 	   away must never lie outside of the list. With MREMAP_DONTUNMAP the
 	   source stays registered too; what comes there is found anew. */
 	if (supersede(s, to, to + len) < 0 || ranges_remove(&s->registered, from, from + len) < 0 ||
-	    ranges_add(&s->vacated, from, from + len) < 0 ||
+	    ranges_bag_add(&s->vacated, from, from + len) < 0 ||
 	    ranges_add(&s->registered, to, to + len) < 0)
 		s->barred = true;
 	uffd_wake(s->fds.uffd, from, len);

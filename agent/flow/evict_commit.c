@@ -109,7 +109,7 @@ static bool bring_back_all(struct owner *o, struct session *s, struct batch *b)
 
 	for (unsigned i = 0; i < b->nr; i++)
 		if (b->page[i].result == BATCH_PAGE_KEEP) {
-			if (!gate_enter(s->gate))
+			if (!events_are_settled(s) || !gate_enter(s->gate))
 				return false;
 			if (bring_back(o, s, &b->page[i]))
 				b->page[i].result = BATCH_PAGE_SKIP;

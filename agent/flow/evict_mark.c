@@ -116,7 +116,8 @@ void evict_mark(struct owner *o, struct batch *b)
 {
 	struct session *s = b->session;
 
-	if (session_state(s) != SESSION_ACTIVE || !events_are_settled(s) || s->barred || s->mover_gone || s->heir_of) {
+	if (session_state(s) != SESSION_ACTIVE || !events_are_settled(s) || s->barred || s->mover_gone ||
+	    s->heir_of || uffd_is_changing(s->fds.uffd)) {
 		b->nr = 0;
 	} else if (!register_mapping(s, b)) {
 		b->refused = true;

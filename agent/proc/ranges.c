@@ -132,3 +132,36 @@ uint64_t ranges_bytes(const struct ranges *set)
 		sum += set->v[i].end - set->v[i].start;
 	return sum;
 }
+
+int ranges_bag_add(struct ranges *bag, uint64_t start, uint64_t end)
+{
+	if (start >= end)
+		return 0;
+	if (make_room(bag, bag->nr + 1) < 0)
+		return -ENOMEM;
+	bag->v[bag->nr++] = (struct range){ start, end };
+	return 0;
+}
+
+bool ranges_bag_take(struct ranges *bag, uint64_t start, uint64_t end, struct range *taken)
+{
+	struct range *best = NULL;
+	struct range whole;
+
+	if (make_room(bag, bag->nr + 1) < 0) /* for a split */
+		return false;
+	for (struct range *r = bag->v; r < bag->v + bag->nr; r++)
+		if (r->start < end && start < r->end &&
+		    (!best || MAX(r->start, start) < MAX(best->start, start)))
+			best = r;
+	if (!best)
+		return false;
+	whole = *best;
+	*taken = (struct range){ MAX(whole.start, start), MIN(whole.end, end) };
+	*best = bag->v[--bag->nr];
+	if (whole.start < taken->start)
+		bag->v[bag->nr++] = (struct range){ whole.start, taken->start };
+	if (taken->end < whole.end)
+		bag->v[bag->nr++] = (struct range){ taken->end, whole.end };
+	return true;
+}

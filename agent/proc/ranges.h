@@ -31,6 +31,15 @@ const struct range *ranges_find(const struct ranges *set, uint64_t address);
 bool ranges_cover(const struct ranges *set, uint64_t start, uint64_t end);
 /* The first range that ends after address, or NULL. */
 const struct range *ranges_after(const struct ranges *set, uint64_t address);
+
+/*
+ * A bag: the same struct, not sorted, in which ranges may overlap. Don't mix
+ * with the functions above.
+ */
+int ranges_bag_add(struct ranges *bag, uint64_t start, uint64_t end);
+/* Takes out the first stretch of [start, end) that is in the bag, once: the
+   overlap with the range that reaches furthest down. False if there is none. */
+bool ranges_bag_take(struct ranges *bag, uint64_t start, uint64_t end, struct range *taken);
 uint64_t ranges_bytes(const struct ranges *set);
 
 #endif

@@ -164,8 +164,8 @@ struct session {
 	/* owner */
 	struct slotmap slots;
 	struct ranges registered;
-	struct ranges vacated;	 /* moved away from; their UNMAP is still to come */
-	struct ranges superseded; /* ... and something younger is there by now */
+	struct ranges vacated;	 /* bag: moved away from; their UNMAP is still to come */
+	struct ranges superseded; /* bag: ... and something younger is there by now */
 	uint64_t registered_ns;	 /* when one was last added */
 	uint32_t generation;
 	uint64_t transit_vpn[WIRE_TRANSIT_PAGES]; /* who is on the way there; 0: nobody */

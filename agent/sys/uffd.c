@@ -224,12 +224,19 @@ static enum placed placed_from(int r, int64_t done, unsigned *pages)
 	}
 }
 
+/* The kernel looks the mapping up before it looks for unread events: while one
+   is under way, ENOENT may be about a mapping that has just moved (6.18). */
+static enum placed unless_changing(int fd, enum placed placed)
+{
+	return placed == PLACED_GONE && uffd_is_changing(fd) ? PLACED_RETRY : placed;
+}
+
 enum placed uffd_place_copy(int fd, uint64_t dst, const void *src, unsigned *pages)
 {
 	int64_t done = 0;
 	int r = uffd_ops->copy(fd, dst, src, (uint64_t)*pages << PAGE_SHIFT, &done);
 
-	return placed_from(r, done, pages);
+	return unless_changing(fd, placed_from(r, done, pages));
 }
 
 enum placed uffd_place_zero(int fd, uint64_t dst, unsigned *pages)
@@ -237,7 +244,7 @@ enum placed uffd_place_zero(int fd, uint64_t dst, unsigned *pages)
 	int64_t done = 0;
 	int r = uffd_ops->zero(fd, dst, (uint64_t)*pages << PAGE_SHIFT, &done);
 
-	return placed_from(r, done, pages);
+	return unless_changing(fd, placed_from(r, done, pages));
 }
 
 enum placed uffd_place_poison(int fd, uint64_t dst)
@@ -246,7 +253,7 @@ enum placed uffd_place_poison(int fd, uint64_t dst)
 	unsigned pages;
 	int r = uffd_ops->poison(fd, dst, PAGE_BYTES, &done);
 
-	return placed_from(r, done, &pages);
+	return unless_changing(fd, placed_from(r, done, &pages));
 }
 
 bool uffd_alive(int fd)

@@ -14,7 +14,8 @@
  *    ZEROPAGE and MOVE answer EAGAIN: read events, look the page up again,
  *    then retry; never repeat the same call blindly;
  *  - EEXIST does not prove that the faulting thread was woken: WAKE;
- *  - ENOENT: no such registered mapping: WAKE, the thread gets its SIGSEGV;
+ *  - ENOENT: no such registered mapping: WAKE, the thread gets its SIGSEGV. But
+ *    it may come before EAGAIN would: with a change under way it means retry;
  *  - ESRCH: the address space is gone.
  *
  * Threads: the owner of the session. Nothing here allocates or blocks.

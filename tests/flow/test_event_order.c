@@ -176,6 +176,28 @@ START_TEST(test_INV_4_late_unmap_of_a_vacated_place)
 }
 END_TEST
 
+/* Two of them late for one place. */
+START_TEST(test_INV_4_two_late_unmaps)
+{
+	put_pages(C);
+	remap(A, X);
+	remap(B, A);
+	remap(A, X + (uint64_t)16 * LEN);
+	remap(C, A);
+	holds(A, C);
+	UNMAP(A);
+	holds(A, C);
+	UNMAP(A);
+	holds(A, C);
+	UNMAP(B);
+	UNMAP(C);
+	holds(X, A);
+	holds(X + (uint64_t)16 * LEN, B);
+	holds(A, C);
+	ck_assert(events_are_quiet(s));
+}
+END_TEST
+
 START_TEST(test_INV_4_remap_before_the_remap_it_needs)
 {
 	remap(B, A);
@@ -325,6 +347,7 @@ int main(void)
 	tcase_add_test(tc, test_INV_4_remap_before_the_munmap_it_needs);
 	tcase_add_test(tc, test_INV_4_own_unmap_waits_for_its_remap);
 	tcase_add_test(tc, test_INV_4_late_unmap_of_a_vacated_place);
+	tcase_add_test(tc, test_INV_4_two_late_unmaps);
 	tcase_add_test(tc, test_INV_4_remap_before_the_remap_it_needs);
 	tcase_add_test(tc, test_INV_4_chain_backwards);
 	tcase_add_test(tc, test_INV_4_remove_behind_a_waiting_remap);
