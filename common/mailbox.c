@@ -36,7 +36,7 @@ struct mail *mailbox_take(struct mailbox *box)
 {
 	struct mail *mail, *oldest = NULL;
 
-	if (!mailbox_has_mail(box))
+	if (!atomic_load_explicit(&box->head, memory_order_relaxed))
 		return NULL;
 	mail = atomic_exchange_explicit(&box->head, NULL, memory_order_acq_rel);
 	while (mail) {

@@ -28,11 +28,6 @@ struct mailbox {
 int mailbox_init(struct mailbox *box);
 void mailbox_deinit(struct mailbox *box);
 void mailbox_send(struct mailbox *box, struct mail *mail);
-static inline int mailbox_has_mail(struct mailbox *box)
-{
-	return atomic_load_explicit(&box->head, memory_order_relaxed) != NULL;
-}
-
 /* All mail, oldest first; NULL if there is none. No system call. */
 struct mail *mailbox_take(struct mailbox *box);
 

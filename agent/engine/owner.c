@@ -3,7 +3,6 @@
 #include "engine/private.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -17,8 +16,6 @@
 #define SLOT_POOL_LOW 64
 #define SLOT_POOL_STEP 512
 #define EVENTS 64
-#define SPIN_NS 100000u
-#define LINGER_TURNS 64 /* before the others are looked at */
 #define PROBE_MS 250
 #define GATE_EVENT ((uintptr_t)1) /* tag of an epoll pointer */
 
@@ -211,37 +208,6 @@ static void probe(struct owner *o)
 	}
 }
 
-/* True: there was one. */
-static bool serve(struct owner *o, struct session *s)
-{
-	uint64_t before = o->last_fault_ns, gap;
-
-	if (!fault_serve(o, s))
-		return false;
-	gap = MIN(o->last_fault_ns - before, 2 * SPIN_NS);
-	o->fault_gap_ns += ((int64_t)gap - (int64_t)o->fault_gap_ns) / 4;
-	o->hot = s->polled ? s : NULL;
-	return true;
-}
-
-/*
- * Where faults come in quick succession, a thread that sleeps in between has
- * to be woken each time, on a halted CPU perhaps, which costs several times
- * the whole service. So it asks the same session again for a while, yielding
- * to its threads. Where they come seldom, that would only burn time.
- */
-static void linger(struct owner *o)
-{
-	for (unsigned turn = 0; turn < LINGER_TURNS; turn++) {
-		if (!o->hot || o->fault_gap_ns >= SPIN_NS || mailbox_has_mail(&o->box))
-			return;
-		/* First let it run: it may wait for this very CPU. */
-		sched_yield();
-		if (!serve(o, o->hot) && now_ns() - o->last_fault_ns >= SPIN_NS)
-			return;
-	}
-}
-
 static void dispatch(struct owner *o, const struct epoll_event *event)
 {
 	struct session *s = (struct session *)(uintptr_t)(event->data.u64 & ~(uint64_t)GATE_EVENT);
@@ -255,7 +221,7 @@ static void dispatch(struct owner *o, const struct epoll_event *event)
 		flow_tampered(o, s);
 		return;
 	}
-	serve(o, s);
+	fault_serve(o, s);
 }
 
 static void *run(void *arg)
@@ -274,7 +240,6 @@ static void *run(void *arg)
 
 		for (int i = 0; i < n; i++)
 			dispatch(o, &events[i]);
-		linger(o);
 		o->now = now_ns();
 		if (!handle_mail(o))
 			break;

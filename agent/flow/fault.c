@@ -193,8 +193,7 @@ static bool answer_message(struct owner *o, struct session *s, const struct uffd
 	case PLACED_DONE:
 		break;
 	}
-	o->last_fault_ns = now_ns();
-	ns = o->last_fault_ns - start;
+	ns = now_ns() - start;
 	counter_add(&s->counters.faults_total, 1);
 	counter_add(&s->counters.stall_ns_total, ns);
 	if (counter_get(&s->counters.refaults_total) != before)
@@ -234,10 +233,9 @@ static bool make_room(struct owner *o)
 	return made;
 }
 
-static bool serve_inside(struct owner *o, struct session *s)
+static void serve_inside(struct owner *o, struct session *s)
 {
 	unsigned again = 0, waits = 0;
-	bool any = false;
 
 	for (unsigned round = 0; round < ROUNDS && session_state(s) < SESSION_CLOSING; round++) {
 		uint64_t start = o->now = now_ns();
@@ -254,18 +252,16 @@ static bool serve_inside(struct owner *o, struct session *s)
 			events_settle_idle(o, s);
 			round -= waits++ < SETTLE_WAITS;
 		} else if (n <= 0 && again == 0) {
-			return any;
+			return;
 		}
-		any = true;
 		again = answer_all(o, s, again, again + (unsigned)MAX(n, 0), start);
 		if (again == 0 && n < FLOW_MESSAGES / 2 && events_are_settled(s))
-			return true;
+			return;
 	}
 	/* INV-3: a wake ends a message too; the thread comes back with a new
 	   one, by when the one that changes the mappings has run. */
 	for (unsigned i = 0; i < again && session_state(s) < SESSION_CLOSING; i++)
 		uffd_wake(s->fds.uffd, o->messages[i].arg.pagefault.address & ~(PAGE_BYTES - 1), PAGE_BYTES);
-	return any;
 }
 
 static void set_armed(struct owner *o, struct session *s, bool armed)
@@ -275,24 +271,21 @@ static void set_armed(struct owner *o, struct session *s, bool armed)
 	epoll_ctl(o->epoll, EPOLL_CTL_MOD, s->fds.uffd, &event);
 }
 
-bool fault_serve(struct owner *o, struct session *s)
+void fault_serve(struct owner *o, struct session *s)
 {
-	bool any;
-
 	if (!s->polled)
-		return false;
+		return;
 	if (!gate_enter(s->gate)) {
 		/* The mover wakes us through the eventfd when it is out. */
 		if (!s->gate_wait_ns) {
 			s->gate_wait_ns = now_ns();
 			set_armed(o, s, false);
 		}
-		return false;
+		return;
 	}
-	any = serve_inside(o, s);
+	serve_inside(o, s);
 	gate_leave(s->gate);
 	if (s->gate_wait_ns && s->polled)
 		set_armed(o, s, true);
 	s->gate_wait_ns = 0;
-	return any;
 }

@@ -79,8 +79,6 @@ void flow_unwatch(struct owner *o, struct session *s)
 		;
 	*at = s->next_owned;
 	s->polled = false;
-	if (o->hot == s)
-		o->hot = NULL;
 }
 
 static void leave_family(struct session *s)

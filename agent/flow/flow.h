@@ -58,10 +58,7 @@ struct owner {
 	struct batch *deferred; /* commits that must wait a little */
 	struct session *jobs;  /* restoring or closing, a slice each turn */
 	int reserve[8];	       /* descriptors kept free for fork children */
-	struct session *hot;   /* the last that had a fault */
 	uint64_t now;	       /* a moment ago: as of the last message read or mail taken */
-	uint64_t last_fault_ns;
-	uint64_t fault_gap_ns; /* moving average, between the last faults */
 	_Atomic uint64_t heartbeat;
 };
 
@@ -106,8 +103,8 @@ static inline bool events_are_quiet(const struct session *s)
 void events_apply(struct owner *o, struct session *s, const struct uffd_msg *msg);
 
 /* fault.c: reads and answers what is pending; called when the session's
-   userfaultfd, or its gate's eventfd, is readable. True: there was something. */
-bool fault_serve(struct owner *o, struct session *s);
+   userfaultfd, or its gate's eventfd, is readable. */
+void fault_serve(struct owner *o, struct session *s);
 
 /* refault.c */
 /* Places an evicted page (STAGED, STORED, FILL); on success the slot is
