@@ -35,7 +35,7 @@ const struct config_key config_keys[] = {
 	{ "Store", "Store", CONFIG_STORE, FIELD(store), .fallback = "memory:25%",
 	  .doc = "memory:SIZE or memory:PERCENT of the machine's memory" },
 	{ "Store", "CompressionLevel", CONFIG_INT, FIELD(compression_level), .min = -7, .max = 19,
-	  .fallback = "1", .doc = "of zstd; higher is smaller and slower" },
+	  .fallback = "-1", .doc = "of zstd; higher is smaller and slower" },
 	{ "Store", "StagingMax", CONFIG_SIZE, FIELD(staging_bytes), .min = MIB,
 	  .max = INT64_MAX, .fallback = "256M",
 	  .doc = "most memory for pages taken out and not yet compressed" },

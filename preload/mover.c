@@ -20,7 +20,7 @@
 #include "preload/shim.h"
 
 #define LOOK_NSEC 100000000L /* between two looks at the workload */
-#define LINGER_NSEC 10000000000u /* with the workload gone, for the agent to take what is in transit */
+#define LINGER_NSEC 500000000u /* with the workload gone, for the agent to take what is in transit */
 #define SEND_WAIT_NSEC 1000000000L
 #define OWN_FDS 5
 

@@ -31,7 +31,8 @@ static int agent_hung_up(const struct mover *m)
 	return sys_ppoll(&p, 1, 0) == 1;
 }
 
-/* 0 inside, -1 when there is no agent any more to open the gate. */
+/* 0 inside; -1 when there is no agent any more to open the gate, 1 when the
+   workload is gone meanwhile. */
 static int gate_enter(struct mover *m)
 {
 	uint64_t begin = 0, now;
@@ -43,6 +44,8 @@ static int gate_enter(struct mover *m)
 		if (now >= m->next_look && agent_hung_up(m))
 			return -1;
 		mover_look(m);
+		if (m->leave_by)
+			return 1;
 		sys_nanosleep(now - begin < GATE_LONG_NSEC ? GATE_NAP_NSEC : GATE_LONG_NAP_NSEC);
 	}
 	m->inside = 1;
@@ -156,18 +159,20 @@ static void do_move(struct mover *m)
 {
 	const struct wire_order *o = &m->order;
 	unsigned int i, at = 0;
+	int inside;
 
 	memset(m->report.page, WIRE_PAGE_DONE, sizeof(m->report.page));
 	for (i = 0; i < o->nr_ranges; i++)
 		at += o->range[i].pages;
 	memset(m->report.page, WIRE_PAGE_STALE, at);
-	if (gate_enter(m)) {
+	inside = gate_enter(m);
+	if (inside < 0) {
 		mover_hang_up(m);
 		return;
 	}
 	at = 0;
 	/* Of a workload that is gone nothing more is taken. */
-	for (i = 0; !m->leave_by && gate_is_current(m) && i < o->nr_ranges; i++) {
+	for (i = 0; !inside && !m->leave_by && gate_is_current(m) && i < o->nr_ranges; i++) {
 		if (i && gate_yield(m))
 			break;
 		if (move_range(m, at, o->range[i].address, o->range[i].pages))
