@@ -264,7 +264,7 @@ static int fill_session(struct engine *e, struct session *s, struct attaching *a
 	if (r == 0)
 		r = uffd_register(s->fds.uffd, m->identity, PAGE_BYTES);
 	if (r == 0)
-		r = session_open_proc(s);
+		r = session_open_proc(s->pid, &s->fds);
 	/* Only now is it certain whose files these are: the pid may have gone
 	   to another process meanwhile. */
 	if (r == 0 && !is_running(a->pidfd))
@@ -319,28 +319,22 @@ static void make_session(struct engine *e, struct attaching *a, int *fds, const 
 static bool ask_owner(struct engine *e, struct attaching *a, int *fds, const struct wire_attach *m)
 {
 	struct session *s = registry_find(e, a->child);
-	struct session probe = { .pid = a->peer.pid };
 	struct adoption *adoption = s && !s->adoption ? calloc(1, sizeof(*adoption)) : NULL;
 
 	if (!adoption)
 		return false;
-	probe.fds = (struct session_fds){ -1, -1, -1, -1, -1, -1, -1, -1, -1, -1 };
+	adoption->fds = SESSION_FDS_NONE;
 	adoption->gate_memfd = -1;
 	/* The socket is duplicated: the answer goes out by the connection. */
 	adoption->fds.mover = fcntl(a->sock, F_DUPFD_CLOEXEC, 0);
-	if (adoption->fds.mover >= 0 && session_open_proc(&probe) == 0 && is_running(a->pidfd))
-		adoption->gate_memfd = make_gate(&adoption->gate, &probe.fds.gate_event);
+	if (adoption->fds.mover >= 0 && session_open_proc(a->peer.pid, &adoption->fds) == 0 &&
+	    is_running(a->pidfd))
+		adoption->gate_memfd = make_gate(&adoption->gate, &adoption->fds.gate_event);
 	if (adoption->gate_memfd < 0) {
-		safe_close(probe.fds.maps);
-		safe_close(probe.fds.smaps);
-		safe_close(probe.fds.statm);
-		safe_close(probe.fds.tasks);
-		safe_close(adoption->fds.mover);
+		session_close_fds(&adoption->fds);
 		free(adoption);
 		return false;
 	}
-	probe.fds.mover = adoption->fds.mover;
-	adoption->fds = probe.fds;
 	adoption->fds.mem = take_fd(&fds[0]);
 	adoption->fds.pagemap = take_fd(&fds[1]);
 	adoption->fds.pidfd = take_fd(&a->pidfd);
@@ -354,20 +348,6 @@ static bool ask_owner(struct engine *e, struct attaching *a, int *fds, const str
 	s->adoption = adoption;
 	notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_ADOPT);
 	return true;
-}
-
-static void discard_adoption(struct adoption *a)
-{
-	safe_close(a->fds.mem);
-	safe_close(a->fds.pagemap);
-	safe_close(a->fds.maps);
-	safe_close(a->fds.smaps);
-	safe_close(a->fds.statm);
-	safe_close(a->fds.tasks);
-	safe_close(a->fds.pidfd);
-	reaper_close(a->fds.mover);
-	safe_close(a->fds.gate_event);
-	munmap(a->gate, PAGE_BYTES);
 }
 
 void attach_adopted(struct engine *e, struct session *s)
@@ -389,7 +369,8 @@ void attach_adopted(struct engine *e, struct session *s)
 		if (e->news.process_changed)
 			e->news.process_changed(e->news.ctx, s->id);
 	} else {
-		discard_adoption(a);
+		session_close_fds(&a->fds);
+		munmap(a->gate, PAGE_BYTES);
 		if (c)
 			refuse(e, c, WIRE_FAILED, "its session ended meanwhile");
 	}

@@ -257,7 +257,6 @@ static void *run(void *arg)
 			keep_reserve(o);
 			next_probe = now + PROBE_MS * 1000000ull;
 		}
-		atomic_fetch_add_explicit(&o->heartbeat, 1, memory_order_relaxed);
 	}
 	uffd_reader_deinit();
 	return NULL;

@@ -59,7 +59,6 @@ struct owner {
 	struct session *jobs;  /* restoring or closing, a slice each turn */
 	int reserve[8];	       /* descriptors kept free for fork children */
 	uint64_t now;	       /* a moment ago: as of the last message read or mail taken */
-	_Atomic uint64_t heartbeat;
 };
 
 static inline struct owner *session_owner(const struct session *s)

@@ -21,7 +21,7 @@ struct session *session_new(uint64_t id, uid_t uid)
 		return NULL;
 	s->id = id;
 	s->uid = uid;
-	s->fds = (struct session_fds){ -1, -1, -1, -1, -1, -1, -1, -1, -1, -1 };
+	s->fds = SESSION_FDS_NONE;
 	s->attached_ns = now_ns();
 	s->enabled = true;
 	s->reason = "";
@@ -29,6 +29,20 @@ struct session *session_new(uint64_t id, uid_t uid)
 	s->to_worker.mail.kind = SESSION_MAIL;
 	s->to_engine.mail.kind = SESSION_MAIL;
 	return s;
+}
+
+void session_close_fds(const struct session_fds *fds)
+{
+	reaper_close(fds->uffd); /* takes the locks of that address space */
+	safe_close(fds->mem);
+	safe_close(fds->pagemap);
+	safe_close(fds->maps);
+	safe_close(fds->smaps);
+	safe_close(fds->statm);
+	safe_close(fds->tasks);
+	safe_close(fds->pidfd);
+	reaper_close(fds->mover); /* with what was sent and not read */
+	safe_close(fds->gate_event);
 }
 
 struct session *session_free(struct session *s)
@@ -42,18 +56,9 @@ struct session *session_free(struct session *s)
 	ranges_deinit(&s->superseded);
 	if (s->gate)
 		munmap(s->gate, PAGE_BYTES);
-	reaper_close(s->fds.uffd); /* takes the locks of that address space */
-	safe_close(s->fds.mem);
-	safe_close(s->fds.pagemap);
-	safe_close(s->fds.maps);
-	safe_close(s->fds.smaps);
-	safe_close(s->fds.statm);
-	safe_close(s->fds.tasks);
-	safe_close(s->fds.pidfd);
 	if (s->fds.mover >= 0)
 		shutdown(s->fds.mover, SHUT_RDWR);
-	reaper_close(s->fds.mover); /* with what was sent and not read */
-	safe_close(s->fds.gate_event);
+	session_close_fds(&s->fds);
 	free(s);
 	return NULL;
 }
@@ -68,21 +73,21 @@ static int open_proc(pid_t pid, const char *name, int flags)
 	return fd < 0 ? -errno : fd;
 }
 
-int session_open_proc(struct session *s)
+int session_open_proc(pid_t pid, struct session_fds *fds)
 {
 	const struct {
 		int *fd;
 		const char *name;
 		int flags;
 	} files[] = {
-		{ &s->fds.maps, "maps", 0 },
-		{ &s->fds.smaps, "smaps", 0 },
-		{ &s->fds.statm, "statm", 0 },
-		{ &s->fds.tasks, "task", O_DIRECTORY },
+		{ &fds->maps, "maps", 0 },
+		{ &fds->smaps, "smaps", 0 },
+		{ &fds->statm, "statm", 0 },
+		{ &fds->tasks, "task", O_DIRECTORY },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
-		int fd = open_proc(s->pid, files[i].name, files[i].flags);
+		int fd = open_proc(pid, files[i].name, files[i].flags);
 
 		if (fd < 0)
 			return fd;

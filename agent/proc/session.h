@@ -139,6 +139,8 @@ struct session_fds {
 	int gate_event;
 };
 
+#define SESSION_FDS_NONE ((struct session_fds){ -1, -1, -1, -1, -1, -1, -1, -1, -1, -1 })
+
 struct batch;
 struct order;
 
@@ -239,18 +241,16 @@ struct session *session_new(uint64_t id, uid_t uid);
 /* Closes the descriptors and frees; the slots must be empty by then. */
 struct session *session_free(struct session *s);
 
-static inline struct session *session_of_notice(struct mail *mail, size_t offset)
-{
-	return (struct session *)(void *)((char *)mail - offset);
-}
-
 static inline enum session_state session_state(const struct session *s)
 {
 	return (enum session_state)s->state;
 }
 
-/* Opens what /proc tells of the session's process. 0 or negative errno. */
-int session_open_proc(struct session *s);
+/* Opens what /proc tells of a process: maps, smaps, statm and tasks. 0 or
+   negative errno, when some may be open already. */
+int session_open_proc(pid_t pid, struct session_fds *fds);
+/* Closes all that are open; those that can block, by the reaper. */
+void session_close_fds(const struct session_fds *fds);
 /* Pages that are with us: STAGED + FILL + STORED (+ FETCHING). Any thread. */
 uint64_t session_evicted_pages(const struct session *s);
 /* RSS in bytes by /proc/PID/statm; 0 when it can't be read. Any thread. */
