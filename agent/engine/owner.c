@@ -115,8 +115,7 @@ static void handle_notice(struct owner *o, struct session *s)
 		notice_send(&o->flow->worker, &s->to_worker, SESSION_WORK_BURY);
 }
 
-/* False: stop. */
-static bool handle_mail(struct owner *o)
+bool owner_take_mail(struct owner *o)
 {
 	struct mail *next;
 
@@ -142,7 +141,7 @@ static bool handle_mail(struct owner *o)
 	return true;
 }
 
-static void commit_deferred(struct owner *o)
+void owner_commit_deferred(struct owner *o)
 {
 	struct batch *b = o->deferred, *next;
 
@@ -161,8 +160,7 @@ static void keep_reserve(struct owner *o)
 			o->reserve[i] = eventfd(0, EFD_CLOEXEC);
 }
 
-/* One slice of each job. Returns how long to sleep at most, in ms. */
-static int run_jobs(struct owner *o)
+int owner_run_jobs(struct owner *o)
 {
 	struct session *jobs = o->jobs, *next;
 	bool moved = false;
@@ -184,8 +182,7 @@ static int run_jobs(struct owner *o)
 	return !o->jobs ? PROBE_MS : moved ? 0 : 1;
 }
 
-/* Sessions whose events are not all in are looked at again soon. */
-static void settle_all(struct owner *o)
+void owner_settle(struct owner *o)
 {
 	o->unquiet = false;
 	for (struct session *s = o->owned; s; s = s->next_owned) {
@@ -241,12 +238,12 @@ static void *run(void *arg)
 		for (int i = 0; i < n; i++)
 			dispatch(o, &events[i]);
 		o->now = now_ns();
-		if (!handle_mail(o))
+		if (!owner_take_mail(o))
 			break;
-		wait = run_jobs(o);
-		commit_deferred(o);
+		wait = owner_run_jobs(o);
+		owner_commit_deferred(o);
 		if (o->unquiet)
-			settle_all(o);
+			owner_settle(o);
 		if (o->unquiet || o->deferred)
 			wait = MIN(wait, 1);
 		if (slot_pool_ready(o->slots) < SLOT_POOL_LOW)

@@ -88,6 +88,16 @@ static void *run(void *arg)
 	return NULL;
 }
 
+struct batch *packers_take(struct packers *p, uint64_t now)
+{
+	struct batch *b;
+
+	pthread_mutex_lock(&p->lock);
+	b = take_locked(p, now);
+	pthread_mutex_unlock(&p->lock);
+	return b;
+}
+
 int packers_start(struct packers *p, struct flow *flow, unsigned nr, int level)
 {
 	pthread_condattr_t attr;

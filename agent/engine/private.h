@@ -117,11 +117,21 @@ struct engine {
 int owner_start(struct owner_thread *t, struct flow *flow, int level);
 void owner_stop(struct owner_thread *t);
 void owner_adopt(struct owner *o, struct session *s);
+/* What the thread does each time round, after the faults; one by one for a test
+   that schedules it. */
+/* False: stop. */
+bool owner_take_mail(struct owner *o);
+/* One slice of each job. Returns how long to sleep at most, in ms. */
+int owner_run_jobs(struct owner *o);
+void owner_commit_deferred(struct owner *o);
+/* Sessions whose events are not all in are looked at again soon. */
+void owner_settle(struct owner *o);
 
 /* worker.c */
 int worker_start(struct worker *w, struct packers *packers);
 void worker_set_policy(struct worker *w, const struct settings_policy *policy);
 void worker_stop(struct worker *w);
+void worker_take_mail(struct worker *w);
 /* evictor.c: the worker's per-session part */
 void evictor_tick(struct worker *w, struct session *s, uint64_t now);
 void evictor_next(struct worker *w, struct session *s);
@@ -138,6 +148,8 @@ struct batch *worker_take_batch(struct worker *w);
 int packers_start(struct packers *p, struct flow *flow, unsigned nr, int level);
 void packers_stop(struct packers *p);
 void packers_add(struct packers *p, struct batch *b, bool urgent);
+/* The next batch to pack, or NULL. */
+struct batch *packers_take(struct packers *p, uint64_t now);
 /* Packs what is queued of a session without waiting for its grace time. */
 void packers_hurry(struct packers *p, const struct session *s);
 

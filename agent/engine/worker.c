@@ -119,7 +119,7 @@ static void take_policy(struct worker *w)
 		s->next_tick_ns = 0;
 }
 
-static void handle_mail(struct worker *w)
+void worker_take_mail(struct worker *w)
 {
 	struct mail *next;
 
@@ -196,7 +196,7 @@ static void *run(void *arg)
 
 		for (int i = 0; i < n; i++)
 			dispatch(w, &events[i]);
-		handle_mail(w);
+		worker_take_mail(w);
 		tick_all(w, now_ns());
 	}
 	return NULL;
