@@ -4,6 +4,8 @@ noinst_LIBRARIES += common/libcommon.a
 common_libcommon_a_SOURCES = \
 	common/fdpass.c \
 	common/fdpass.h \
+	common/kept.c \
+	common/kept.h \
 	common/log.c \
 	common/log.h \
 	common/mailbox.c \

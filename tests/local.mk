@@ -51,6 +51,7 @@ UNIT_TESTS = \
 	tests/unit/test_codec \
 	tests/unit/test_config \
 	tests/unit/test_domain \
+	tests/unit/test_kept \
 	tests/unit/test_policy \
 	tests/unit/test_proc \
 	tests/unit/test_slot \
@@ -76,6 +77,9 @@ tests_unit_test_config_LDADD = agent/libmain.a agent/libcontrol.a agent/libengin
 
 tests_unit_test_domain_SOURCES = tests/unit/test_domain.c
 tests_unit_test_domain_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
+
+tests_unit_test_kept_SOURCES = tests/unit/test_kept.c
+tests_unit_test_kept_LDADD = common/libcommon.a $(CHECK_LIBS) -lm
 
 tests_unit_test_policy_SOURCES = tests/unit/test_policy.c
 tests_unit_test_policy_LDADD = agent/libpolicy.a common/libcommon.a $(CHECK_LIBS) -lm
