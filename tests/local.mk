@@ -33,7 +33,7 @@ check-sanitized:
 check-static:
 	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(STATIC_TESTS)'
 check-system:
-	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(CONTROL_TESTS) $(LIVE_TESTS) $(SYSTEMD_TESTS)'
+	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(CONTROL_TESTS) $(LIVE_TESTS) $(CEPH_TESTS) $(SYSTEMD_TESTS)'
 
 SANITIZED_TESTS = \
 	tests/live/test_exec.sh \
@@ -202,12 +202,17 @@ LIVE_TESTS = \
 	tests/live/test_syscalls.sh \
 	tests/live/test_threads.sh
 
+CEPH_TESTS = \
+	tests/ceph/test_cluster.sh
+
 SYSTEMD_TESTS = \
 	tests/systemd/test_unit.sh
 
-TESTS += $(STATIC_TESTS) $(UNIT_TESTS) $(CONTROL_TESTS) $(LIVE_TESTS) $(SYSTEMD_TESTS)
-EXTRA_DIST += tests/run.sh $(STATIC_TESTS) $(CONTROL_TESTS) $(LIVE_TESTS) $(SYSTEMD_TESTS)
+TESTS += $(STATIC_TESTS) $(UNIT_TESTS) $(CONTROL_TESTS) $(LIVE_TESTS) $(CEPH_TESTS) $(SYSTEMD_TESTS)
+EXTRA_DIST += tests/run.sh $(STATIC_TESTS) $(CONTROL_TESTS) $(LIVE_TESTS) $(CEPH_TESTS) $(SYSTEMD_TESTS)
 EXTRA_DIST += \
+	tests/ceph/lib.sh \
+	tests/ceph/mini-ceph.sh \
 	tests/control/bus.conf.in \
 	tests/control/compare_xml.py \
 	tests/control/error_name.py \

@@ -16,7 +16,7 @@ fi
 script=$1
 limit=${USWAP_TEST_TIMEOUT:-600}
 case $script in
-*/live/* | */control/* | */inject/*)
+*/live/* | */control/* | */ceph/* | */inject/*)
 	exec 9>"${USWAP_BUILD:-.}/.serial"
 	flock 9
 	;;

@@ -1,0 +1,236 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# A real Ceph cluster for tests, on 127.0.0.1, cephx on, all of it in one
+# directory; no systemd, no root, nothing outside of the directory.
+#
+#	mini-ceph.sh start DIR [memstore|bluestore [OSDS [SIZE [mgr]]]]
+#	mini-ceph.sh stop DIR
+#	mini-ceph.sh signal DIR DAEMON SIGNAL	(osd.0, mon.a, mgr.x; KILL waits)
+#	mini-ceph.sh run DIR DAEMON		one that has ended, again
+#	mini-ceph.sh wait-osds DIR UP		until so many OSDs are up
+#	mini-ceph.sh pool DIR NAME
+#	mini-ceph.sh key DIR NAME POOL		client.NAME with the caps of uswap-rados(7)
+#
+# Afterwards CEPH_CONF=DIR/ceph.conf is all that a client needs.
+#
+# What start takes care of: OSDs must be up before the first I/O (an operation
+# that finds no primary is looked at again seconds later); the mon imports all
+# keys with their caps at mkfs; stop ends OSDs before the mon they report to.
+# A memstore OSD is empty after a restart: bluestore where one is killed.
+set -eu
+PATH=$PATH:/usr/sbin:/sbin
+cmd=$1
+D=$(realpath -m "$2")
+export CEPH_CONF=$D/ceph.conf
+
+needed=(ceph-mon ceph-osd ceph rados ceph-authtool monmaptool python3)
+
+free_port() {
+	python3 -c 'import socket
+s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+pid_of() {
+	cat "$D/$1.pid" 2>/dev/null || true
+}
+
+# A zombie is dead: whoever started it may reap late.
+alive() {
+	case $(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null) in
+	'' | Z* | X*) return 1 ;;
+	esac
+}
+
+run_daemon() { # KIND.ID
+	setsid "ceph-${1%%.*}" -f -i "${1#*.}" </dev/null >>"$D/$1.out" 2>&1 &
+	echo $! >"$D/$1.pid"
+}
+
+send() { # DAEMON SIGNAL
+	local pid
+
+	pid=$(pid_of "$1")
+	[ -n "$pid" ] || { echo "mini-ceph: no $1 runs in $D" >&2; exit 1; }
+	kill -"$2" "$pid"
+	[ "$2" = KILL ] || [ "$2" = TERM ] || return 0
+	for _ in $(seq 200); do
+		alive "$pid" || { rm -f "$D/$1.pid"; return 0; }
+		sleep 0.05
+	done
+	kill -KILL "$pid" 2>/dev/null || true
+	rm -f "$D/$1.pid"
+}
+
+wait_osds() { # UP: so many, and no PG on its way to another
+	for _ in $(seq 300); do
+		timeout 5 ceph osd stat 2>/dev/null >"$D/osd.stat" || true
+		if grep -q " $1 up" "$D/osd.stat" && ! grep -q remapped "$D/osd.stat"; then
+			return 0
+		fi
+		sleep 0.1
+	done
+	echo "mini-ceph: not $1 OSDs up: $(cat "$D/osd.stat")" >&2
+	exit 1
+}
+
+make_pool() {
+	timeout 30 ceph osd pool create "$1" 8 8 replicated >/dev/null 2>&1
+	timeout 30 rados -p "$1" put .probe "$D/fsid"
+	timeout 30 rados -p "$1" rm .probe
+}
+
+make_key() { # NAME POOL
+	timeout 20 ceph auth get-or-create "client.$1" \
+		mon 'allow r, allow command "osd blocklist"' \
+		osd "allow rwx pool=$2" -o "$D/client.$1.keyring"
+	chmod 600 "$D/client.$1.keyring"
+}
+
+write_conf() { # STORE SIZE
+	cat >"$CEPH_CONF" <<-END
+		[global]
+		fsid = $(cat "$D/fsid")
+		mon_host = v2:127.0.0.1:$(free_port)
+		mon_initial_members = a
+		public_addr = 127.0.0.1
+		cluster_addr = 127.0.0.1
+		ms_bind_msgr1 = false
+		ms_bind_ipv6 = false
+		auth_cluster_required = cephx
+		auth_service_required = cephx
+		auth_client_required = cephx
+		auth_allow_insecure_global_id_reclaim = false
+		keyring = $D/keyring
+		log_file = $D/\$name.log
+		pid_file =
+		admin_socket = $D/\$name.asok
+		run_dir = $D
+		crash_dir = $D/crash
+		mon_cluster_log_file = $D/cluster.log
+		log_to_stderr = false
+		err_to_stderr = true
+		osd_pool_default_size = $2
+		osd_pool_default_min_size = 1
+		osd_pool_default_pg_autoscale_mode = off
+		osd_crush_chooseleaf_type = 0
+		mon_max_pg_per_osd = 1000
+		[client]
+		keyring = $D/\$name.keyring,$D/keyring
+		log_file =
+		admin_socket =
+		[mon]
+		mon_data = $D/mon
+		paxos_propose_interval = 0.05
+		paxos_min_wait = 0.01
+		mon_tick_interval = 1
+		mon_allow_pool_size_one = true
+		mon_allow_pool_delete = true
+		mon_warn_on_pool_no_redundancy = false
+		mon_data_avail_crit = 1
+		mon_data_avail_warn = 2
+		mon_osd_down_out_interval = 0
+		mon_osd_reporter_subtree_level = osd
+		mon_osd_adjust_heartbeat_grace = false
+		osd_heartbeat_grace = 4
+		[osd]
+		osd_data = $D/osd.\$id
+		keyring = $D/osd.\$id/keyring
+		osd_objectstore = $1
+		osd_heartbeat_interval = 1
+		osd_heartbeat_grace = 4
+		memstore_device_bytes = 2147483648
+		bluestore_block_size = 10737418240
+		bluestore_block_create = true
+		osd_class_load_list = *
+		osd_class_default_list = *
+		osd_memory_target_autotune = false
+		bluestore_cache_autotune = false
+		bluestore_cache_size = 67108864
+		[mgr]
+		mgr_data = $D/mgr.\$id
+		keyring = $D/mgr.\$id/keyring
+		mgr_initial_modules =
+	END
+}
+
+add_key() { # NAME DIR CAPS...
+	mkdir -p "$2"
+	ceph-authtool --create-keyring "$2/keyring" --gen-key -n "$1" "${@:3}" >/dev/null
+	ceph-authtool "$D/seed.keyring" --import-keyring "$2/keyring" >/dev/null
+}
+
+start() { # STORE OSDS SIZE MGR
+	local store=$1 osds=$2 size=$3 mgr=$4 i mkfs=() uuid=()
+
+	mkdir -p "$D"
+	chmod 700 "$D"
+	cat /proc/sys/kernel/random/uuid >"$D/fsid"
+	write_conf "$store" "$size"
+	ceph-authtool --create-keyring "$D/keyring" --gen-key -n client.admin \
+		--cap mon 'allow *' --cap osd 'allow *' --cap mgr 'allow *' >/dev/null
+	cp "$D/keyring" "$D/seed.keyring"
+	ceph-authtool "$D/seed.keyring" --gen-key -n mon. --cap mon 'allow *' >/dev/null
+	for ((i = 0; i < osds; i++)); do
+		uuid[i]=$(cat /proc/sys/kernel/random/uuid)
+		add_key "osd.$i" "$D/osd.$i" --cap mon 'allow profile osd' --cap osd 'allow *' \
+			--cap mgr 'allow profile osd'
+	done
+	[ "$mgr" != mgr ] ||
+		add_key mgr.x "$D/mgr.x" --cap mon 'allow profile mgr' --cap osd 'allow *'
+	monmaptool --create --addv a "[$(sed -n 's/^mon_host = \(.*\)/\1/p' "$CEPH_CONF")/0]" \
+		--fsid "$(cat "$D/fsid")" "$D/monmap" >/dev/null
+	ceph-mon --mkfs -i a --monmap "$D/monmap" --keyring "$D/seed.keyring" >/dev/null
+	run_daemon mon.a
+	for ((i = 0; i < osds; i++)); do
+		ceph-osd -i "$i" --mkfs --osd-uuid "${uuid[i]}" --monmap "$D/monmap" \
+			>"$D/mkfs.$i.out" 2>&1 &
+		mkfs[i]=$!
+	done
+	for ((i = 0; i < osds; i++)); do
+		timeout 40 ceph --connect-timeout 30 osd new "${uuid[i]}" "$i" >/dev/null
+		wait "${mkfs[i]}"
+		run_daemon "osd.$i"
+	done
+	[ "$mgr" != mgr ] || run_daemon mgr.x
+	wait_osds "$osds"
+	make_pool uswap
+	make_key uswap uswap
+}
+
+stop() {
+	local file
+
+	# OSDs that hang must run to be ended
+	for file in "$D"/osd.*.pid "$D"/mgr.*.pid "$D"/mon.*.pid; do
+		[ -e "$file" ] || continue
+		kill -CONT "$(cat "$file")" 2>/dev/null || true
+		file=${file##*/}
+		send "${file%.pid}" TERM 2>/dev/null || true
+	done
+}
+
+case $cmd in
+start)
+	for program in "${needed[@]}"; do
+		command -v "$program" >/dev/null || {
+			echo "$program is not installed (packages ceph-mon ceph-osd ceph-common python3)"
+			exit 77
+		}
+	done
+	[ "${6:-}" != mgr ] || command -v ceph-mgr >/dev/null || {
+		echo "ceph-mgr is not installed"
+		exit 77
+	}
+	start "${3:-memstore}" "${4:-1}" "${5:-1}" "${6:-}"
+	;;
+stop) stop ;;
+signal) send "$3" "$4" ;;
+run) run_daemon "$3" ;;
+wait-osds) wait_osds "$3" ;;
+pool) make_pool "$3" ;;
+key) make_key "$3" "$4" ;;
+*)
+	echo "mini-ceph: unknown command $cmd" >&2
+	exit 2
+	;;
+esac
