@@ -141,6 +141,7 @@ static void memory_destroy(void *self)
 
 static const struct store_ops memory_ops = {
 	.name = "memory",
+	.caps = STORE_MAPPED,
 	.segment_new = memory_segment_new,
 	.write = memory_write,
 	.read = memory_read,

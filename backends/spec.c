@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Store= as people write it: "memory:8G", "memory:25%". */
+/* Words of Store= as people write them: "memory:8G", "memory:25%", "rados:...". */
 #include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -10,11 +10,9 @@
 #include "backends/store.h"
 #include "common/util.h"
 
-/* One message per thread: the caller frees nothing. */
-static _Thread_local char message[256];
+static _Thread_local char message[512];
 
-__attribute__((format(printf, 2, 3))) static struct store *refuse(const char **error,
-								   const char *format, ...)
+struct store *store_refuse(const char **error, const char *format, ...)
 {
 	va_list ap;
 
@@ -25,6 +23,9 @@ __attribute__((format(printf, 2, 3))) static struct store *refuse(const char **e
 		*error = message;
 	return NULL;
 }
+
+/* false */
+#define REFUSE(...) (store_refuse(error, __VA_ARGS__) != NULL)
 
 static uint64_t ram_bytes(void)
 {
@@ -46,7 +47,7 @@ static bool parse_number(const char **text, uint64_t *number)
 	return errno == 0;
 }
 
-static bool parse_size(const char *text, uint64_t *bytes)
+bool store_parse_size(const char *text, uint64_t *bytes)
 {
 	static const char suffixes[] = "KMGT";
 	const char *suffix;
@@ -56,12 +57,6 @@ static bool parse_size(const char *text, uint64_t *bytes)
 		return false;
 	if (!*text)
 		return true;
-	if (!strcmp(text, "%")) {
-		if (*bytes > 100)
-			return false;
-		*bytes = ram_bytes() / 100 * *bytes;
-		return true;
-	}
 	suffix = strchr(suffixes, toupper((unsigned char)*text));
 	if (!suffix || text[1])
 		return false;
@@ -72,41 +67,93 @@ static bool parse_size(const char *text, uint64_t *bytes)
 	return true;
 }
 
-static struct store *open_memory(const char *size, const char **error)
+static bool parse_share(const char *text, uint64_t *bytes)
 {
-	uint64_t max = STORE_SEGMENTS_MAX * (uint64_t)STORE_SEGMENT;
+	uint64_t percent;
+
+	if (!parse_number(&text, &percent) || strcmp(text, "%") || percent > 100)
+		return false;
+	*bytes = ram_bytes() / 100 * percent;
+	return true;
+}
+
+/* ---- memory:SIZE ---- */
+
+static bool parse_memory(const char *size, uint64_t *bytes, const char **error)
+{
+	if (!*size)
+		return REFUSE("store \"memory:\" lacks its size, as in memory:8G or memory:25%%");
+	if (!store_parse_size(size, bytes) && !parse_share(size, bytes))
+		return REFUSE("store \"memory:\": \"%.64s\" is not a size: a number with K, M, G, T "
+			      "or nothing behind it, or a percentage of the memory up to 100%%",
+			      size);
+	if (!*bytes)
+		return REFUSE("store \"memory:\": a size of \"%.64s\" leaves nothing to store in", size);
+	if (*bytes > STORE_SEGMENTS_MAX * (uint64_t)STORE_SEGMENT)
+		return REFUSE("store \"memory:\": \"%.64s\" is too large, at most 4T", size);
+	return true;
+}
+
+static bool check_memory(const char *text, const char **error)
+{
+	uint64_t bytes;
+
+	return parse_memory(text, &bytes, error);
+}
+
+static struct store *open_memory(const char *text, const char **error)
+{
 	struct store *store;
 	uint64_t bytes;
 
-	if (!*size)
-		return refuse(error, "store \"memory:\" lacks its size, as in memory:8G or memory:25%%");
-	if (!parse_size(size, &bytes))
-		return refuse(error,
-			      "store \"memory:\": \"%.64s\" is not a size: a number with K, M, G, T "
-			      "or nothing behind it, or a percentage of the memory up to 100%%",
-			      size);
-	if (!bytes)
-		return refuse(error, "store \"memory:\": a size of \"%.64s\" leaves nothing to store in",
-			      size);
-	if (bytes > max)
-		return refuse(error, "store \"memory:\": \"%.64s\" is too large, at most 4T", size);
+	if (!parse_memory(text, &bytes, error))
+		return NULL;
 	store = store_memory_new(bytes);
-	if (!store)
-		return refuse(error, "store \"memory:%.64s\" can't be made: %s", size,
-			      strerror(errno));
-	return store;
+	return store ? store :
+		       store_refuse(error, "store \"memory:%.64s\" can't be made: %s", text, strerror(errno));
+}
+
+/* ---- */
+
+static const struct {
+	const char *name;
+	bool (*check)(const char *text, const char **error);
+	struct store *(*open)(const char *text, const char **error);
+} kinds[] = {
+	{ "memory", check_memory, open_memory },
+	{ "rados", store_rados_check, store_rados_open },
+};
+
+/* The kind of spec, and what follows its colon. */
+static int find_kind(const char *spec, const char **text, const char **error)
+{
+	size_t len = strcspn(spec, ":");
+
+	*text = spec[len] ? spec + len + 1 : "";
+	if (!*spec) {
+		store_refuse(error, "no store given; memory:25%% would be one");
+		return -1;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (strlen(kinds[i].name) == len && !strncmp(spec, kinds[i].name, len))
+			return (int)i;
+	store_refuse(error, "store \"%.*s\" is unknown: there are memory: and rados:",
+		     (int)MIN(len, (size_t)64), spec);
+	return -1;
+}
+
+bool store_check(const char *spec, const char **error)
+{
+	const char *text;
+	int kind = find_kind(spec, &text, error);
+
+	return kind >= 0 && kinds[kind].check(text, error);
 }
 
 struct store *store_open(const char *spec, const char **error)
 {
-	size_t kind = strcspn(spec, ":");
+	const char *text;
+	int kind = find_kind(spec, &text, error);
 
-	if (!*spec)
-		return refuse(error, "no store given; memory:25%% would be one");
-	if (kind == strlen("memory") && !strncmp(spec, "memory", kind))
-		return open_memory(spec[kind] ? spec + kind + 1 : "", error);
-	return refuse(error,
-		      "store \"%.*s\" is unknown: this build's agent has the memory store only "
-		      "(memory:SIZE)",
-		      (int)MIN(kind, (size_t)64), spec);
+	return kind >= 0 ? kinds[kind].open(text, error) : NULL;
 }

@@ -10,6 +10,7 @@
 #include "backends/store.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -19,15 +20,23 @@
 #define SEGMENT_USED (1u << 31)
 #define SEGMENT_WRITTEN(word) ((word) & ~SEGMENT_USED)
 
+struct latency {
+	_Atomic uint64_t total_ns;
+	_Atomic uint64_t bucket[STORE_LATENCY_BUCKETS];
+};
+
 struct store {
 	const struct store_ops *ops;
 	void *self;
 	uint32_t capacity;
+	uint64_t daily_writes;
 	_Atomic uint32_t *words;
 	_Atomic uint64_t segments;
 	_Atomic uint64_t written_bytes;
 	_Atomic uint64_t read_bytes;
-	_Atomic uint64_t errors;
+	_Atomic uint64_t errors[STORE_ERROR_KINDS];
+	_Atomic uint32_t pending; /* reads */
+	struct latency read, write;
 };
 
 static void count(_Atomic uint64_t *counter, uint64_t n)
@@ -35,10 +44,87 @@ static void count(_Atomic uint64_t *counter, uint64_t n)
 	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
 
+static enum store_error_kind error_kind(int r)
+{
+	switch (-r) {
+	case ENOSPC:
+	case EDQUOT:
+		return STORE_ERROR_SPACE;
+	case ETIMEDOUT:
+	case ECANCELED:
+		return STORE_ERROR_TIMEOUT;
+	case EACCES:
+	case EPERM:
+	case EROFS:
+		return STORE_ERROR_ACCESS;
+	case ENODATA:
+	case ENOENT:
+		return STORE_ERROR_MISSING;
+	case EINVAL:
+		return STORE_ERROR_MISUSE;
+	default:
+		return STORE_ERROR_IO;
+	}
+}
+
+const char *store_error_name(enum store_error_kind kind)
+{
+	static const char *const names[STORE_ERROR_KINDS] = {
+		[STORE_ERROR_IO] = "io",	     [STORE_ERROR_SPACE] = "space",
+		[STORE_ERROR_TIMEOUT] = "timeout",   [STORE_ERROR_ACCESS] = "access",
+		[STORE_ERROR_MISSING] = "missing",   [STORE_ERROR_MISUSE] = "misuse",
+	};
+
+	return (unsigned)kind < STORE_ERROR_KINDS ? names[kind] : "invalid";
+}
+
 static int failed(struct store *store, int r)
 {
-	count(&store->errors, 1);
+	count(&store->errors[error_kind(r)], 1);
 	return r;
+}
+
+/* Memory answers in no time; asking the clock would cost as much. */
+static uint64_t start_time(const struct store *store)
+{
+	return store->ops->caps & STORE_MAPPED ? 0 : now_ns();
+}
+
+static void took(struct latency *latency, uint64_t start)
+{
+	unsigned bucket = 0;
+	uint64_t ns;
+
+	if (!start)
+		return;
+	ns = now_ns() - start;
+	while (bucket < STORE_LATENCY_BUCKETS - 1 && ns >> (bucket + 10))
+		bucket++;
+	count(&latency->total_ns, ns);
+	count(&latency->bucket[bucket], 1);
+}
+
+static void get_latency(struct latency *from, struct store_latency *to)
+{
+	to->total_ns = atomic_load_explicit(&from->total_ns, memory_order_relaxed);
+	for (unsigned i = 0; i < STORE_LATENCY_BUCKETS; i++) {
+		to->bucket[i] = atomic_load_explicit(&from->bucket[i], memory_order_relaxed);
+		to->count += to->bucket[i];
+	}
+}
+
+uint64_t store_latency_quantile_ns(const struct store_latency *latency, double share)
+{
+	uint64_t sum = 0;
+
+	if (!latency->count)
+		return 0;
+	for (unsigned i = 0; i < STORE_LATENCY_BUCKETS; i++) {
+		sum += latency->bucket[i];
+		if ((double)sum >= share * (double)latency->count)
+			return (uint64_t)1024 << i;
+	}
+	return (uint64_t)1024 << (STORE_LATENCY_BUCKETS - 1);
 }
 
 struct store *store_new(const struct store_ops *ops, void *self, uint32_t capacity)
@@ -67,6 +153,8 @@ struct store *store_close(struct store *store)
 {
 	if (!store)
 		return NULL;
+	while (atomic_load(&store->pending)) /* end of the agent, or of a test */
+		sched_yield();
 	store->ops->destroy(store->self);
 	free(store->words);
 	free(store);
@@ -77,8 +165,6 @@ int store_segment_new(struct store *store, uint32_t *segment)
 {
 	int r = store->ops->segment_new(store->self, segment);
 
-	if (r == -ENOSPC)
-		return r; /* full is a state, not an error */
 	if (r)
 		return failed(store, r);
 	assert(*segment < store->capacity);
@@ -107,6 +193,7 @@ static bool is_readable(struct store *store, uint32_t segment, size_t offset, si
 int store_write(struct store *store, uint32_t segment, size_t offset, const void *buf, size_t len)
 {
 	uint32_t word = segment_word(store, segment);
+	uint64_t start;
 	int r;
 
 	if (!(word & SEGMENT_USED) || !len || offset > STORE_SEGMENT ||
@@ -116,11 +203,11 @@ int store_write(struct store *store, uint32_t segment, size_t offset, const void
 	   repeated, with the same bytes. */
 	if (offset < SEGMENT_WRITTEN(word))
 		return failed(store, -EINVAL);
+	start = start_time(store);
 	r = store->ops->write(store->self, segment, offset, buf, len);
-	if (r == -ENOSPC)
-		return r;
 	if (r)
 		return failed(store, r);
+	took(&store->write, start);
 	atomic_store_explicit(&store->words[segment], SEGMENT_USED | (uint32_t)(offset + len),
 			      memory_order_release);
 	count(&store->written_bytes, len);
@@ -129,15 +216,56 @@ int store_write(struct store *store, uint32_t segment, size_t offset, const void
 
 int store_read(struct store *store, uint32_t segment, size_t offset, void *buf, size_t len)
 {
+	uint64_t start;
 	int r;
 
 	if (!is_readable(store, segment, offset, len))
 		return failed(store, -EINVAL);
+	start = start_time(store);
 	r = store->ops->read(store->self, segment, offset, buf, len);
 	if (r)
 		return failed(store, r);
+	took(&store->read, start);
 	count(&store->read_bytes, len);
 	return 0;
+}
+
+void store_read_submit(struct store *store, struct store_read *read)
+{
+	read->store = store;
+	read->start_ns = start_time(store);
+	atomic_fetch_add_explicit(&store->pending, 1, memory_order_relaxed);
+	if (!is_readable(store, read->segment, read->offset, read->len) || !read->buf ||
+	    (uintptr_t)read->buf % STORE_BLOCK)
+		store_read_done(read, -EINVAL, NULL);
+	else if (store->ops->read_submit)
+		store->ops->read_submit(store->self, read);
+	else
+		store_read_done(read, store->ops->read(store->self, read->segment, read->offset, read->buf, read->len), NULL);
+}
+
+void store_read_done(struct store_read *read, int result, const void *data)
+{
+	struct store *store = read->store;
+
+	read->result = result;
+	read->data = data ? data : read->buf;
+	if (result) {
+		failed(store, result);
+	} else {
+		took(&store->read, read->start_ns);
+		count(&store->read_bytes, read->len);
+	}
+	/* First done, as store_close waits for the count; nobody closes a store
+	   from a read's end. */
+	read->done(read);
+	atomic_fetch_sub_explicit(&store->pending, 1, memory_order_release);
+}
+
+void store_read_cancel(struct store *store, struct store_read *read)
+{
+	if (store->ops->read_cancel)
+		store->ops->read_cancel(store->self, read);
 }
 
 const void *store_map(struct store *store, uint32_t segment, size_t offset, size_t len)
@@ -150,6 +278,21 @@ const void *store_map(struct store *store, uint32_t segment, size_t offset, size
 	}
 	count(&store->read_bytes, len);
 	return store->ops->map(store->self, segment, offset, len);
+}
+
+int store_segment_adopt(struct store *store, uint32_t segment, size_t written)
+{
+	int r;
+
+	if (segment >= store->capacity || segment_word(store, segment) || written > STORE_SEGMENT)
+		return failed(store, -EINVAL);
+	r = store->ops->segment_adopt ? store->ops->segment_adopt(store->self, segment) : -EOPNOTSUPP;
+	if (r)
+		return failed(store, r);
+	atomic_store_explicit(&store->words[segment], SEGMENT_USED | (uint32_t)written,
+			      memory_order_release);
+	count(&store->segments, 1);
+	return 0;
 }
 
 void store_segment_free(struct store *store, uint32_t segment)
@@ -174,11 +317,38 @@ void store_get_stats(struct store *store, struct store_stats *stats)
 		.written_bytes_total =
 			atomic_load_explicit(&store->written_bytes, memory_order_relaxed),
 		.read_bytes_total = atomic_load_explicit(&store->read_bytes, memory_order_relaxed),
-		.errors_total = atomic_load_explicit(&store->errors, memory_order_relaxed),
+		.reads_pending = atomic_load_explicit(&store->pending, memory_order_relaxed),
 	};
+	for (unsigned i = 0; i < STORE_ERROR_KINDS; i++) {
+		stats->error_total[i] = atomic_load_explicit(&store->errors[i], memory_order_relaxed);
+		if (i != STORE_ERROR_SPACE)
+			stats->errors_total += stats->error_total[i];
+	}
+	get_latency(&store->read, &stats->read);
+	get_latency(&store->write, &stats->write);
 }
 
 const char *store_name(const struct store *store)
 {
 	return store->ops->name;
+}
+
+unsigned store_caps(const struct store *store)
+{
+	return store->ops->caps;
+}
+
+uint64_t store_daily_writes(const struct store *store)
+{
+	return store->daily_writes;
+}
+
+void store_set_daily_writes(struct store *store, uint64_t bytes)
+{
+	store->daily_writes = bytes;
+}
+
+void *store_backend(struct store *store)
+{
+	return store->self;
 }

@@ -4,21 +4,66 @@
  * offsets, read by range, freed whole. It knows nothing of pages, blobs or
  * processes. Every call goes through the store_*() wrapper, which checks
  * arguments and states (an offset is written at most once, a freed segment is
- * never touched) and counts; backends implement struct store_ops.
+ * never touched), counts and takes the time; backends implement struct
+ * store_ops.
  *
  * Threads: any, concurrently; a segment is written by one thread at a time.
- * Errors are negative errno, forwarded unchanged: -ENOSPC full, -EIO, ...
+ * Errors are negative errno, forwarded unchanged. Of them, callers tell apart:
+ *	-ENOSPC, -EDQUOT    full: a state, not an error; reads and frees work
+ *	-ETIMEDOUT	    of a write: it may have landed or land yet. Only the
+ *			    same bytes may be written there again
+ *	-ENODATA, -ENOENT   of a read: the bytes are not there (any more)
+ *	-EINVAL		    a mistake of the caller's
+ *	others		    the medium or the way to it fails
  */
 #ifndef USWAP_BACKENDS_STORE_H
 #define USWAP_BACKENDS_STORE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #define STORE_SEGMENT ((size_t)4 << 20)
 #define STORE_SEGMENTS_MAX ((uint32_t)1 << 20) /* 4 TiB a store */
+/* A direct read takes whole blocks: up to so much before and after the range
+   asked for. Buffers of reads and writes lie on such a border. */
+#define STORE_BLOCK ((size_t)4096)
+#define STORE_READ_ROOM(len) ((((len) + STORE_BLOCK - 1) & ~(STORE_BLOCK - 1)) + STORE_BLOCK)
 
 struct store;
+
+enum store_caps {
+	/* map() answers, and what it shows is as good as memory. A store without
+	   it is slow: fault threads read from it by store_read_submit only. */
+	STORE_MAPPED = 1 << 0,
+	/* On another machine. A read may take for ever, and what is written can
+	   be seen by others. */
+	STORE_REMOTE = 1 << 1,
+};
+
+/* Errors by what can be done about them. */
+enum store_error_kind {
+	STORE_ERROR_IO,	     /* -EIO and what has no line of its own */
+	STORE_ERROR_SPACE,   /* -ENOSPC, -EDQUOT: counted, though no error */
+	STORE_ERROR_TIMEOUT, /* -ETIMEDOUT, -ECANCELED */
+	STORE_ERROR_ACCESS,  /* -EACCES, -EPERM, -EROFS */
+	STORE_ERROR_MISSING, /* -ENODATA, -ENOENT */
+	STORE_ERROR_MISUSE,  /* -EINVAL */
+	STORE_ERROR_KINDS
+};
+const char *store_error_name(enum store_error_kind kind);
+
+/* Bucket i counts calls that took less than 2^(i+10) ns, the last one the
+   rest (over half a minute). */
+#define STORE_LATENCY_BUCKETS 26
+
+struct store_latency {
+	uint64_t count;
+	uint64_t total_ns;
+	uint64_t bucket[STORE_LATENCY_BUCKETS];
+};
+/* The bound that a share (0..1) of the calls kept; 0: there were none. */
+uint64_t store_latency_quantile_ns(const struct store_latency *latency, double share);
 
 struct store_stats {
 	uint64_t capacity_bytes; /* whole segments the store may hold */
@@ -26,19 +71,62 @@ struct store_stats {
 	uint64_t segments;
 	uint64_t written_bytes_total;
 	uint64_t read_bytes_total;
-	uint64_t errors_total;
+	uint64_t errors_total; /* all kinds but STORE_ERROR_SPACE */
+	uint64_t error_total[STORE_ERROR_KINDS];
+	uint32_t reads_pending; /* submitted, not done */
+	struct store_latency read, write; /* of slow stores */
+};
+
+/*
+ * One asynchronous read, embedded in what it is for. The caller fills the first
+ * part and leaves all of it alone until done() has been called: exactly once,
+ * by any thread (also by the submitting one before store_read_submit returns).
+ * done() must only hand over: no lock that a reader might hold, no I/O, no
+ * store call.
+ */
+struct store_read {
+	uint32_t segment;
+	uint32_t offset;
+	uint32_t len;
+	void *buf; /* STORE_READ_ROOM(len) bytes, on a border of STORE_BLOCK */
+	void (*done)(struct store_read *read);
+	/* set when done is called */
+	int result;	  /* 0 or negative errno; never a part of the bytes */
+	const void *data; /* len bytes, somewhere in buf */
+
+	/* the wrapper's */
+	struct store *store;
+	uint64_t start_ns;
+	/* the backend's, from submit until it calls store_read_done */
+	struct store_read *next;
+	uintptr_t private[2];
 };
 
 struct store_ops {
 	const char *name;
+	unsigned caps;					   /* enum store_caps */
 	int (*segment_new)(void *self, uint32_t *segment); /* 0, -ENOSPC, ... */
+	/* All of it or an error; after one, the same bytes may come again. */
 	int (*write)(void *self, uint32_t segment, size_t offset, const void *buf, size_t len);
 	int (*read)(void *self, uint32_t segment, size_t offset, void *buf, size_t len);
 	/* Memory stores only, else NULL: where the bytes are. The address stays
 	   mapped for the store's life; after segment_free it reads as zeros. */
 	const void *(*map)(void *self, uint32_t segment, size_t offset, size_t len);
+	/*
+	 * Starts a read and returns; waits for no medium and no peer. Ends in
+	 * exactly one store_read_done(). NULL: the wrapper reads at once with
+	 * read(), which is right for memory only.
+	 */
+	void (*read_submit)(void *self, struct store_read *read);
+	/* The reader has no use for it any more; it may end early, with
+	   -ECANCELED, and must end. NULL: reads end soon by themselves. */
+	void (*read_cancel)(void *self, struct store_read *read);
+	/* The segment was in use when another process of ours had the store:
+	   it is again (restart of the agent). 0 or negative errno; NULL: can't. */
+	int (*segment_adopt)(void *self, uint32_t segment);
 	void (*segment_free)(void *self, uint32_t segment);
 	uint64_t (*used_bytes)(void *self);
+	/* No read is pending by then. */
 	void (*destroy)(void *self);
 };
 
@@ -47,22 +135,47 @@ struct store_ops {
 struct store *store_memory_new(uint64_t max_bytes);
 
 /*
- * From a configuration value, "memory:SIZE" (SIZE as in uswap.conf(5)); NULL,
- * and *error a message for people that names the bad part (static or to be
- * freed by nobody), when it can't be.
+ * One word of Store= (uswap.conf(5)): "memory:SIZE", "file:PATH,size=SIZE",
+ * "rados:POOL...". store_check looks at the words alone; both name the bad part
+ * in *error (a text of the calling thread, good until its next call here).
  */
+bool store_check(const char *spec, const char **error);
 struct store *store_open(const char *spec, const char **error);
+/* Waits for reads that are pending. NULL is fine; returns NULL. */
 struct store *store_close(struct store *store);
+
+/* What follows "rados:", with and without librados (rados.c, rados_stub.c). */
+bool store_rados_check(const char *text, const char **error);
+struct store *store_rados_open(const char *text, const char **error);
 
 int store_segment_new(struct store *store, uint32_t *segment);
 int store_write(struct store *store, uint32_t segment, size_t offset, const void *buf, size_t len);
 int store_read(struct store *store, uint32_t segment, size_t offset, void *buf, size_t len);
 const void *store_map(struct store *store, uint32_t segment, size_t offset, size_t len);
+void store_read_submit(struct store *store, struct store_read *read);
+void store_read_cancel(struct store *store, struct store_read *read);
+/* written: how far the segment was. 0, or negative errno: its bytes are lost. */
+int store_segment_adopt(struct store *store, uint32_t segment, size_t written);
 void store_segment_free(struct store *store, uint32_t segment);
 void store_get_stats(struct store *store, struct store_stats *stats);
 const char *store_name(const struct store *store);
+unsigned store_caps(const struct store *store);
+/* Bytes that may be written a day, 0: any number. Told to those who write in
+   the background; the store itself does not enforce it. */
+uint64_t store_daily_writes(const struct store *store);
 
-/* Only for backends. capacity in segments. */
+/* ---- only for backends ---- */
+
+/* capacity in segments. NULL and errno. */
 struct store *store_new(const struct store_ops *ops, void *self, uint32_t capacity);
+void *store_backend(struct store *store); /* self */
+void store_set_daily_writes(struct store *store, uint64_t bytes);
+/* Ends a read; read is the caller's again. data: NULL for buf. */
+void store_read_done(struct store_read *read, int result, const void *data);
+/* One message per thread: the caller of store_open frees nothing. */
+__attribute__((format(printf, 2, 3))) struct store *store_refuse(const char **error,
+								  const char *format, ...);
+/* Bytes: digits with K, M, G, T or nothing behind them. */
+bool store_parse_size(const char *text, uint64_t *bytes);
 
 #endif

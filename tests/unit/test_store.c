@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backends/faulty.h"
 #include "backends/store.h"
 #include "common/util.h"
 
@@ -228,6 +229,7 @@ START_TEST(test_errors_are_forwarded)
 	ck_assert_ptr_null(store_map(s, segment, 0, 10)); /* no memory store */
 	store_get_stats(s, &st);
 	ck_assert_uint_eq(st.errors_total, 3);
+	ck_assert_uint_eq(st.error_total[STORE_ERROR_SPACE], 1); /* a state */
 	ck_assert_uint_eq(st.written_bytes_total, 10);
 	ck_assert_uint_eq(st.read_bytes_total, 0);
 	ck_assert_ptr_null(store_close(s));
@@ -235,6 +237,121 @@ START_TEST(test_errors_are_forwarded)
 	ck_assert_ptr_null(store_close(NULL));
 	ck_assert_ptr_null(store_new(&ops, &error, 0));
 	ck_assert_ptr_null(store_new(&ops, &error, STORE_SEGMENTS_MAX + 1));
+}
+END_TEST
+
+/* ---- asynchronous reads, on a store that fails by rule ---- */
+
+struct waiting_read {
+	struct store_read read;
+	unsigned done;
+};
+
+static void note_done(struct store_read *read)
+{
+	((struct waiting_read *)read)->done++; /* the first member */
+}
+
+static void submit(struct store *s, uint32_t segment, uint32_t offset, uint32_t len, void *buf,
+				  struct waiting_read *w)
+{
+	*w = (struct waiting_read){ .read = { .segment = segment,
+					      .offset = offset,
+					      .len = len,
+					      .buf = buf,
+					      .done = note_done } };
+	store_read_submit(s, &w->read);
+}
+
+START_TEST(test_reads_end_once)
+{
+	static _Alignas(4096) unsigned char buf[STORE_READ_ROOM(8192)], buf2[sizeof(buf)];
+	struct store *below = store_memory_new(2 * STORE_SEGMENT);
+	struct store *s = store_faulty_new(below, true);
+	struct waiting_read a, b;
+	struct store_stats st;
+	uint32_t segment;
+
+	ck_assert_uint_eq(store_caps(store), STORE_MAPPED);
+	ck_assert_uint_eq(store_caps(s), STORE_REMOTE);
+	ck_assert_int_eq(store_segment_new(s, &segment), 0);
+	ck_assert_int_eq(store_write(s, segment, 0, bytes, sizeof(bytes)), 0);
+	ck_assert_ptr_null(store_map(s, segment, 0, 1)); /* memory below, slow above */
+	submit(s, segment, 100, 3000, buf, &a);
+	ck_assert_uint_eq(a.done, 1);
+	ck_assert_int_eq(a.read.result, 0);
+	ck_assert_mem_eq(a.read.data, bytes + 100, 3000);
+	/* mistakes end as well */
+	submit(s, segment, 8000, 3000, buf, &a);
+	ck_assert_uint_eq(a.done, 1);
+	ck_assert_int_eq(a.read.result, -EINVAL);
+	submit(s, segment, 0, 30, buf + 1, &a);
+	ck_assert_int_eq(a.read.result, -EINVAL);
+	/* held, released; cancelled */
+	store_faulty_add(s, &(struct faulty_rule){ .call = FAULTY_READ, .kind = FAULTY_HOLD });
+	submit(s, segment, 0, 4096, buf, &a);
+	submit(s, segment, 4096, 4096, buf2, &b);
+	store_get_stats(s, &st);
+	ck_assert_uint_eq(st.reads_pending, 2);
+	ck_assert_uint_eq(store_faulty_held(s), 2);
+	ck_assert_uint_eq(a.done + b.done, 0);
+	store_read_cancel(s, &a.read);
+	ck_assert_uint_eq(a.done, 1);
+	ck_assert_int_eq(a.read.result, -ECANCELED);
+	ck_assert_uint_eq(store_faulty_release(s), 1);
+	ck_assert_uint_eq(a.done, 1);
+	ck_assert_uint_eq(b.done, 1);
+	ck_assert_int_eq(b.read.result, 0);
+	ck_assert_mem_eq(b.read.data, bytes + 4096, 4096);
+	store_get_stats(s, &st);
+	ck_assert_uint_eq(st.reads_pending, 0);
+	ck_assert_uint_eq(st.error_total[STORE_ERROR_MISUSE], 2);
+	ck_assert_uint_eq(st.error_total[STORE_ERROR_TIMEOUT], 1);
+	ck_assert_uint_eq(st.read.count, 2);
+	ck_assert_uint_ge(store_latency_quantile_ns(&st.read, 1), store_latency_quantile_ns(&st.read, 0.5));
+	ck_assert_uint_gt(store_latency_quantile_ns(&st.read, 0.5), 0);
+	store_close(s);
+}
+END_TEST
+
+START_TEST(test_faults_by_rule)
+{
+	static _Alignas(4096) unsigned char buf[STORE_READ_ROOM(8192)];
+	struct store *s = store_faulty_new(store_memory_new(2 * STORE_SEGMENT), false);
+	struct waiting_read a;
+	struct store_stats st;
+	uint32_t segment;
+
+	store_faulty_add(s, &(struct faulty_rule){ FAULTY_SEGMENT_NEW, FAULTY_ERROR, -EROFS, 0, 1 });
+	ck_assert_int_eq(store_segment_new(s, &segment), -EROFS);
+	ck_assert_int_eq(store_segment_new(s, &segment), 0);
+	store_faulty_add(s, &(struct faulty_rule){ FAULTY_WRITE, FAULTY_LANDED, -ETIMEDOUT, 1, 1 });
+	ck_assert_int_eq(store_write(s, segment, 0, bytes, 4096), 0);
+	ck_assert_int_eq(store_write(s, segment, 4096, bytes, 4096), -ETIMEDOUT);
+	/* what has landed is not to be seen before the same bytes came again */
+	ck_assert_int_eq(store_read(s, segment, 4096, buf, 10), -EINVAL);
+	ck_assert_int_eq(store_write(s, segment, 4096, bytes, 4096), 0);
+	ck_assert_int_eq(store_read(s, segment, 4096, buf, 10), 0);
+	store_faulty_add(s, &(struct faulty_rule){ FAULTY_READ, FAULTY_SHORT, 0, 0, 1 });
+	store_faulty_add(s, &(struct faulty_rule){ FAULTY_READ, FAULTY_FLIP, 0, 0, 1 });
+	store_faulty_add(s, &(struct faulty_rule){ FAULTY_READ, FAULTY_ERROR, -EIO, 0, 2 });
+	submit(s, segment, 0, 100, buf, &a);
+	ck_assert_int_eq(a.read.result, -ENODATA);
+	submit(s, segment, 0, 100, buf, &a);
+	ck_assert_int_eq(a.read.result, 0);
+	ck_assert_mem_ne(a.read.data, bytes, 100);
+	ck_assert_int_eq(store_read(s, segment, 0, buf, 100), -EIO);
+	submit(s, segment, 0, 100, buf, &a);
+	ck_assert_int_eq(a.read.result, -EIO);
+	submit(s, segment, 0, 100, buf, &a);
+	ck_assert_mem_eq(a.read.data, bytes, 100);
+	store_get_stats(s, &st);
+	ck_assert_uint_eq(st.error_total[STORE_ERROR_IO], 2);
+	ck_assert_uint_eq(st.error_total[STORE_ERROR_MISSING], 1);
+	ck_assert_uint_eq(st.error_total[STORE_ERROR_ACCESS], 1);
+	ck_assert_uint_eq(st.error_total[STORE_ERROR_TIMEOUT], 1);
+	ck_assert_str_eq(store_error_name(STORE_ERROR_TIMEOUT), "timeout");
+	store_close(s);
 }
 END_TEST
 
@@ -328,8 +445,7 @@ START_TEST(test_spec_errors_name_the_bad_part)
 		{ "memory:5T", "too large" },
 		{ "memory:99999999999999999999", "is not a size" },
 		{ "memory:16777216T", "is not a size" },
-		{ "file:/var/tmp/x", "store \"file\" is unknown: this build's agent has the memory store only" },
-		{ "rados:pool", "\"rados\" is unknown" },
+		{ "disk:/var/tmp/x", "store \"disk\" is unknown" },
 		{ "mem:1G", "\"mem\" is unknown" },
 		{ "memoryx:1G", "\"memoryx\" is unknown" },
 	};
@@ -340,7 +456,11 @@ START_TEST(test_spec_errors_name_the_bad_part)
 		ck_assert_ptr_null(store_open(cases[i].spec, &error));
 		ck_assert_ptr_nonnull(error);
 		ck_assert_msg(strstr(error, cases[i].says) != NULL, "%s: %s", cases[i].spec, error);
+		error = NULL;
+		ck_assert(!store_check(cases[i].spec, &error));
+		ck_assert_msg(strstr(error, cases[i].says) != NULL, "%s: %s", cases[i].spec, error);
 	}
+	ck_assert(store_check("memory:8M", NULL));
 	ck_assert_ptr_null(store_open("memory:x", NULL));
 }
 END_TEST
@@ -360,6 +480,8 @@ int main(void)
 	tcase_add_test(tc, test_freed_reads_as_zeros);
 	tcase_add_test(tc, test_mistakes_are_refused);
 	tcase_add_test(tc, test_errors_are_forwarded);
+	tcase_add_test(tc, test_reads_end_once);
+	tcase_add_test(tc, test_faults_by_rule);
 	tcase_add_test(tc, test_threads);
 	tcase_add_test(tc, test_spec);
 	tcase_add_test(tc, test_spec_errors_name_the_bad_part);
