@@ -32,6 +32,7 @@ enum config_type {
 	CONFIG_TIME,	  /* uint64_t ns */
 	CONFIG_SHARE,	  /* double, 0 .. 1 */
 	CONFIG_USERS,	  /* allow_uid, nr_allow_uid */
+	CONFIG_PROGRAMS,  /* char[size], names of files, " a b " */
 	CONFIG_LIMIT,	  /* limit_bytes, limit_share */
 };
 

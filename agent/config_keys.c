@@ -31,6 +31,10 @@ const struct config_key config_keys[] = {
 	  .fallback = "1000", .doc = "programs that may be attached at a time" },
 	{ "Agent", "AllowUsers", CONFIG_USERS, FIELD(allow_uid), .fallback = "",
 	  .doc = "users whose programs may attach (names or numbers), empty: everybody" },
+	{ "Agent", "NeverAttach", CONFIG_PROGRAMS, FIELD(never_attach),
+	  .fallback = "systemd systemd-journald systemd-logind systemd-udevd dbus-daemon "
+		      "dbus-broker dbus-broker-launch polkitd ceph-mon ceph-osd ceph-mgr ceph-mds",
+	  .doc = "programs that the agent itself depends on: refused" },
 
 	{ "Store", "Store", CONFIG_STORE, FIELD(store), .fallback = "memory:25%",
 	  .doc = "memory:SIZE or memory:PERCENT of the machine's memory" },
@@ -268,6 +272,30 @@ static int set_users(struct settings *settings, const struct config_key *key, co
 	return 0;
 }
 
+/* Kept between blanks, so that a name is found by one search. */
+static int set_programs(struct settings *settings, const struct config_key *key,
+			const char *value, char *message)
+{
+	_cleanup_free_ char *copy = strdup(strcmp(value, "none") == 0 ? "" : value);
+	char names[SETTINGS_NAMES_MAX] = "", *word, *state = NULL;
+	size_t used = 0;
+
+	if (!copy)
+		return wrong(key, value, message, "out of memory");
+	for (word = strtok_r(copy, " \t,", &state); word; word = strtok_r(NULL, " \t,", &state)) {
+		if (strchr(word, '/'))
+			return wrong(key, value, message,
+				     "\"%s\": write the name of the file, without its folder",
+				     word);
+		if (used + strlen(word) + 3 > sizeof(names))
+			return wrong(key, value, message, "is longer than %zu bytes",
+				     sizeof(names) - 1);
+		used += (size_t)sprintf(names + used, used ? "%s " : " %s ", word);
+	}
+	memcpy(field(settings, key), names, sizeof(names));
+	return 0;
+}
+
 int config_set(struct settings *settings, const struct config_key *key, const char *value,
 	       char *message)
 {
@@ -288,6 +316,8 @@ int config_set(struct settings *settings, const struct config_key *key, const ch
 		return set_limit(settings, key, value, message);
 	case CONFIG_USERS:
 		return set_users(settings, key, value, message);
+	case CONFIG_PROGRAMS:
+		return set_programs(settings, key, value, message);
 	case CONFIG_LOG_LEVEL:
 		level = log_level_from_name(value);
 		if (level < 0)
@@ -359,6 +389,12 @@ void config_format(const struct settings *settings, const struct config_key *key
 		break;
 	case CONFIG_USERS:
 		format_users(settings, text, size);
+		break;
+	case CONFIG_PROGRAMS:
+		if (*(const char *)p)
+			snprintf(text, size, "%.*s", (int)strlen(p) - 2, (const char *)p + 1);
+		else
+			snprintf(text, size, "none");
 		break;
 	case CONFIG_LIMIT:
 		if (settings->policy.limit_share > 0)

@@ -81,6 +81,7 @@ enum wire_status {
 	WIRE_UNKNOWN = 4,     /* no fork child has this nonce */
 	WIRE_UNSUPPORTED = 5, /* version, or the kernel lacks a feature */
 	WIRE_FAILED = 6,      /* the agent could not set the session up */
+	WIRE_NEVER = 7,	      /* NeverAttach=: the agent depends on this program */
 };
 
 struct wire_welcome {

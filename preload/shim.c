@@ -196,6 +196,8 @@ static const char *status_text(long status)
 		return "protocol version or kernel not supported";
 	case WIRE_FAILED:
 		return "the agent could not set the session up";
+	case WIRE_NEVER:
+		return "the agent depends on this program (NeverAttach=)";
 	default:
 		return NULL;
 	}

@@ -194,6 +194,7 @@ LIVE_TESTS = \
 	tests/live/test_full.sh \
 	tests/live/test_hostile.sh \
 	tests/live/test_mappings.sh \
+	tests/live/test_never.sh \
 	tests/live/test_orders.sh \
 	tests/live/test_programs.sh \
 	tests/live/test_redis.sh \

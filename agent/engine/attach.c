@@ -8,7 +8,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -160,6 +162,19 @@ static struct session *find_child(struct engine *e, const struct wire_hello *hel
 	return NULL;
 }
 
+/* A program that the agent waits for must not wait for the agent. */
+static bool is_needed_here(const struct engine *e, pid_t pid)
+{
+	char name[NAME_MAX + 1], word[sizeof(name) + 2];
+
+	session_program_name(pid, name, sizeof(name));
+	snprintf(word, sizeof(word), " %s ", name);
+	if (strcmp(name, "uswap-agent") != 0 && (!*name || !strstr(e->settings.never_attach, word)))
+		return false;
+	log_info("process %d (%s) is not served: NeverAttach=", (int)pid, name);
+	return true;
+}
+
 /* The next step if welcome, else the connection is done. */
 static bool take_hello(struct engine *e, struct attaching *a, const struct wire_hello *hello)
 {
@@ -174,6 +189,8 @@ static bool take_hello(struct engine *e, struct attaching *a, const struct wire_
 		welcome.status = WIRE_STOPPING;
 	else if (!is_allowed(e, a->peer.uid) || a->peer.pid == getpid())
 		welcome.status = WIRE_DENIED;
+	else if (is_needed_here(e, a->peer.pid))
+		welcome.status = WIRE_NEVER;
 	else if (hello->kind == WIRE_CHILD && !(child = find_child(e, hello, a->peer.uid)))
 		welcome.status = WIRE_UNKNOWN;
 	if (welcome.status == WIRE_OK) {

@@ -13,6 +13,7 @@
 #define SETTINGS_PATH_MAX 108 /* sockaddr_un */
 #define SETTINGS_TEXT_MAX 256
 #define SETTINGS_LIST_MAX 64
+#define SETTINGS_NAMES_MAX 2048
 
 /* [Policy] */
 struct settings_policy {
@@ -36,6 +37,8 @@ struct settings {
 	/* [Agent] AllowUsers=: uids that may attach; nr 0 = everybody */
 	uint32_t allow_uid[SETTINGS_LIST_MAX];
 	unsigned nr_allow_uid;
+	/* [Agent] NeverAttach=: names of programs' files, each between blanks */
+	char never_attach[SETTINGS_NAMES_MAX];
 
 	char store[SETTINGS_TEXT_MAX];	   /* [Store] Store= --store, "memory:SIZE" */
 	int compression_level;		   /* [Store] CompressionLevel= */

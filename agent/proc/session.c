@@ -166,6 +166,20 @@ static void read_cgroup(pid_t pid, char *path, size_t size)
 	snprintf(path, size, "%.*s", line ? (int)strcspn(line, "\n") : 0, line ? line : "");
 }
 
+void session_program_name(pid_t pid, char *name, size_t size)
+{
+	char path[32], exe[4096];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/%d/exe", (int)pid);
+	n = readlink(path, exe, sizeof(exe) - 1);
+	exe[MAX(n, (ssize_t)0)] = '\0';
+	/* its file was replaced or removed since */
+	if (n > 10 && strcmp(exe + n - 10, " (deleted)") == 0)
+		exe[n - 10] = '\0';
+	snprintf(name, size, "%s", strrchr(exe, '/') ? strrchr(exe, '/') + 1 : exe);
+}
+
 void session_read_names(struct session *s)
 {
 	if (s->pid <= 0)

@@ -260,5 +260,7 @@ uint64_t session_read_resident(const struct session *s);
 bool session_has_execed(const struct session *s);
 /* comm and cgroup; engine. */
 void session_read_names(struct session *s);
+/* The file that pid executes, without its folder; "" when it can't be known. */
+void session_program_name(pid_t pid, char *name, size_t size);
 
 #endif
