@@ -27,6 +27,8 @@ agent_libpage_a_SOURCES = \
 
 noinst_LIBRARIES += agent/libsys.a
 agent_libsys_a_SOURCES = \
+	agent/sys/meminfo.c \
+	agent/sys/meminfo.h \
 	agent/sys/pagemap.c \
 	agent/sys/pagemap.h \
 	agent/sys/uffd.c \
@@ -110,6 +112,8 @@ agent_libmain_a_SOURCES = \
 	agent/config.c \
 	agent/config.h \
 	agent/config_keys.c \
+	agent/drain.c \
+	agent/drain.h \
 	agent/options.c \
 	agent/options.h \
 	agent/setup.c \

@@ -20,6 +20,7 @@
 #include <systemd/sd-event.h>
 
 #include "agent/checks.h"
+#include "agent/drain.h"
 #include "agent/options.h"
 #include "agent/setup.h"
 #include "common/log.h"
@@ -30,9 +31,6 @@
 #include "engine/engine.h"
 
 #define EXIT_USAGE 2
-#define DRAIN_TICK_USEC 1000000
-#define DRAIN_EXTEND "\nEXTEND_TIMEOUT_USEC=30000000" /* the service manager's patience */
-#define DRAIN_PATIENCE_NS (60 * NSEC_PER_SEC) /* without any progress */
 
 struct agent {
 	struct options options;
@@ -43,10 +41,7 @@ struct agent {
 	struct listener *attach;
 	char attach_path[SETTINGS_PATH_MAX];
 	char control_path[SETTINGS_PATH_MAX + sizeof("control.sock")];
-	bool draining;
-	uint64_t drain_left;	  /* evicted bytes, at the last tick */
-	uint64_t drain_moved_ns;  /* when that last became less */
-	sd_event_source *drain_timer;
+	struct drain drain;
 };
 
 static void log_report(void *arg, const char *message)
@@ -63,7 +58,7 @@ static void tell_status(const struct agent *agent)
 {
 	struct engine_stats stats;
 
-	if (agent->draining)
+	if (agent->drain.under_way)
 		return;
 	engine_get_stats(agent->engine, &stats);
 	sd_notifyf(false, "STATUS=%u programs attached", stats.nr_processes);
@@ -122,7 +117,7 @@ static int on_reload_signal(sd_event_source *source, const struct signalfd_sigin
 	struct agent *agent = ctx;
 	char message[CONTROL_MESSAGE];
 
-	if (agent->draining)
+	if (agent->drain.under_way)
 		return 0;
 	sd_notifyf(false, "RELOADING=1\nMONOTONIC_USEC=%llu",
 		   (unsigned long long)(now_ns() / NSEC_PER_USEC));
@@ -133,52 +128,23 @@ static int on_reload_signal(sd_event_source *source, const struct signalfd_sigin
 	return 0;
 }
 
-/* ---- drain ---- */
+/* ---- stop ---- */
 
-static int on_drain_tick(sd_event_source *source, uint64_t usec, void *ctx)
+static void on_drain_begun(void *ctx)
 {
 	struct agent *agent = ctx;
-	struct engine_stats stats;
-	char left[UNITS_TEXT];
-	bool moving;
 
-	engine_get_stats(agent->engine, &stats);
-	if (stats.counters.evicted_bytes < agent->drain_left)
-		agent->drain_moved_ns = now_ns();
-	agent->drain_left = stats.counters.evicted_bytes;
-	moving = now_ns() - agent->drain_moved_ns < DRAIN_PATIENCE_NS;
-	units_format_size(left, agent->drain_left);
-	/* When nothing moves any more, the manager's own timeout decides. */
-	sd_notifyf(false, "STATUS=Stopping: %s of %u programs to be restored%s%s", left,
-		   stats.nr_processes, moving ? "" : ", but nothing moves",
-		   moving ? DRAIN_EXTEND : "");
-	log_info("stopping: %s of %u programs to be restored%s", left, stats.nr_processes,
-		 moving ? "" : ", but nothing moves");
-	sd_event_source_set_time(source, usec + DRAIN_TICK_USEC);
-	return sd_event_source_set_enabled(source, SD_EVENT_ON);
+	agent->attach = listener_free(agent->attach);
+}
+
+static int on_drain_call(void *ctx, char *message)
+{
+	return drain_start(&((struct agent *)ctx)->drain, message);
 }
 
 static int on_stop_signal(sd_event_source *source, const struct signalfd_siginfo *info, void *ctx)
 {
-	struct agent *agent = ctx;
-	int r;
-
-	if (agent->draining) {
-		log_notice("stopping already; it goes on until everything is restored");
-		return 0;
-	}
-	agent->draining = true;
-	agent->drain_left = UINT64_MAX;
-	agent->drain_moved_ns = now_ns();
-	sd_notify(false, "STOPPING=1\nSTATUS=Stopping" DRAIN_EXTEND);
-	log_info("stopping: restoring everything first");
-	agent->attach = listener_free(agent->attach);
-	control_set_state(agent->control, CONTROL_DRAINING);
-	r = sd_event_add_time_relative(agent->event, &agent->drain_timer, CLOCK_MONOTONIC,
-				       DRAIN_TICK_USEC, 0, on_drain_tick, agent);
-	if (r < 0)
-		log_warning("no progress will be shown: %s", strerror(-r));
-	engine_drain(agent->engine);
+	drain_when_possible(&((struct agent *)ctx)->drain);
 	return 0;
 }
 
@@ -207,10 +173,7 @@ static void on_process_changed(void *ctx, uint64_t id)
 
 static void on_drained(void *ctx)
 {
-	struct agent *agent = ctx;
-
-	log_info("everything is restored");
-	sd_event_exit(agent->event, 0);
+	drain_done(&((struct agent *)ctx)->drain);
 }
 
 static int on_engine(sd_event_source *source, int fd, uint32_t events, void *ctx)
@@ -311,7 +274,9 @@ static int open_loop(struct agent *agent)
 
 static int start(struct agent *agent)
 {
-	const struct control_hooks hooks = { .reload = reload, .ctx = agent };
+	const struct control_hooks hooks = { .reload = reload,
+					     .drain = on_drain_call,
+					     .ctx = agent };
 	const struct engine_news news = { .process_new = on_process_new,
 					  .process_gone = on_process_gone,
 					  .process_changed = on_process_changed,
@@ -332,6 +297,11 @@ static int start(struct agent *agent)
 	agent->engine = engine_new(&agent->settings, &news);
 	if (!agent->engine)
 		return -EIO; /* it has said why */
+	agent->drain = (struct drain){ .event = agent->event,
+				       .engine = agent->engine,
+				       .control = agent->control,
+				       .begun = on_drain_begun,
+				       .ctx = agent };
 	r = sd_event_add_io(agent->event, NULL, engine_fd(agent->engine), EPOLLIN, on_engine,
 			    agent);
 	if (r < 0)
@@ -358,7 +328,7 @@ static int run(struct agent *agent)
 	/* A failure before READY: no program has got in. */
 	agent->engine = engine_free(agent->engine);
 	agent->control = control_free(agent->control);
-	sd_event_source_disable_unref(agent->drain_timer);
+	drain_deinit(&agent->drain);
 	sd_event_unref(agent->event);
 	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

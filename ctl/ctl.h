@@ -55,6 +55,7 @@ int verb_stats(struct ctl *ctl, int argc, char *argv[]);
 int verb_list(struct ctl *ctl, int argc, char *argv[]);
 int verb_evict(struct ctl *ctl, int argc, char *argv[]);
 int verb_restore(struct ctl *ctl, int argc, char *argv[]);
+int verb_drain(struct ctl *ctl, int argc, char *argv[]);
 int verb_run(struct ctl *ctl, int argc, char *argv[]);
 int verb_check(struct ctl *ctl, int argc, char *argv[]);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* evict, restore: the call waits until the agent has done it; meanwhile its
-   counters are polled and shown, if somebody is looking. */
+/* evict, restore, drain: the call waits until the agent has done it; meanwhile
+   its counters are polled and shown, if somebody is looking. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,9 +14,22 @@
 
 #define POLL_USEC 200000
 
+struct kind {
+	const char *verb, *method;
+	const char *doing, *left, *done; /* words for people */
+	bool all, size;			 /* takes PID or --all; SIZE */
+};
+
+static const struct kind evict = { "evict",   "Evict", "evicting", "are out",
+				   "evicted", true,    true };
+static const struct kind restore = { "restore",	 "Restore", "restoring", "left",
+				     "restored", true,	    false };
+static const struct kind drain = { "drain", "Drain", "restoring",
+				   "left",  "restored; the agent has ended", false, false };
+
 struct pending {
+	const struct kind *kind;
 	const char *path, *interface;
-	bool evict;
 	bool done;
 	int code;
 	uint64_t bytes;
@@ -47,8 +60,7 @@ static void show_progress(struct ctl *ctl, const struct pending *p)
 					NULL, 't', &evicted) < 0)
 		return;
 	units_format_size(text, evicted);
-	fprintf(stderr, "\r\033[K%s: %s %s", p->evict ? "evicting" : "restoring", text,
-		p->evict ? "are out" : "left");
+	fprintf(stderr, "\r\033[K%s: %s %s", p->kind->doing, text, p->kind->left);
 	fflush(stderr);
 }
 
@@ -77,13 +89,13 @@ static int wait_for_reply(struct ctl *ctl, struct pending *p)
 
 static int send_order(struct ctl *ctl, struct pending *p, uint64_t bytes)
 {
-	sd_bus_message *m = ctl_call_new(ctl, p->path, p->interface, p->evict ? "Evict" : "Restore");
+	sd_bus_message *m = ctl_call_new(ctl, p->path, p->interface, p->kind->method);
 	int r;
 
 	if (!m)
 		return CTL_FAILED;
-	r = p->evict ? sd_bus_message_append(m, "ta{sv}", bytes, 0) :
-		       sd_bus_message_append(m, "a{sv}", 0);
+	r = p->kind->size ? sd_bus_message_append(m, "ta{sv}", bytes, 0) :
+			    sd_bus_message_append(m, "a{sv}", 0);
 	if (r >= 0) /* it takes as long as it takes */
 		r = sd_bus_call_async(ctl->bus, NULL, m, on_reply, p, UINT64_MAX);
 	sd_bus_message_unref(m);
@@ -102,20 +114,18 @@ static void print_result(const struct ctl *ctl, const struct pending *p)
 	} else if (ctl->bytes) {
 		printf("%" PRIu64 "\n", p->bytes);
 	} else {
-		printf("%s %s\n", units_format_size(text, p->bytes),
-		       p->evict ? "evicted" : "restored");
+		printf("%s %s\n", units_format_size(text, p->bytes), p->kind->done);
 	}
 }
 
 /* argv: PID or nothing with --all, then SIZE for evict. */
-static int parse(const struct ctl *ctl, int argc, char *argv[], bool evict, uint32_t *pid,
-		 uint64_t *bytes)
+static int parse(const struct ctl *ctl, int argc, char *argv[], const struct kind *kind,
+		 uint32_t *pid, uint64_t *bytes)
 {
 	int sizes = argc - !ctl->all;
 
-	if (sizes < 0 || sizes > evict) {
-		ctl_complain("usage: %s PID|--all%s", evict ? "evict" : "restore",
-			     evict ? " [SIZE]" : "");
+	if (sizes < 0 || sizes > kind->size) {
+		ctl_complain("usage: %s PID|--all%s", kind->verb, kind->size ? " [SIZE]" : "");
 		return CTL_USAGE;
 	}
 	if (!ctl->all && ctl_parse_pid(argv[0], pid) != CTL_OK)
@@ -127,34 +137,43 @@ static int parse(const struct ctl *ctl, int argc, char *argv[], bool evict, uint
 	return CTL_OK;
 }
 
-static int order(struct ctl *ctl, int argc, char *argv[], bool evict)
+static int carry_out(struct ctl *ctl, const struct kind *kind, const char *path, uint64_t bytes)
 {
-	struct pending p = { .path = MANAGER_PATH, .interface = MANAGER_INTERFACE, .evict = evict };
-	_cleanup_free_ char *path = NULL;
-	uint64_t bytes = 0; /* all that can go */
-	uint32_t pid = 0;
-	int code = parse(ctl, argc, argv, evict, &pid, &bytes);
+	struct pending p = { .kind = kind,
+			     .path = path ? path : MANAGER_PATH,
+			     .interface = path ? PROCESS_INTERFACE : MANAGER_INTERFACE };
+	int code = send_order(ctl, &p, bytes);
 
-	if (code == CTL_OK)
-		code = ctl_connect(ctl);
-	if (code == CTL_OK && !ctl->all) {
-		code = ctl_process_path(ctl, pid, &path);
-		p.path = path;
-		p.interface = PROCESS_INTERFACE;
-	}
-	if (code == CTL_OK)
-		code = send_order(ctl, &p, bytes);
 	if (code == CTL_OK)
 		print_result(ctl, &p);
 	return code;
 }
 
+static int order(struct ctl *ctl, int argc, char *argv[], const struct kind *kind)
+{
+	_cleanup_free_ char *path = NULL;
+	uint64_t bytes = 0; /* all that can go */
+	uint32_t pid = 0;
+	int code = kind->all ? parse(ctl, argc, argv, kind, &pid, &bytes) : CTL_OK;
+
+	if (code == CTL_OK)
+		code = ctl_connect(ctl);
+	if (code == CTL_OK && pid)
+		code = ctl_process_path(ctl, pid, &path);
+	return code == CTL_OK ? carry_out(ctl, kind, path, bytes) : code;
+}
+
 int verb_evict(struct ctl *ctl, int argc, char *argv[])
 {
-	return order(ctl, argc, argv, true);
+	return order(ctl, argc, argv, &evict);
 }
 
 int verb_restore(struct ctl *ctl, int argc, char *argv[])
 {
-	return order(ctl, argc, argv, false);
+	return order(ctl, argc, argv, &restore);
+}
+
+int verb_drain(struct ctl *ctl, int argc, char *argv[])
+{
+	return order(ctl, argc, argv, &drain);
 }

@@ -80,6 +80,7 @@ static int verb_help(struct ctl *ctl, int argc, char *argv[])
 	       "  list                       one line for each program\n"
 	       "  evict PID|--all [SIZE]     take SIZE of memory out now, or all that can go\n"
 	       "  restore PID|--all          give everything back now\n"
+	       "  drain                      give everything back, and end the agent\n"
 	       "  run [--limit=SIZE] [--allow-unmanaged] -- COMMAND [ARG...]\n"
 	       "                             run COMMAND under uswap, at most SIZE of it resident\n"
 	       "  check                      what this machine can do, line by line\n"
@@ -116,7 +117,7 @@ static int verb_help(struct ctl *ctl, int argc, char *argv[])
 	printf("  ratio, same_filled_share, duplicate_share, refault_latency_p50_ns,\n"
 	       "  refault_latency_p99_ns, refault_latency_histogram [up_to_ns, count],\n"
 	       "  tiers [name, capacity_bytes, used_bytes, live_bytes, blobs, errors_total]\n"
-	       "evict and restore print one key, bytes: what was moved.\n");
+	       "evict, restore and drain print one key, bytes: what was moved.\n");
 	return CTL_OK;
 }
 
@@ -131,6 +132,7 @@ static const struct verb {
 	{ "list", verb_list, 0, false, false },
 	{ "evict", verb_evict, -1, true, false },
 	{ "restore", verb_restore, -1, true, false },
+	{ "drain", verb_drain, 0, false, false },
 	{ "run", verb_run, -1, false, true },
 	{ "check", verb_check, 0, false, false },
 	{ "version", verb_version, 0, false, false },

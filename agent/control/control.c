@@ -238,6 +238,11 @@ void control_set_state(struct control *control, enum control_state state)
 	manager_changed(control, "State");
 }
 
+void control_drained(struct control *control)
+{
+	order_drained(control);
+}
+
 void control_reloaded(struct control *control)
 {
 	broadcast(control, emit_policy, MANAGER_PATH, NULL);

@@ -28,6 +28,9 @@ struct control_hooks {
 	/* Reads the configuration again. 0, or negative errno and what is
 	   wrong (CONTROL_MESSAGE bytes). */
 	int (*reload)(void *ctx, char *message);
+	/* Begins to stop; control_drained() when all is restored. 0, or negative
+	   errno and why not (CONTROL_MESSAGE bytes). */
+	int (*drain)(void *ctx, char *message);
 	void *ctx;
 };
 
@@ -55,5 +58,7 @@ void control_process_gone(struct control *control, uint64_t id);
 void control_process_changed(struct control *control, uint64_t id);
 void control_set_state(struct control *control, enum control_state state);
 void control_reloaded(struct control *control);
+/* Everything is restored: answers those who wait for it. */
+void control_drained(struct control *control);
 
 #endif

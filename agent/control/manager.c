@@ -185,6 +185,14 @@ static int restore(sd_bus_message *m, void *userdata, sd_bus_error *error)
 	return r < 0 ? r : order_start(control, m, ENGINE_RESTORE, 0, 0, error);
 }
 
+static int drain(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+	struct control *control = ((struct manager_view *)userdata)->control;
+	int r = order_read_options(m, error);
+
+	return r < 0 ? r : order_drain(control, m, error);
+}
+
 static int reload(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
 	struct control *control = ((struct manager_view *)userdata)->control;
@@ -262,6 +270,8 @@ const sd_bus_vtable manager_vtable[] = {
 				 SD_BUS_PARAM(evicted), evict, SD_BUS_VTABLE_UNPRIVILEGED),
 	SD_BUS_METHOD_WITH_NAMES("Restore", "a{sv}", SD_BUS_PARAM(options), "t",
 				 SD_BUS_PARAM(restored), restore, SD_BUS_VTABLE_UNPRIVILEGED),
+	SD_BUS_METHOD_WITH_NAMES("Drain", "a{sv}", SD_BUS_PARAM(options), "t",
+				 SD_BUS_PARAM(restored), drain, SD_BUS_VTABLE_UNPRIVILEGED),
 	SD_BUS_METHOD("Reload", NULL, NULL, reload, SD_BUS_VTABLE_UNPRIVILEGED),
 	SD_BUS_VTABLE_END
 };

@@ -54,6 +54,13 @@ static void unlink_order(struct order *order)
 	*p = order->next;
 }
 
+static void order_free(struct order *order)
+{
+	unlink_order(order);
+	sd_bus_message_unref(order->call);
+	free(order);
+}
+
 static int reply(const struct order *order, int status, uint64_t bytes)
 {
 	sd_bus_error error = SD_BUS_ERROR_NULL;
@@ -83,9 +90,20 @@ static void on_done(void *arg, int status, uint64_t bytes)
 	if (r < 0 && r != -ENOTCONN && r != -ECONNRESET)
 		log_warning("answering %s failed: %s", sd_bus_message_get_member(order->call),
 			    strerror(-r));
-	unlink_order(order);
-	sd_bus_message_unref(order->call);
-	free(order);
+	order_free(order);
+}
+
+static struct order *order_new(struct control *control, sd_bus_message *call)
+{
+	struct order *order = calloc(1, sizeof(*order));
+
+	if (!order)
+		return NULL;
+	order->control = control;
+	order->next = control->orders;
+	order->call = sd_bus_message_ref(call);
+	control->orders = order;
+	return order;
 }
 
 int order_start(struct control *control, sd_bus_message *call, enum engine_order kind, uint64_t id,
@@ -96,22 +114,50 @@ int order_start(struct control *control, sd_bus_message *call, enum engine_order
 
 	if (r < 0)
 		return r;
-	order = calloc(1, sizeof(*order));
+	order = order_new(control, call);
 	if (!order)
 		return -ENOMEM;
-	*order = (struct order){ .control = control,
-				 .next = control->orders,
-				 .call = sd_bus_message_ref(call),
-				 .kind = kind };
-	control->orders = order;
+	order->kind = kind;
 	r = engine_order(control->engine, kind, id, bytes, on_done, order);
 	if (r < 0) {
-		unlink_order(order);
-		sd_bus_message_unref(call);
-		free(order);
+		order_free(order);
 		return order_error(r, error);
 	}
 	return 1; /* answered later */
+}
+
+int order_drain(struct control *control, sd_bus_message *call, sd_bus_error *error)
+{
+	char message[CONTROL_MESSAGE] = "";
+	struct engine_stats stats;
+	struct order *order;
+	int r = access_check(control, call, error);
+
+	if (r < 0)
+		return r;
+	engine_get_stats(control->engine, &stats);
+	order = order_new(control, call);
+	if (!order)
+		return -ENOMEM;
+	order->drain = true;
+	order->before = stats.counters.evicted_bytes;
+	r = control->hooks.drain(control->hooks.ctx, message);
+	if (r < 0) {
+		order_free(order);
+		return sd_bus_error_set(error, ERROR_NO_MEMORY, message);
+	}
+	return 1; /* answered later */
+}
+
+void order_drained(struct control *control)
+{
+	struct order *next;
+
+	for (struct order *order = control->orders; order; order = next) {
+		next = order->next;
+		if (order->drain)
+			on_done(order, 0, order->before);
+	}
 }
 
 void order_cancel_all(struct control *control)

@@ -23,6 +23,7 @@
 #define ERROR_BUSY "org.uswap1.Busy"
 #define ERROR_STOPPING "org.uswap1.Stopping"
 #define ERROR_CONFIG "org.uswap1.BadConfiguration"
+#define ERROR_NO_MEMORY "org.uswap1.NoMemory"
 
 /*
  * What the property tables point into: filled by the find function once per
@@ -58,6 +59,8 @@ struct order {
 	struct order *next;
 	sd_bus_message *call;
 	enum engine_order kind;
+	bool drain;	 /* for the end, not for an order of the engine */
+	uint64_t before; /* drain: evicted bytes when it began */
 };
 
 struct control {
@@ -101,6 +104,9 @@ int access_check(struct control *control, sd_bus_message *m, sd_bus_error *error
 /* order.c */
 int order_start(struct control *control, sd_bus_message *call, enum engine_order kind, uint64_t id,
 		uint64_t bytes, sd_bus_error *error);
+/* Begins to stop the agent; answered by order_drained. */
+int order_drain(struct control *control, sd_bus_message *call, sd_bus_error *error);
+void order_drained(struct control *control);
 /* A negative errno of the engine's as one of ours; returns it. */
 int order_error(int status, sd_bus_error *error);
 /* Skips a{sv}; there are no options yet, so each is an error. */

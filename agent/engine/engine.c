@@ -13,6 +13,7 @@
 
 #include "common/log.h"
 #include "common/util.h"
+#include "sys/meminfo.h"
 
 #define BLOBS_MAX ((uint32_t)1 << 28) /* 1 TiB of distinct pages */
 #define EVENTS 32
@@ -259,6 +260,16 @@ void engine_reload(struct engine *e, const struct settings *settings)
 	e->settings.policy = settings->policy;
 	worker_set_policy(&e->worker, &settings->policy);
 	log_set_level((enum log_level)settings->log_level);
+}
+
+void engine_get_drain_memory(struct engine *e, uint64_t *needed, uint64_t *available)
+{
+	struct engine_stats stats;
+	uint64_t machine = meminfo_available();
+
+	engine_get_stats(e, &stats);
+	*needed = stats.counters.evicted_bytes;
+	*available = machine == UINT64_MAX ? machine : machine + stats.store_used_bytes + stats.staging_bytes;
 }
 
 void engine_drain(struct engine *e)

@@ -138,6 +138,9 @@ int engine_set_enabled(struct engine *engine, uint64_t id, bool enabled);
 int engine_set_limit(struct engine *engine, uint64_t id, uint64_t bytes);
 /* Takes over [Policy] and log level; other settings need a restart. */
 void engine_reload(struct engine *engine, const struct settings *settings);
+/* Memory that restoring everything takes, and what there is for it: what the
+   machine can give, and what we hold and give back while it lasts. Bytes. */
+void engine_get_drain_memory(struct engine *engine, uint64_t *needed, uint64_t *available);
 /* Refuses new processes, restores every page of all, unregisters; then
    news->drained. */
 void engine_drain(struct engine *engine);

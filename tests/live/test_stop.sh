@@ -34,4 +34,56 @@ evicted_run fill_verify 4 1
 [ "$(ask "$two" verify)" = $((16 * 256)) ] || fail "verify of the second"
 serve_stop "$one"
 serve_stop "$two"
+
+# drain: the same by word, answered when all is back
+serve_start 32
+one=$SERVED
+wait_until 30 "half of it to leave" absent_at_least "$one" 50
+bounded 60 "$CTL" -b drain >"$DIR/drained" || fail "drain: status $?"
+[ "$(cut -d' ' -f1 "$DIR/drained")" -ge $((16 << 20)) ] || fail "drained $(cat "$DIR/drained")"
+[ "$(ask "$one" absent)" = 0 ] || fail "pages are away after the drain"
+ended() { ! kill -0 "$AGENT_PID" 2>/dev/null; }
+wait_until 20 "the agent to end" ended
+wait "$AGENT_PID" || fail "the agent ended with status $?"
+AGENT_PID=
+[ "$(ask "$one" verify)" = $((32 * 256)) ] || fail "verify after the drain"
+serve_stop "$one"
+
+# no memory for what is out: refused, served on, and begun when there is some
+starved=$DIR/meminfo
+available() { # KIB; in place, since the file is bound over the kernel's
+	sed "s/^MemAvailable:.*/MemAvailable: $1 kB/" /proc/meminfo >"$DIR/meminfo.new"
+	cat "$DIR/meminfo.new" >"$starved"
+}
+available 40000000
+real=$AGENT
+cat >"$DIR/starved-agent" <<END
+#!/bin/sh
+exec unshare --mount --propagation private sh -c \
+	'mount --bind "$starved" /proc/meminfo && exec "$real" "\$@"' sh "\$@"
+END
+chmod +x "$DIR/starved-agent"
+AGENT=$DIR/starved-agent
+agent_start
+AGENT=$real
+serve_start 32
+one=$SERVED
+wait_until 30 "half of it to leave" absent_at_least "$one" 50
+available 4
+status=0
+bounded 30 "$CTL" drain >"$DIR/refused" 2>&1 || status=$?
+[ $status = 1 ] || fail "drain without memory: status $status, $(cat "$DIR/refused")"
+grep -q 'takes .* of memory, and .* are available' "$DIR/refused" || fail "$(cat "$DIR/refused")"
+kill -TERM "$AGENT_PID"
+said() { grep -q "can't stop yet" "$DIR/agent.log"; }
+wait_until 20 "the agent to say that it can't stop" said
+[ "$(ask "$one" verify)" = $((32 * 256)) ] || fail "verify while it can't stop"
+evicted_run fill_verify 4 1 # it takes programs, too
+available 40000000
+wait_until 60 "the agent to end when there is memory" ended
+wait "$AGENT_PID" || fail "the agent ended with status $?"
+AGENT_PID=
+[ "$(ask "$one" absent)" = 0 ] || fail "pages are away after the stop"
+[ "$(ask "$one" verify)" = $((32 * 256)) ] || fail "verify after the stop"
+serve_stop "$one"
 live_end
