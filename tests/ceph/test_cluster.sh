@@ -9,7 +9,7 @@ as_uswap() {
 }
 
 live_begin
-cluster_start
+cluster_start memstore
 head -c 300000 /dev/urandom >"$DIR/data"
 as_uswap put thing "$DIR/data" || fail "put"
 as_uswap get thing "$DIR/back" || fail "get"

@@ -86,4 +86,4 @@ AGENT_PID=
 [ "$(ask "$one" absent)" = 0 ] || fail "pages are away after the stop"
 [ "$(ask "$one" verify)" = $((32 * 256)) ] || fail "verify after the stop"
 serve_stop "$one"
-live_end
+say "passed"
