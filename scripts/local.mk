@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 EXTRA_DIST += \
-	agent/keeper/README \
 	fuzz/README \
 	tests/flow/README \
 	tests/inject/README \

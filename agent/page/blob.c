@@ -3,18 +3,21 @@
 
 #include <errno.h>
 
+#include "common/kept.h"
 #include "common/util.h"
 #include "page/blob_entry.h"
 #include "page/blob_index.h"
 
 /* Entries come in groups of whole pages, so that a group none is used of goes
-   back, whatever the order blobs die in. */
+   back, whatever the order blobs die in. They are kept (common/kept.h) for their
+   locations and hashes; all else is derived from them and from the slots. */
 #define GROUP_ENTRIES 512u
 #define GROUP_BYTES (GROUP_ENTRIES * sizeof(struct blob_entry))
 _Static_assert(GROUP_BYTES % 4096 == 0, "a group is whole pages");
 
 /* In one of two lists unless full: of those with used and free entries, or of
-   those given back. Group numbers are kept plus one, 0 is none. */
+   those given back. Group numbers are kept plus one, 0 is none. Its memory is
+   there while used or nr_free isn't 0. */
 struct group {
 	uint16_t used;
 	uint16_t nr_free; /* entries in the list below */
@@ -23,7 +26,14 @@ struct group {
 	uint32_t prev;
 };
 
+#define TABLE_VERSION 1
+
+struct words { /* the kept file's own */
+	_Atomic uint32_t groups; /* ever touched */
+};
+
 struct blob_table {
+	struct kept kept;
 	struct blob_entry *entries;
 	struct group *groups;
 	uint32_t max_groups;
@@ -36,9 +46,15 @@ struct blob_table {
 	struct blob_index index;
 };
 
+static struct words *words(const struct blob_table *table)
+{
+	return table->kept.own;
+}
+
 struct blob_table *blob_table_new(uint32_t max)
 {
 	struct blob_table *table;
+	int r;
 
 	if (!max || max > BLOB_ID_MAX) {
 		errno = EINVAL;
@@ -48,10 +64,15 @@ struct blob_table *blob_table_new(uint32_t max)
 	if (!table)
 		return NULL;
 	table->max_groups = max / GROUP_ENTRIES + 1; /* id 0 is one more */
-	table->entries = blob_reserve(table->max_groups * GROUP_BYTES);
+	r = kept_open(&table->kept, "blobs", table->max_groups * GROUP_BYTES, TABLE_VERSION);
+	if (r < 0) {
+		errno = -r;
+		return blob_table_free(table);
+	}
+	table->entries = table->kept.base;
+	table->max_groups = (uint32_t)(table->kept.bytes / GROUP_BYTES);
 	table->groups = blob_reserve(table->max_groups * sizeof(struct group));
-	if (!blob_index_init(&table->index, table->entries, max) || !table->entries ||
-	    !table->groups)
+	if (!blob_index_init(&table->index, table->entries, max) || !table->groups)
 		return blob_table_free(table);
 	return table;
 }
@@ -61,10 +82,10 @@ struct blob_table *blob_table_free(struct blob_table *table)
 	if (!table)
 		return NULL;
 	blob_index_deinit(&table->index);
-	if (table->entries)
-		munmap(table->entries, table->max_groups * GROUP_BYTES);
 	if (table->groups)
 		munmap(table->groups, table->max_groups * sizeof(struct group));
+	if (table->kept.base)
+		kept_close(&table->kept);
 	free(table);
 	return NULL;
 }
@@ -148,25 +169,36 @@ static void entry_give(struct blob_table *table, struct group *group, uint32_t i
 	group->nr_free++;
 }
 
+/* Its entries without a blob are free. */
+static void fill_group(struct blob_table *table, uint32_t g)
+{
+	struct group *group = &table->groups[g];
+
+	for (uint32_t i = GROUP_ENTRIES; i--;) {
+		uint32_t id = g * GROUP_ENTRIES + i;
+
+		if (!id) /* 0 is none */
+			continue;
+		if (atomic_load_explicit(&table->entries[id].loc, memory_order_relaxed))
+			group->used++;
+		else
+			entry_give(table, group, id);
+	}
+}
+
 /* A group with all entries free, in the partial list. */
 static bool add_group(struct blob_table *table)
 {
-	struct group *group;
-	uint32_t g;
+	uint32_t g = table->given_back ? table->given_back - 1 : table->fresh;
 
-	if (table->given_back) {
-		g = table->given_back - 1;
-		list_remove(table, &table->given_back, g);
-	} else if (table->fresh < table->max_groups) {
-		g = table->fresh++;
-	} else {
+	if (g == table->max_groups || kept_back(&table->kept, g * GROUP_BYTES, GROUP_BYTES) < 0)
 		return false;
-	}
-	group = &table->groups[g];
-	*group = (struct group){ .used = 0 };
-	for (uint32_t i = GROUP_ENTRIES; i--;)
-		if (g || i) /* id 0 is none */
-			entry_give(table, group, g * GROUP_ENTRIES + i);
+	if (g == table->fresh)
+		atomic_store_explicit(&words(table)->groups, ++table->fresh, memory_order_release);
+	else
+		list_remove(table, &table->given_back, g);
+	table->groups[g] = (struct group){ .used = 0 };
+	fill_group(table, g);
 	list_push(table, &table->partial, g);
 	table->resident++;
 	return true;
@@ -228,8 +260,10 @@ bool blob_is_dead(const struct blob_table *table, uint32_t id)
 
 uint64_t blob_loc_of_any(const struct blob_table *table, uint32_t id)
 {
-	/* what was never used, or was given back, reads as 0 */
-	if (!id || id / GROUP_ENTRIES >= table->fresh)
+	const struct group *group = &table->groups[id / GROUP_ENTRIES];
+
+	/* what was never used, or was given back, isn't there to be read */
+	if (!id || id / GROUP_ENTRIES >= table->fresh || !(group->used || group->nr_free))
 		return 0;
 	return atomic_load_explicit(&table->entries[id].loc, memory_order_relaxed);
 }
@@ -273,7 +307,8 @@ void blob_free(struct blob_table *table, uint32_t id)
 	if (--group->used || (table->partial == g + 1 && !group->next))
 		return;
 	list_remove(table, &table->partial, g);
-	blob_give_back(&table->entries[g * GROUP_ENTRIES], GROUP_BYTES);
+	kept_give_back(&table->kept, g * GROUP_BYTES, GROUP_BYTES);
+	group->nr_free = 0;
 	list_push(table, &table->given_back, g);
 	table->resident--;
 }
@@ -289,4 +324,95 @@ size_t blob_table_bytes(const struct blob_table *table)
 
 	return table->resident * GROUP_BYTES + blob_index_bytes(&table->index) +
 	       (groups + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+}
+
+/* ---- after a death ---- */
+
+/* Groups that were given back have no memory; looking would bring it back. */
+static uint32_t next_group(const struct blob_table *table, uint32_t g)
+{
+	off_t at = (off_t)(PAGE_BYTES + g * GROUP_BYTES);
+	off_t data = lseek(table->kept.fd, at, SEEK_DATA);
+
+	if (data < 0)
+		return table->fresh;
+	return MIN((uint32_t)(((size_t)data - PAGE_BYTES) / GROUP_BYTES), table->fresh);
+}
+
+void blob_recover_begin(struct blob_table *table)
+{
+	table->fresh = MIN(words(table)->groups, table->max_groups);
+	for (uint32_t g = next_group(table, 0); g < table->fresh; g = next_group(table, g + 1)) {
+		struct blob_entry *entry = &table->entries[g * GROUP_ENTRIES];
+
+		table->groups[g].used = 1; /* there */
+		for (uint32_t i = 0; i < GROUP_ENTRIES; i++)
+			atomic_store_explicit(&entry[i].refs, 0, memory_order_relaxed);
+	}
+}
+
+bool blob_recover_ref(struct blob_table *table, uint32_t id)
+{
+	if (!blob_loc_of_any(table, id))
+		return false;
+	atomic_fetch_add_explicit(&table->entries[id].refs, 1, memory_order_relaxed);
+	return true;
+}
+
+void blob_recover_drop(struct blob_table *table, uint32_t id)
+{
+	struct blob_entry *entry = entry_of(table, id);
+
+	atomic_store_explicit(&entry->refs, 0, memory_order_relaxed);
+	atomic_store_explicit(&entry->loc, 0, memory_order_relaxed);
+}
+
+static void recover_group(struct blob_table *table, uint32_t g)
+{
+	struct group *group = &table->groups[g];
+
+	*group = (struct group){ .used = 0 };
+	fill_group(table, g);
+	if (group->used) {
+		table->resident++;
+		if (group->nr_free)
+			list_push(table, &table->partial, g);
+		return;
+	}
+	kept_give_back(&table->kept, g * GROUP_BYTES, GROUP_BYTES);
+	group->nr_free = 0;
+	list_push(table, &table->given_back, g);
+}
+
+void blob_recover_end(struct blob_table *table, blob_live_fn live, void *ctx)
+{
+	for (uint32_t g = 0; g < table->fresh; g++) {
+		bool there = table->groups[g].used;
+
+		for (uint32_t i = 0; there && i < GROUP_ENTRIES; i++) {
+			uint32_t id = g * GROUP_ENTRIES + i;
+			struct blob_entry *entry = &table->entries[id];
+
+			if (!entry->loc)
+				continue;
+			/* Nobody names it: of a put that had come no further, or
+			   a slot that was dropped. */
+			if (!entry->refs || !live(ctx, id, entry->loc))
+				blob_recover_drop(table, id);
+		}
+		if (there)
+			recover_group(table, g);
+		else
+			list_push(table, &table->given_back, g);
+	}
+}
+
+uint32_t blob_recover_index(struct blob_table *table, uint32_t id, uint32_t n)
+{
+	uint32_t end = table->fresh * GROUP_ENTRIES;
+
+	for (; n && id < end; n--, id++)
+		if (blob_loc_of_any(table, id))
+			blob_index_add(&table->index, id);
+	return id < end ? id : 0;
 }

@@ -53,7 +53,8 @@ static inline uint32_t blob_loc_len(uint64_t loc)
 /* ---- the table ---- */
 struct blob_table;
 
-/* For ids up to max; address space only. NULL and errno. */
+/* For ids up to max; address space only. In the kept file "blobs" (see below for
+   one that is found). NULL and errno. */
 struct blob_table *blob_table_new(uint32_t max);
 struct blob_table *blob_table_free(struct blob_table *table);
 
@@ -84,6 +85,23 @@ void blob_move(struct blob_table *table, uint32_t id, uint64_t loc);
 /* One dead blob, taken off the list but still in the table; 0: none. */
 uint32_t blob_next_dead(struct blob_table *table);
 void blob_free(struct blob_table *table, uint32_t id);
+
+/*
+ * After the death of the worker before (a table of a kept file that was found):
+ * begin; one ref for each slot that names a blob (false: there is none of that
+ * id); end, which calls live for each blob with references and makes all others
+ * free, and those that live says no to. drop: it isn't to be had any more.
+ *
+ * Then blobs may be referred to and read. They are found by their hash, and may
+ * be freed, only when all of them are in the index again: recover_index adds the
+ * next n from id on and returns where to go on, 0 at the end.
+ */
+typedef bool (*blob_live_fn)(void *ctx, uint32_t id, uint64_t loc);
+void blob_recover_begin(struct blob_table *table);
+bool blob_recover_ref(struct blob_table *table, uint32_t id);
+void blob_recover_drop(struct blob_table *table, uint32_t id);
+void blob_recover_end(struct blob_table *table, blob_live_fn live, void *ctx);
+uint32_t blob_recover_index(struct blob_table *table, uint32_t id, uint32_t n);
 
 uint32_t blob_count(const struct blob_table *table); /* published, dead ones in */
 size_t blob_table_bytes(const struct blob_table *table); /* memory it takes */

@@ -4,20 +4,93 @@
 #include <pthread.h>
 #include <sys/random.h>
 
+#include "common/kept.h"
 #include "common/util.h"
+
+#define DOMAINS_VERSION 1
+#define DOMAINS_MAX 65536u
+#define BACK_RECORDS ((uint32_t)(16 * PAGE_BYTES / sizeof(struct record)))
+
+/* What a worker that starts over must know of a domain; its index is the place
+   in the table. */
+struct record {
+	uint64_t seed;
+	uint32_t uid;
+	_Atomic uint32_t used; /* written last */
+};
+_Static_assert(sizeof(struct record) == 16, "16 bytes a domain");
 
 struct domain_registry {
 	pthread_mutex_t lock; /* the list, and refs of its domains */
 	struct domain *domains;
+	struct kept kept;
+	struct record *records;
+	uint32_t backed; /* records with memory */
 };
 
 struct domain_registry *domain_registry_new(void)
 {
 	struct domain_registry *reg = calloc(1, sizeof(*reg));
 
-	if (reg)
-		pthread_mutex_init(&reg->lock, NULL);
+	if (!reg)
+		return NULL;
+	pthread_mutex_init(&reg->lock, NULL);
+	if (kept_open(&reg->kept, "domains", DOMAINS_MAX * sizeof(struct record), DOMAINS_VERSION) < 0)
+		return domain_registry_free(reg);
+	reg->records = reg->kept.base;
 	return reg;
+}
+
+uint32_t domain_recover(struct domain_registry *reg, uint64_t limit)
+{
+	_Atomic uint32_t *backed = reg->kept.own;
+	uint32_t n = 0;
+
+	reg->backed = MIN(*backed, DOMAINS_MAX);
+	for (uint32_t i = 0; i < reg->backed; i++) {
+		struct domain *domain = reg->records[i].used ? calloc(1, sizeof(*domain)) : NULL;
+
+		if (!domain)
+			continue;
+		domain->uid = reg->records[i].uid;
+		domain->seed = reg->records[i].seed;
+		domain->index = i;
+		atomic_init(&domain->limit, limit);
+		domain->next = reg->domains;
+		reg->domains = domain;
+		n++;
+	}
+	return n;
+}
+
+struct domain *domain_at(struct domain_registry *reg, uint32_t index)
+{
+	struct domain *domain = reg->domains;
+
+	while (domain && domain->index != index)
+		domain = domain->next;
+	return domain;
+}
+
+/* The record of a domain that was given its index. */
+static bool write_record(struct domain_registry *reg, const struct domain *domain)
+{
+	_Atomic uint32_t *backed = reg->kept.own;
+	struct record *record;
+
+	if (domain->index >= DOMAINS_MAX)
+		return false;
+	if (domain->index >= reg->backed) {
+		if (kept_back(&reg->kept, reg->backed * sizeof(*record), BACK_RECORDS * sizeof(*record)) < 0)
+			return false;
+		reg->backed += BACK_RECORDS;
+		atomic_store_explicit(backed, reg->backed, memory_order_release);
+	}
+	record = &reg->records[domain->index];
+	record->seed = domain->seed;
+	record->uid = domain->uid;
+	atomic_store_explicit(&record->used, 1, memory_order_release);
+	return true;
 }
 
 struct domain_registry *domain_registry_free(struct domain_registry *reg)
@@ -30,6 +103,8 @@ struct domain_registry *domain_registry_free(struct domain_registry *reg)
 		free(reg->domains);
 		reg->domains = next;
 	}
+	if (reg->kept.base)
+		kept_close(&reg->kept);
 	pthread_mutex_destroy(&reg->lock);
 	free(reg);
 	return NULL;
@@ -54,6 +129,7 @@ static void sweep(struct domain_registry *reg)
 			continue;
 		}
 		*at = domain->next;
+		atomic_store_explicit(&reg->records[domain->index].used, 0, memory_order_release);
 		free(domain);
 	}
 }
@@ -66,7 +142,7 @@ static bool index_is_taken(const struct domain_registry *reg, uint32_t index)
 	return false;
 }
 
-static struct domain *domain_new(const struct domain_registry *reg, uint32_t uid, uint64_t limit)
+static struct domain *domain_new(struct domain_registry *reg, uint32_t uid, uint64_t limit)
 {
 	struct domain *domain = calloc(1, sizeof(*domain));
 
@@ -80,7 +156,10 @@ static struct domain *domain_new(const struct domain_registry *reg, uint32_t uid
 	   compared with bytes and within one domain, so nothing breaks. */
 	if (getrandom(&domain->seed, sizeof(domain->seed), 0) != sizeof(domain->seed))
 		domain->seed = now_ns() ^ (uint64_t)(uintptr_t)domain;
-	return domain;
+	if (write_record(reg, domain))
+		return domain;
+	free(domain);
+	return NULL;
 }
 
 struct domain *domain_get(struct domain_registry *reg, uint32_t uid, uint64_t limit)

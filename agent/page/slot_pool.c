@@ -2,28 +2,30 @@
 #include "page/slot_pool.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #define STEP_BYTES ((size_t)1 << 20)
 #define STEP_NODES ((uint32_t)(STEP_BYTES / NODE_BYTES))
 
-static void *reserve(size_t bytes, int flags, int fd)
-{
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, fd, 0);
+#define POOL_VERSION 1
 
-	if (p == MAP_FAILED)
-		return NULL;
-	/* Other people's page layout does not belong into a core. */
-	madvise(p, bytes, MADV_DONTDUMP);
-	return p;
+static struct slot_pool_words *words(const struct slot_pool *pool)
+{
+	return pool->kept.own;
 }
 
 struct slot_pool *slot_pool_new(size_t max_bytes)
 {
+	return slot_pool_open("slots", max_bytes);
+}
+
+struct slot_pool *slot_pool_open(const char *name, size_t max_bytes)
+{
 	size_t steps = MAX(max_bytes / STEP_BYTES, (size_t)1);
 	struct slot_pool *pool;
+	void *counts;
+	int r;
 
 	if (steps > UINT32_MAX / STEP_NODES) {
 		errno = EINVAL;
@@ -32,21 +34,24 @@ struct slot_pool *slot_pool_new(size_t max_bytes)
 	pool = calloc(1, sizeof(*pool));
 	if (!pool)
 		return NULL;
-	pool->max_nodes = (uint32_t)steps * STEP_NODES;
 	pool->used = 1; /* node 0 means none */
-	pool->fd = memfd_create("uswap-slots", MFD_CLOEXEC);
-	if (pool->fd < 0 || ftruncate(pool->fd, (off_t)(steps * STEP_BYTES)))
-		goto fail;
-	pool->nodes = reserve(steps * STEP_BYTES, MAP_SHARED, pool->fd);
-	if (!pool->nodes)
-		goto fail;
-	pool->counts = reserve(pool->max_nodes * sizeof(*pool->counts),
-			       MAP_PRIVATE | MAP_ANONYMOUS, -1);
-	if (!pool->counts)
-		goto fail;
+	r = kept_open(&pool->kept, name, steps * STEP_BYTES, POOL_VERSION);
+	if (r < 0) {
+		free(pool);
+		errno = -r;
+		return NULL;
+	}
+	pool->nodes = pool->kept.base;
+	pool->max_nodes = (uint32_t)(MIN(pool->kept.bytes, (size_t)UINT32_MAX) / STEP_BYTES) * STEP_NODES;
+	counts = mmap(NULL, pool->max_nodes * sizeof(*pool->counts), PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (counts == MAP_FAILED)
+		return slot_pool_free(pool);
+	pool->counts = counts;
+	/* Other people's page layout does not belong into a core. */
+	madvise(counts, pool->max_nodes * sizeof(*pool->counts), MADV_DONTDUMP);
+	atomic_init(&pool->committed, MIN(words(pool)->committed, pool->max_nodes));
 	return pool;
-fail:
-	return slot_pool_free(pool);
 }
 
 struct slot_pool *slot_pool_free(struct slot_pool *pool)
@@ -55,14 +60,32 @@ struct slot_pool *slot_pool_free(struct slot_pool *pool)
 
 	if (!pool)
 		return NULL;
-	if (pool->nodes)
-		munmap(pool->nodes, pool->max_nodes * NODE_BYTES);
 	if (pool->counts)
 		munmap(pool->counts, pool->max_nodes * sizeof(*pool->counts));
-	safe_close(pool->fd);
+	kept_close(&pool->kept);
 	free(pool);
 	errno = saved;
 	return NULL;
+}
+
+bool slot_pool_is_found(const struct slot_pool *pool)
+{
+	return pool->kept.found;
+}
+
+void slot_pool_recovered(struct slot_pool *pool)
+{
+	uint32_t committed = atomic_load_explicit(&pool->committed, memory_order_relaxed);
+	uint32_t last = committed;
+
+	while (last > 1 && !pool->counts[last - 1])
+		last--;
+	pool->used = MAX(last, 1u);
+	pool->free = 0;
+	atomic_store_explicit(&pool->ready, committed ? committed - pool->used : 0, memory_order_relaxed);
+	for (uint32_t node = pool->used; node-- > 1;)
+		if (!pool->counts[node])
+			slot_pool_give(pool, node);
 }
 
 /* One more step of memory, so complete that taking a node never faults. */
@@ -71,14 +94,10 @@ static int grow(struct slot_pool *pool)
 	uint32_t committed = atomic_load_explicit(&pool->committed, memory_order_relaxed);
 	uint32_t step = STEP_NODES;
 	char *at = (char *)pool->nodes + committed * NODE_BYTES;
-	int r;
 
 	if (committed + step > pool->max_nodes)
 		return -ENOMEM;
-	do {
-		r = fallocate(pool->fd, 0, (off_t)(committed * NODE_BYTES), (off_t)STEP_BYTES);
-	} while (r && errno == EINTR);
-	if (r)
+	if (kept_back(&pool->kept, committed * NODE_BYTES, STEP_BYTES) < 0)
 		return -ENOMEM;
 	/* Best effort: where the limit forbids it, the engine's mlockall has
 	   said so already, and a pool that can be swapped still works. */
@@ -87,6 +106,7 @@ static int grow(struct slot_pool *pool)
 	memset(&pool->counts[committed], 0, step * sizeof(*pool->counts));
 	if (!committed)
 		step--; /* node 0 */
+	atomic_store_explicit(&words(pool)->committed, committed + STEP_NODES, memory_order_release);
 	atomic_store_explicit(&pool->committed, committed + STEP_NODES, memory_order_relaxed);
 	atomic_fetch_add_explicit(&pool->ready, step, memory_order_relaxed);
 	return 0;

@@ -71,12 +71,12 @@ int slot_tree_make(struct slotmap *map, uint64_t vpn, leaf_ref *leaf)
 	if (slot_pool_ready(pool) < missing_nodes(map, vpn))
 		return -ENOMEM;
 	if (!map->root)
-		map->root = take_inner(pool);
+		slot_tree_set_root(map, take_inner(pool));
 	node = map->root;
 	for (unsigned depth = 0; depth < DEPTHS; depth++) {
 		child = child_of(map, node, depth, vpn);
 		if (!*child) {
-			*child = depth + 1 < DEPTHS ? take_inner(pool) : slot_pool_take(pool);
+			child_store(child, depth + 1 < DEPTHS ? take_inner(pool) : slot_pool_take(pool));
 			pool->counts[node]++;
 		}
 		node = *child;
@@ -107,12 +107,13 @@ int slot_tree_own(struct slotmap *map, leaf_ref leaf, unsigned lo, unsigned hi)
 		slot_store(&to[i], from[i]);
 	}
 	map->pool->counts[*leaf]--;
-	*leaf = copy;
+	child_store(leaf, copy);
 	return 0;
 }
 
-/* The sharers, if any, keep the leaf and the references of its slots. */
-static void drop_leaf(struct slotmap *map, uint32_t leaf)
+/* The sharers, if any, keep the leaf and the references of its slots. True:
+   there are none, and it is to be given back. */
+static bool drop_leaf(struct slotmap *map, uint32_t leaf)
 {
 	struct slot_pool *pool = map->pool;
 	slot_t *slots = slot_pool_node(pool, leaf)->slot;
@@ -127,32 +128,38 @@ static void drop_leaf(struct slotmap *map, uint32_t leaf)
 			slot_put(map, old);
 		}
 	}
-	if (last)
-		slot_pool_give(pool, leaf);
-	else
+	if (!last)
 		pool->counts[leaf]--;
+	return last;
 }
 
+/* A node is unlinked before it is given back: the link of the free list stands
+   in it, and a worker that starts over must not take it for slots. */
 void slot_tree_remove(struct slotmap *map, uint64_t vpn)
 {
 	struct slot_pool *pool = map->pool;
 	uint32_t *child[DEPTHS];
 	uint32_t inner[DEPTHS];
 	uint32_t node = map->root;
+	bool give;
 
 	for (unsigned depth = 0; depth < DEPTHS; depth++) {
 		inner[depth] = node;
 		child[depth] = child_of(map, node, depth, vpn);
 		node = *child[depth];
 	}
-	drop_leaf(map, node);
+	give = drop_leaf(map, node);
 	for (unsigned depth = DEPTHS; depth--;) {
-		*child[depth] = 0;
-		if (--pool->counts[inner[depth]])
+		child_store(child[depth], 0);
+		if (give)
+			slot_pool_give(pool, node);
+		node = inner[depth];
+		if (--pool->counts[node])
 			return;
-		slot_pool_give(pool, inner[depth]);
+		give = true;
 	}
-	map->root = 0;
+	slot_tree_set_root(map, 0);
+	slot_pool_give(pool, node);
 }
 
 static uint32_t inner_nodes(const struct slot_pool *pool, uint32_t node, unsigned depth)
@@ -196,4 +203,85 @@ static uint32_t share(struct slot_pool *pool, uint32_t node, unsigned depth)
 uint32_t slot_tree_share(struct slotmap *map)
 {
 	return map->root ? share(map->pool, map->root, 0) : 0;
+}
+
+/* ---- after a death ---- */
+
+struct walk {
+	struct slotmap *map;
+	slotmap_see_fn see;
+	void *ctx;
+	uint64_t cut;
+};
+
+static void see_leaf(struct walk *w, uint32_t node, uint64_t vpn)
+{
+	slot_t *slots = w->map->pool->nodes[node].slot;
+	bool first = w->map->pool->counts[node]++ == 0;
+
+	for (unsigned i = 0; i < LEAF_SLOTS; i++) {
+		slot_t old = slots[i], slot;
+
+		if (!old)
+			continue;
+		slot = slot_state(old) < SLOT_STATES ? w->see(w->ctx, vpn + i, old, first) :
+						       slot_make(SLOT_POISONED, 0, 0);
+		if (slot != old)
+			slot_store(&slots[i], slot);
+		slot_count(w->map, slot, 1);
+	}
+}
+
+/* An inner node has one parent, unless what we find is damaged. */
+static bool may_be_child(const struct slot_pool *pool, uint32_t node, bool leaf)
+{
+	return node < pool->committed && (leaf || !pool->counts[node]);
+}
+
+static void see_inner(struct walk *w, uint32_t node, unsigned depth, uint64_t vpn)
+{
+	struct slot_pool *pool = w->map->pool;
+	uint32_t *child = pool->nodes[node].child;
+	uint32_t children = 0;
+
+	/* Not to be taken for free or for another's child meanwhile. */
+	pool->counts[node] = UINT32_MAX;
+	for (unsigned i = 0; i < INNER_SLOTS; i++) {
+		uint64_t at = vpn + ((uint64_t)i << shifts[depth]);
+		bool leaf = depth + 1 == DEPTHS;
+
+		if (!child[i])
+			continue;
+		if (!may_be_child(pool, child[i], leaf) || at >= SLOTMAP_VPN_MAX) {
+			child_store(&child[i], 0);
+			w->cut++;
+			continue;
+		}
+		if (leaf)
+			see_leaf(w, child[i], at);
+		else
+			see_inner(w, child[i], depth + 1, at);
+		/* The dead worker may have made it and come no further. */
+		if (pool->counts[child[i]])
+			children++;
+		else
+			child_store(&child[i], 0);
+	}
+	pool->counts[node] = children;
+}
+
+uint64_t slotmap_recover(struct slotmap *map, slotmap_see_fn see, void *ctx)
+{
+	struct walk w = { .map = map, .see = see, .ctx = ctx };
+
+	if (!map->root)
+		return 0;
+	if (!may_be_child(map->pool, map->root, false)) {
+		slot_tree_set_root(map, 0);
+		return 1;
+	}
+	see_inner(&w, map->root, 0, 0);
+	if (!map->pool->counts[map->root])
+		slot_tree_set_root(map, 0);
+	return w.cut;
 }

@@ -45,6 +45,20 @@ static inline void slot_store(slot_t *slot, slot_t value)
 	__atomic_store_n(slot, value, __ATOMIC_RELEASE);
 }
 
+/* The root too is named by one store, in the kept record of the session. */
+static inline void slot_tree_set_root(struct slotmap *map, uint32_t node)
+{
+	map->root = node;
+	if (map->kept_root)
+		atomic_store_explicit(map->kept_root, node, memory_order_release);
+}
+
+/* The store that names a node; what is in it is complete. */
+static inline void child_store(uint32_t *child, uint32_t node)
+{
+	__atomic_store_n(child, node, __ATOMIC_RELEASE);
+}
+
 bool leaf_is_empty(const slot_t *slots, unsigned lo, unsigned hi);
 
 /* The leaf that holds vpn, or NULL; *next is where another leaf may begin. */

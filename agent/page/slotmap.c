@@ -116,7 +116,7 @@ int slotmap_fork(struct slotmap *child, struct slotmap *parent)
 	assert(!child->root && child->pool == parent->pool);
 	if (slot_pool_ready(parent->pool) < slot_tree_inner_nodes(parent))
 		return -ENOMEM;
-	child->root = slot_tree_share(parent);
+	slot_tree_set_root(child, slot_tree_share(parent));
 	for (unsigned i = 0; i < SLOT_STATES; i++)
 		atomic_store_explicit(&child->count[i],
 				      atomic_load_explicit(&parent->count[i],

@@ -16,6 +16,7 @@
 #define USWAP_PAGE_SLOTMAP_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,11 +25,12 @@
 #define SLOTMAP_VPN_BITS 35 /* 47-bit user addresses */
 #define SLOTMAP_VPN_MAX ((uint64_t)1 << SLOTMAP_VPN_BITS)
 
-/* ---- nodes: 4 KiB each, in one memfd mapping, locked in memory ---- */
+/* ---- nodes: 4 KiB each, in a kept file (common/kept.h), locked in memory ---- */
 struct slot_pool;
 
 /* max_bytes: of address space reserved (memory is taken in steps of 1 MiB as
-   needed). NULL and errno on failure. */
+   needed). name: of the kept file. NULL and errno on failure. */
+struct slot_pool *slot_pool_open(const char *name, size_t max_bytes);
 struct slot_pool *slot_pool_new(size_t max_bytes);
 struct slot_pool *slot_pool_free(struct slot_pool *pool);
 /* Makes at least `nodes` free nodes ready. 0 or -ENOMEM. Allocates: not on the
@@ -51,6 +53,7 @@ struct slotmap {
 	const struct slot_refs *refs;
 	void *ctx;
 	uint32_t root;			      /* node index, 0: empty */
+	_Atomic uint32_t *kept_root;	      /* where it stands too; NULL: nowhere */
 	_Atomic uint64_t count[SLOT_STATES]; /* slots by state, NONE unused */
 };
 
@@ -86,9 +89,31 @@ int slotmap_move(struct slotmap *map, uint64_t from, uint64_t to, uint64_t n);
    (child stays empty). */
 int slotmap_fork(struct slotmap *child, struct slotmap *parent);
 /*
+ * The same for what is at the source only: slots that are NONE there leave the
+ * target's alone. The ranges don't overlap. Done halfway and once more from the
+ * start, it comes to the same.
+ */
+int slotmap_merge(struct slotmap *map, uint64_t from, uint64_t to, uint64_t n);
+/*
  * First vpn in [vpn, end) whose state is in mask (bit 1 << state; NONE not
  * allowed), or end. Missing leaves are skipped whole.
  */
 uint64_t slotmap_next(const struct slotmap *map, uint64_t vpn, uint64_t end, unsigned mask);
+
+/* ---- after the death of the worker that wrote them ---- */
+
+/* The pool was left by a worker before: nothing in it is counted. */
+bool slot_pool_is_found(const struct slot_pool *pool);
+/*
+ * map: initialised, with the root it had. Calls see for each slot that isn't
+ * NONE, first when the leaf is seen for the first time (its slots' references
+ * are to be counted then: see slotmap_fork), and sets the slot to what it
+ * returns. Links that make no sense are cut; returns how many there were, each
+ * of them the loss of at least 2 MiB of slots.
+ */
+typedef slot_t (*slotmap_see_fn)(void *ctx, uint64_t vpn, slot_t slot, bool first);
+uint64_t slotmap_recover(struct slotmap *map, slotmap_see_fn see, void *ctx);
+/* All maps of the pool have been recovered: what none of them uses is free. */
+void slot_pool_recovered(struct slot_pool *pool);
 
 #endif

@@ -13,6 +13,7 @@ struct move {
 	uint64_t to;
 	uint64_t n;
 	bool backward;
+	bool merge; /* what is NONE at the source leaves the target alone */
 };
 
 /* Cuts the next chunk off. */
@@ -92,20 +93,22 @@ static void move_slot(struct slotmap *map, slot_t *from, slot_t *to)
 
 static int move_chunk(struct slotmap *map, const struct move *chunk)
 {
-	unsigned lo = leaf_index(chunk->to);
+	unsigned lo = leaf_index(chunk->to), hi = chunk->merge ? lo : lo + (unsigned)chunk->n;
 	leaf_ref source = source_of(map, chunk);
 	leaf_ref target;
 	slot_t *from, *to;
 	uint64_t done;
 	int r;
 
+	if (!source && chunk->merge)
+		return 0;
 	if (!source)
 		return slotmap_clear(map, chunk->to, chunk->n, SLOT_NONE, &done);
 	r = slot_tree_own(map, source, 0, 0);
 	if (!r)
 		r = slot_tree_make(map, chunk->to, &target);
 	if (!r)
-		r = slot_tree_own(map, target, lo, lo + (unsigned)chunk->n);
+		r = slot_tree_own(map, target, lo, hi);
 	if (r)
 		return r;
 	from = &leaf_slots(map, source)[leaf_index(chunk->from)];
@@ -113,7 +116,8 @@ static int move_chunk(struct slotmap *map, const struct move *chunk)
 	for (uint64_t i = 0; i < chunk->n; i++) {
 		uint64_t at = chunk->backward ? chunk->n - 1 - i : i;
 
-		move_slot(map, &from[at], &to[at]);
+		if (!chunk->merge || from[at])
+			move_slot(map, &from[at], &to[at]);
 	}
 	return 0;
 }
@@ -130,13 +134,13 @@ static void prune(struct slotmap *map, uint64_t vpn, uint64_t end)
 	}
 }
 
-int slotmap_move(struct slotmap *map, uint64_t from, uint64_t to, uint64_t n)
+static int move_all(struct slotmap *map, struct move left)
 {
-	struct move left = { .from = from, .to = to, .n = n, .backward = to > from };
+	uint64_t from = left.from, n = left.n;
 
 	assert(from + n >= from && from + n <= SLOTMAP_VPN_MAX);
-	assert(to + n >= to && to + n <= SLOTMAP_VPN_MAX);
-	if (!n || from == to)
+	assert(left.to + n >= left.to && left.to + n <= SLOTMAP_VPN_MAX);
+	if (!n || from == left.to)
 		return 0;
 	if (slot_pool_ready(map->pool) < nodes_needed(map, left))
 		return -ENOMEM;
@@ -149,4 +153,15 @@ int slotmap_move(struct slotmap *map, uint64_t from, uint64_t to, uint64_t n)
 	}
 	prune(map, from, from + n);
 	return 0;
+}
+
+int slotmap_move(struct slotmap *map, uint64_t from, uint64_t to, uint64_t n)
+{
+	return move_all(map, (struct move){ .from = from, .to = to, .n = n, .backward = to > from });
+}
+
+int slotmap_merge(struct slotmap *map, uint64_t from, uint64_t to, uint64_t n)
+{
+	assert(from + n <= to || to + n <= from);
+	return move_all(map, (struct move){ .from = from, .to = to, .n = n, .merge = true });
 }

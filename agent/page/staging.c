@@ -2,22 +2,27 @@
 #include "page/staging.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdatomic.h>
-#include <sys/mman.h>
 
+#include "common/kept.h"
 #include "common/util.h"
 
 #define INDEX_NONE UINT32_MAX
 
+/* Kept, for the sake of the blob: references and lists are derived. */
 struct entry {
 	_Atomic uint64_t count; /* generation << 32 | references */
-	uint32_t blob;		/* forwarded to; 0: not */
+	_Atomic uint32_t blob;	/* forwarded to; 0: not */
 	uint32_t next;		/* free list */
 };
 
+struct words { /* the entries' file's own */
+	_Atomic uint32_t backed; /* entries with memory */
+};
+
 struct staging {
-	int fd;
+	struct kept file;  /* the pages */
+	struct kept table; /* the entries */
 	uint8_t *pages;
 	struct entry *entries;
 	uint32_t max_pages; /* with memory */
@@ -32,19 +37,22 @@ struct staging {
 	_Atomic uint32_t idle;	   /* with memory, free */
 };
 
+#define STAGING_VERSION 1
+#define BACK_ENTRIES ((uint32_t)4096)
+
 static int map_all(struct staging *st)
 {
-	size_t bytes = (size_t)st->nr << PAGE_SHIFT;
+	int r = kept_open(&st->file, "staging", (size_t)st->nr << PAGE_SHIFT, STAGING_VERSION);
 
-	st->fd = memfd_create("uswap-staging", MFD_CLOEXEC);
-	if (st->fd < 0 || ftruncate(st->fd, (off_t)bytes) < 0)
-		return -errno;
-	st->pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, st->fd, 0);
-	if (st->pages == MAP_FAILED)
-		return -errno;
-	st->entries = mmap(NULL, st->nr * sizeof(*st->entries), PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	return st->entries == MAP_FAILED ? -errno : 0;
+	if (r == 0)
+		r = kept_open(&st->table, "staged", st->nr * sizeof(*st->entries), STAGING_VERSION);
+	if (r < 0)
+		return r;
+	st->pages = st->file.base;
+	st->entries = st->table.base;
+	/* As many as before, if it was more: all of them can be named. */
+	st->nr = (uint32_t)MIN(st->file.bytes >> PAGE_SHIFT, st->table.bytes / sizeof(*st->entries));
+	return 0;
 }
 
 struct staging *staging_new(uint64_t max_bytes)
@@ -54,8 +62,8 @@ struct staging *staging_new(uint64_t max_bytes)
 
 	if (!st)
 		return NULL;
-	*st = (struct staging){ .fd = -1, .pages = MAP_FAILED, .entries = MAP_FAILED,
-				.ready = INDEX_NONE, .cold = INDEX_NONE, .returned = INDEX_NONE };
+	*st = (struct staging){ .file = KEPT_NONE, .table = KEPT_NONE, .ready = INDEX_NONE,
+				.cold = INDEX_NONE, .returned = INDEX_NONE };
 	st->max_pages = (uint32_t)MIN(MAX(max_bytes >> PAGE_SHIFT, 64), UINT32_MAX / 4);
 	st->nr = st->max_pages * 2;
 	r = map_all(st);
@@ -71,13 +79,32 @@ struct staging *staging_free(struct staging *st)
 {
 	if (!st)
 		return NULL;
-	if (st->entries != MAP_FAILED)
-		munmap(st->entries, st->nr * sizeof(*st->entries));
-	if (st->pages != MAP_FAILED)
-		munmap(st->pages, (size_t)st->nr << PAGE_SHIFT);
-	safe_close(st->fd);
+	kept_close(&st->table);
+	kept_close(&st->file);
 	free(st);
 	return NULL;
+}
+
+static struct words *words(const struct staging *st)
+{
+	return st->table.own;
+}
+
+/* An index that was never used, with memory for its entry. */
+static uint32_t take_fresh(struct staging *st)
+{
+	uint32_t backed = words(st)->backed;
+
+	if (st->fresh == st->nr)
+		return INDEX_NONE;
+	if (st->fresh == backed) {
+		uint32_t more = MIN(BACK_ENTRIES, st->nr - backed);
+
+		if (kept_back(&st->table, backed * sizeof(*st->entries), more * sizeof(*st->entries)) < 0)
+			return INDEX_NONE;
+		atomic_store_explicit(&words(st)->backed, backed + more, memory_order_release);
+	}
+	return st->fresh++;
 }
 
 /* Takes over what others have freed. Forwarders come back without memory. */
@@ -113,7 +140,7 @@ static uint32_t take_index(struct staging *st)
 		st->cold = st->entries[i].next;
 		return i;
 	}
-	return st->fresh < st->nr ? st->fresh++ : INDEX_NONE;
+	return take_fresh(st);
 }
 
 unsigned staging_alloc(struct staging *st, uint32_t *index, unsigned n)
@@ -221,8 +248,7 @@ bool staging_is_shared(const struct staging *st, uint32_t index)
 static void release_memory(struct staging *st, uint32_t index)
 {
 	/* Failing only keeps the memory: the page is rewritten before reuse. */
-	(void)fallocate(st->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			(off_t)((size_t)index << PAGE_SHIFT), (off_t)PAGE_BYTES);
+	kept_give_back(&st->file, (size_t)index << PAGE_SHIFT, PAGE_BYTES);
 }
 
 void staging_forward(struct staging *st, uint32_t index, uint32_t blob)
@@ -230,7 +256,8 @@ void staging_forward(struct staging *st, uint32_t index, uint32_t blob)
 	struct entry *e = &st->entries[index];
 
 	assert(blob && !e->blob && (uint32_t)e->count > 0);
-	e->blob = blob;
+	/* Named before the bytes go: a worker that starts over finds either. */
+	atomic_store_explicit(&e->blob, blob, memory_order_release);
 	release_memory(st, index);
 	atomic_fetch_add_explicit(&st->forwarders, 1, memory_order_relaxed);
 	atomic_fetch_sub_explicit(&st->used, 1, memory_order_relaxed);
@@ -274,4 +301,52 @@ uint64_t staging_resident_bytes(const struct staging *st)
 uint64_t staging_max_bytes(const struct staging *st)
 {
 	return (uint64_t)st->max_pages << PAGE_SHIFT;
+}
+
+/* ---- after a death ---- */
+
+uint32_t staging_recover_begin(struct staging *st)
+{
+	uint32_t n = MIN(words(st)->backed, st->nr);
+
+	for (uint32_t i = 0; i < n; i++) {
+		struct entry *e = &st->entries[i];
+
+		/* Nobody of the next generation is a reader of the last. */
+		atomic_store_explicit(&e->count, ((e->count >> 32) + 1) << 32, memory_order_relaxed);
+	}
+	st->fresh = n;
+	return n;
+}
+
+bool staging_recover_ref(struct staging *st, uint32_t index)
+{
+	struct entry *e;
+
+	if (index >= st->fresh)
+		return false;
+	e = &st->entries[index];
+	if ((uint32_t)e->count == 0)
+		st->used++;
+	atomic_fetch_add_explicit(&e->count, 1, memory_order_relaxed);
+	return true;
+}
+
+void staging_recover_end(struct staging *st)
+{
+	uint32_t run = 0; /* free ones before i */
+
+	for (uint32_t i = 0; i <= st->fresh; i++) {
+		if (i < st->fresh && (uint32_t)st->entries[i].count == 0) {
+			st->entries[i].blob = 0;
+			st->entries[i].next = st->cold;
+			st->cold = i;
+			run++;
+			continue;
+		}
+		kept_give_back(&st->file, (size_t)(i - run) << PAGE_SHIFT, (size_t)run << PAGE_SHIFT);
+		run = 0;
+	}
+	/* StagingMax= may have become less. */
+	st->max_pages = MAX(st->max_pages, st->used);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * staging: the inactive list. Uncompressed copies of pages that have left
- * their process, in the agent's own memory (one memfd), each counted: by the
+ * their process, in the agent's own memory (a kept file), each counted: by the
  * slots that name it (several after a fork) and by the pack thread while it
  * works on it.
  *
@@ -46,6 +46,16 @@ bool staging_is_shared(const struct staging *st, uint32_t index);
 /* How many indices are forwarders. */
 uint32_t staging_forwarders(const struct staging *st);
 uint32_t staging_forwarded(const struct staging *st, uint32_t index);
+
+/*
+ * After the death of the worker before: begin, then one ref for each slot that
+ * names a page (and isn't a forwarder's: such a slot is to name the blob from
+ * now on), then end, which makes all others free. begin returns how many indices
+ * there are; ref is false for one that can't be.
+ */
+uint32_t staging_recover_begin(struct staging *st);
+bool staging_recover_ref(struct staging *st, uint32_t index);
+void staging_recover_end(struct staging *st);
 
 /* Gives the memory of free pages back, all but `keep` of them. */
 void staging_trim(struct staging *st, unsigned keep);

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "keeper/keeper.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/log.h"
+#include "common/util.h"
+
+#ifndef PR_GET_TID_ADDRESS
+#define PR_GET_TID_ADDRESS 40
+#endif
+
+/* A worker that dies before it serves, again and again, is not started faster
+   than this. */
+#define PATIENCE 3u
+#define PAUSE_NS 10000000L
+#define PAUSE_MAX_NS 500000000L
+
+/* Shared with the worker. */
+struct shared {
+	_Atomic bool settled;
+};
+
+static struct shared *shared;
+static pid_t keeper; /* in a worker: its parent */
+
+void keeper_settled(void)
+{
+	if (shared)
+		atomic_store(&shared->settled, true);
+}
+
+bool keeper_is_there(void)
+{
+	return keeper && getppid() == keeper;
+}
+
+pid_t keeper_pid(void)
+{
+	return keeper ? keeper : getpid();
+}
+
+/*
+ * fork() with a table of descriptors in common. The C library knows nothing of
+ * it, so the child's thread id, which it keeps in its own memory and locks
+ * mutexes by, is set by the kernel, in the place that set_tid_address() was
+ * told. This process has one thread, so that nobody holds a lock that the child
+ * would wait for.
+ */
+static pid_t start_worker(pid_t *tid)
+{
+	return (pid_t)syscall(SYS_clone,
+			      CLONE_FILES | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD,
+			      NULL, NULL, tid, NULL);
+}
+
+static void pause_before(unsigned in_a_row)
+{
+	struct timespec ts = { 0, PAUSE_NS };
+
+	if (in_a_row < PATIENCE)
+		return;
+	for (unsigned i = PATIENCE; i < in_a_row && ts.tv_nsec < PAUSE_MAX_NS; i++)
+		ts.tv_nsec = MIN(ts.tv_nsec * 2, PAUSE_MAX_NS);
+	nanosleep(&ts, NULL);
+}
+
+/* Until the worker has ended; passes signals on. Returns its wait status. */
+static int watch(pid_t worker, int *stop)
+{
+	sigset_t all;
+	int status;
+
+	sigfillset(&all);
+	for (;;) {
+		int signal = sigwaitinfo(&all, NULL);
+
+		if (waitpid(worker, &status, WNOHANG) == worker)
+			return status;
+		if (signal == SIGTERM || signal == SIGINT)
+			*stop = signal;
+		if (signal == SIGTERM || signal == SIGINT || signal == SIGHUP)
+			kill(worker, signal);
+	}
+}
+
+static int run_worker(keeper_worker_fn worker, void *arg, const struct keeper_life *life, pid_t parent)
+{
+	keeper = parent;
+	return worker(arg, life);
+}
+
+int keeper_run(keeper_worker_fn worker, void *arg)
+{
+	struct keeper_life life = { 0 };
+	pid_t self = getpid(), pid, *tid = NULL;
+	int status, stop = 0;
+
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shared == MAP_FAILED || prctl(PR_GET_TID_ADDRESS, &tid) < 0 || !tid) {
+		log_warning("no keeper: %s; programs will wait for pages if the agent is killed",
+			    strerror(errno));
+		shared = NULL;
+		return worker(arg, &life);
+	}
+	for (;;) {
+		pause_before(life.in_a_row);
+		shared->settled = false;
+		pid = start_worker(tid);
+		if (pid == 0)
+			exit(run_worker(worker, arg, &life, self));
+		if (pid < 0) {
+			/* Memory or processes are short; programs wait, so try. */
+			log_error("no new worker: %s", strerror(errno));
+			life.in_a_row = MAX(life.in_a_row + 1, PATIENCE);
+			continue;
+		}
+		if (stop)
+			kill(pid, stop);
+		status = watch(pid, &stop);
+		if (WIFEXITED(status))
+			return WEXITSTATUS(status);
+		life.deaths++;
+		life.in_a_row = shared->settled ? 0 : life.in_a_row + 1;
+		log_error("the worker was killed by signal %d (%s)", WTERMSIG(status),
+			  strsignal(WTERMSIG(status)));
+	}
+}
