@@ -13,6 +13,10 @@ agent_libpage_a_SOURCES = \
 	agent/page/codec.h \
 	agent/page/domain.c \
 	agent/page/domain.h \
+	agent/page/seal.c \
+	agent/page/seal.h \
+	agent/page/sealed.c \
+	agent/page/sealed.h \
 	agent/page/slot.c \
 	agent/page/slot.h \
 	agent/page/slot_pool.c \
@@ -56,6 +60,7 @@ agent_libflow_a_SOURCES = \
 	agent/flow/batch.h \
 	agent/flow/blobstore.c \
 	agent/flow/blobstore.h \
+	agent/flow/blobstore_fetch.c \
 	agent/flow/blobstore_private.h \
 	agent/flow/blobstore_segment.c \
 	agent/flow/blobstore_work.c \
@@ -136,4 +141,4 @@ sbin_PROGRAMS += agent/uswap-agent
 agent_uswap_agent_SOURCES = agent/main.c
 agent_uswap_agent_LDADD = \
 	$(AGENT_LAYERS) \
-	$(AGENT_MALLOC_LIBS) $(ZSTD_LIBS) $(SYSTEMD_LIBS) -lm
+	$(AGENT_MALLOC_LIBS) $(ZSTD_LIBS) $(CRYPTO_LIBS) $(SYSTEMD_LIBS) -lm

@@ -10,7 +10,7 @@ bench_bare_fault_SOURCES = bench/bare_fault.c
 bench_bare_fault_LDADD = common/libcommon.a -lm
 
 bench_compress_page_SOURCES = bench/compress_page.c
-bench_compress_page_LDADD = common/libcommon.a $(ZSTD_LIBS) -lm
+bench_compress_page_LDADD = common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) -lm
 
 bench_evicted_fault_SOURCES = bench/evicted_fault.c
 bench_evicted_fault_LDADD = common/libcommon.a -lm

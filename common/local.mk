@@ -2,6 +2,8 @@
 # What every layer may use.
 noinst_LIBRARIES += common/libcommon.a
 common_libcommon_a_SOURCES = \
+	common/crc32c.c \
+	common/crc32c.h \
 	common/fdpass.c \
 	common/fdpass.h \
 	common/kept.c \

@@ -61,22 +61,22 @@ UNIT_TESTS = \
 check_PROGRAMS += $(UNIT_TESTS)
 
 tests_unit_test_blob_SOURCES = tests/unit/test_blob.c
-tests_unit_test_blob_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
+tests_unit_test_blob_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_blobstore_SOURCES = tests/unit/test_blobstore.c
-tests_unit_test_blobstore_LDADD = agent/libflow.a agent/libproc.a agent/libpage.a agent/libsys.a backends/libbackends.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
+tests_unit_test_blobstore_LDADD = agent/libflow.a agent/libproc.a agent/libpage.a agent/libsys.a backends/libbackends.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
 tests_flow_test_event_order_SOURCES = tests/flow/test_event_order.c
 tests_flow_test_event_order_LDADD = $(tests_unit_test_blobstore_LDADD)
 
 tests_unit_test_codec_SOURCES = tests/unit/test_codec.c
-tests_unit_test_codec_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
+tests_unit_test_codec_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_config_SOURCES = tests/unit/test_config.c
-tests_unit_test_config_LDADD = agent/libmain.a agent/libcontrol.a agent/libengine.a agent/libflow.a agent/libproc.a agent/libpolicy.a agent/libpage.a agent/libsys.a backends/libbackends.a common/libcommon.a $(ZSTD_LIBS) $(SYSTEMD_LIBS) $(CHECK_LIBS) -lm
+tests_unit_test_config_LDADD = agent/libmain.a agent/libcontrol.a agent/libengine.a agent/libflow.a agent/libproc.a agent/libpolicy.a agent/libpage.a agent/libsys.a backends/libbackends.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(SYSTEMD_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_domain_SOURCES = tests/unit/test_domain.c
-tests_unit_test_domain_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
+tests_unit_test_domain_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_kept_SOURCES = tests/unit/test_kept.c
 tests_unit_test_kept_LDADD = common/libcommon.a $(CHECK_LIBS) -lm
@@ -85,16 +85,16 @@ tests_unit_test_policy_SOURCES = tests/unit/test_policy.c
 tests_unit_test_policy_LDADD = agent/libpolicy.a common/libcommon.a $(CHECK_LIBS) -lm
 
 tests_unit_test_proc_SOURCES = tests/unit/test_proc.c
-tests_unit_test_proc_LDADD = agent/libproc.a agent/libpage.a agent/libsys.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
+tests_unit_test_proc_LDADD = agent/libproc.a agent/libpage.a agent/libsys.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_slot_SOURCES = tests/unit/test_slot.c
-tests_unit_test_slot_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
+tests_unit_test_slot_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_slotmap_SOURCES = tests/unit/test_slotmap.c
-tests_unit_test_slotmap_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
+tests_unit_test_slotmap_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_staging_SOURCES = tests/unit/test_staging.c
-tests_unit_test_staging_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CHECK_LIBS) -lm
+tests_unit_test_staging_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_store_SOURCES = tests/unit/test_store.c
 tests_unit_test_store_LDADD = backends/libbackends.a common/libcommon.a $(CHECK_LIBS) -lm

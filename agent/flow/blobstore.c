@@ -6,22 +6,74 @@
 
 #include "flow/blobstore_private.h"
 
-struct blobstore *blobstore_new(struct store *store, uint32_t max_blobs)
+/* What belongs to the table of segments as a whole; kept. */
+struct entries_own {
+	uint64_t serial; /* the last one given out */
+	struct seal_key key;
+};
+_Static_assert(sizeof(struct entries_own) <= KEPT_OWN, "fits the header");
+
+#define ENTRIES_VERSION 1
+
+static bool open_tiers(struct blobstore *bs, struct store *const *stores, unsigned nr)
+{
+	uint64_t segments = 0;
+
+	for (unsigned i = 0; i < nr; i++) {
+		struct store_stats stats;
+
+		store_get_stats(stores[i], &stats);
+		bs->tiers[i] = (struct tier){ .store = stores[i],
+					      .slow = i > 0,
+					      .capacity = (uint32_t)(stats.capacity_bytes / STORE_SEGMENT) };
+		segments += bs->tiers[i].capacity;
+	}
+	bs->nr_tiers = nr;
+	bs->nr_segments = (uint32_t)MIN(segments, (uint64_t)BLOB_SEGMENTS);
+	bs->segments = calloc(bs->nr_segments, sizeof(*bs->segments));
+	if (!bs->segments || kept_open(&bs->entries_kept, "segments",
+				       bs->nr_segments * sizeof(struct segment_entry), ENTRIES_VERSION))
+		return false;
+	bs->entries = bs->entries_kept.base;
+	return true;
+}
+
+/* The key of this boot: of an earlier worker, or a new one. */
+static bool open_seal(struct blobstore *bs, const void *secret, size_t len)
+{
+	struct entries_own *own = bs->entries_kept.own;
+
+	if (bs->nr_tiers == 1)
+		return true;
+	if (!own->serial && seal_key_make(&own->key, secret, len))
+		return false;
+	bs->key = own->key;
+	bs->seal = seal_new(&bs->key);
+	bs->seal_buffer = aligned_alloc(STORE_BLOCK, STORE_READ_ROOM(BLOB_LEN_MAX + SEAL_TAG));
+	return bs->seal && bs->seal_buffer;
+}
+
+struct blobstore *blobstore_new_tiers(struct store *const *stores, unsigned nr, uint32_t max_blobs,
+				      const void *secret, size_t secret_len)
 {
 	struct blobstore *bs = calloc(1, sizeof(*bs));
-	struct store_stats stats;
 
+	assert(nr >= 1 && nr <= TIERS_MAX);
 	if (!bs)
 		return NULL;
-	store_get_stats(store, &stats);
+	bs->entries_kept = KEPT_NONE;
 	pthread_mutex_init(&bs->lock, NULL);
-	bs->store = store;
-	bs->nr_segments = (uint32_t)(stats.capacity_bytes / STORE_SEGMENT);
-	bs->segments = calloc(bs->nr_segments, sizeof(*bs->segments));
+	pthread_mutex_init(&bs->seal_lock, NULL);
+	blobstore_tick(bs);
 	bs->blobs = blob_table_new(MIN(max_blobs, BLOB_ID_MAX));
-	if (!bs->segments || !bs->blobs)
+	if (!bs->blobs || !open_tiers(bs, stores, nr) || !open_seal(bs, secret, secret_len))
 		return blobstore_free(bs);
 	return bs;
+}
+
+struct blobstore *blobstore_new(struct store *store, uint32_t max_blobs)
+{
+	return blobstore_new_tiers(&store, 1, max_blobs, NULL, 0);
 }
 
 /* Domains are left alone: they may be gone already. */
@@ -29,21 +81,40 @@ struct blobstore *blobstore_free(struct blobstore *bs)
 {
 	if (!bs)
 		return NULL;
-	for (uint32_t i = 0; i < bs->top_segment; i++)
-		if (bs->segments[i].state != SEGMENT_UNUSED)
-			store_segment_free(bs->store, i);
+	for (uint32_t i = 0; i < bs->top_segment; i++) {
+		uint64_t place = bs->segments[i].place;
+
+		if (place)
+			store_segment_free(bs->tiers[place_tier(place)].store, place_carrier(place));
+	}
 	blob_table_free(bs->blobs);
+	seal_free(bs->seal);
+	free(bs->seal_buffer);
+	explicit_bzero(&bs->key, sizeof(bs->key));
+	kept_close(&bs->entries_kept);
 	pthread_mutex_destroy(&bs->lock);
+	pthread_mutex_destroy(&bs->seal_lock);
 	free(bs->segments);
 	free(bs->tenants);
 	free(bs);
 	return NULL;
 }
 
+uint64_t blobstore_next_serial(struct blobstore *bs)
+{
+	struct entries_own *own = bs->entries_kept.own;
+
+	return ++own->serial; /* in kept memory before it is used: never twice */
+}
+
+void blobstore_tick(struct blobstore *bs)
+{
+	atomic_store_explicit(&bs->now_s, (uint32_t)(now_ns() / NSEC_PER_SEC), memory_order_relaxed);
+}
+
 /* ---- get ---- */
 
-/* Keeps the segment id lies in from being freed; see blobstore_private.h. */
-static struct segment *segment_pin(struct blobstore *bs, blob_id id, uint64_t *loc)
+struct segment *segment_pin(struct blobstore *bs, blob_id id, uint64_t *loc)
 {
 	uint64_t now = blob_loc(bs->blobs, id);
 	struct segment *seg;
@@ -55,33 +126,67 @@ static struct segment *segment_pin(struct blobstore *bs, blob_id id, uint64_t *l
 		atomic_fetch_add(&seg->readers, 1);
 		now = blob_loc(bs->blobs, id);
 		if (now == *loc)
-			return seg;
+			break;
 		atomic_fetch_sub(&seg->readers, 1);
 	}
+	if (bs->nr_tiers > 1)
+		segment_touch(bs, seg);
+	return seg;
 }
 
-static int read_page(struct blobstore *bs, struct codec *codec, uint64_t loc, void *page)
+void segment_unpin(struct segment *seg)
+{
+	atomic_fetch_sub(&seg->readers, 1);
+}
+
+/* By those who may wait: packers, housekeeping. */
+static int read_slow(struct blobstore *bs, struct codec *codec, const struct segment *seg, uint64_t place,
+		     uint64_t loc, void *page)
+{
+	uint32_t len = blob_loc_len(loc);
+	int r;
+
+	pthread_mutex_lock(&bs->seal_lock);
+	r = store_read(bs->tiers[place_tier(place)].store, place_carrier(place), blob_loc_offset(loc),
+		       bs->seal_buffer, len + SEAL_TAG);
+	if (!r)
+		r = blobstore_unseal(bs->seal, codec, seg->serial, loc, bs->seal_buffer, page);
+	pthread_mutex_unlock(&bs->seal_lock);
+	return r;
+}
+
+static int read_page(struct blobstore *bs, struct codec *codec, const struct segment *seg, uint64_t loc,
+		     void *page)
 {
 	unsigned char buf[BLOB_LEN_MAX];
+	uint64_t place = atomic_load(&seg->place);
 	uint32_t len = blob_loc_len(loc);
 	const void *frame;
 	int r;
 
+	if (place_tier(place))
+		return read_slow(bs, codec, seg, place, loc, page);
 	frame = segment_bytes(bs, blob_loc_segment(loc), blob_loc_offset(loc), len, buf, &r);
 	return frame ? codec_decompress(codec, page, frame, len) : r;
 }
 
-int blobstore_get(struct blobstore *bs, struct codec *codec, blob_id id, void *page)
+int blobstore_check(struct blobstore *bs, blob_id id, const struct segment *seg, const void *page, int r)
 {
-	uint64_t loc, hash = blob_hash(bs->blobs, id);
-	struct segment *seg = segment_pin(bs, id, &loc);
-	int r = read_page(bs, codec, loc, page);
-
-	if (!r && page_hash(page, seg->seed) != hash)
+	if (!r && page_hash(page, seg->seed) != blob_hash(bs->blobs, id))
 		r = -EBADMSG;
-	atomic_fetch_sub(&seg->readers, 1);
 	if (r == -EBADMSG)
 		atomic_fetch_add_explicit(&bs->corrupt, 1, memory_order_relaxed);
+	return r;
+}
+
+int blobstore_get(struct blobstore *bs, struct codec *codec, blob_id id, void *page)
+{
+	uint64_t loc;
+	struct segment *seg = segment_pin(bs, id, &loc);
+	int r = read_page(bs, codec, seg, loc, page);
+
+	r = blobstore_check(bs, id, seg, page, r);
+	segment_unpin(seg);
 	return r;
 }
 
@@ -185,6 +290,23 @@ enum blobstore_result blobstore_put(struct blobstore *bs, struct codec *codec,
 	return result;
 }
 
+static void add_tier_stats(struct blobstore *bs, struct blobstore_stats *stats)
+{
+	stats->nr_tiers = bs->nr_tiers;
+	for (unsigned i = 0; i < bs->nr_tiers; i++) {
+		struct blobstore_tier *t = &stats->tier[i];
+		const struct tier *tier = &bs->tiers[i];
+
+		*t = (struct blobstore_tier){ .name = store_name(tier->store),
+					      .live_bytes = tier->live,
+					      .dead_bytes = tier->held - tier->live };
+		store_get_stats(tier->store, &t->store);
+		stats->live_bytes += t->live_bytes;
+		stats->dead_bytes += t->dead_bytes;
+	}
+	stats->store = stats->tier[0].store;
+}
+
 void blobstore_get_stats(struct blobstore *bs, struct blobstore_stats *stats)
 {
 	*stats = (struct blobstore_stats){
@@ -193,12 +315,10 @@ void blobstore_get_stats(struct blobstore *bs, struct blobstore_stats *stats)
 	};
 	pthread_mutex_lock(&bs->lock);
 	stats->blobs = blob_count(bs->blobs);
-	stats->live_bytes = bs->live;
-	stats->dead_bytes = bs->held - bs->live;
 	stats->metadata_bytes = blob_table_bytes(bs->blobs) +
-				bs->top_segment * sizeof(struct segment) +
+				bs->top_segment * (sizeof(struct segment) + sizeof(struct segment_entry)) +
 				bs->nr_tenants * sizeof(struct tenant);
 	stats->compacted_bytes_total = bs->compacted_bytes;
+	add_tier_stats(bs, stats);
 	pthread_mutex_unlock(&bs->lock);
-	store_get_stats(bs->store, &stats->store);
 }

@@ -21,6 +21,8 @@
 #include "backends/store.h"
 #include "page/codec.h"
 
+struct seal; /* page/seal.h */
+struct segment;
 struct blobstore;
 struct domain; /* page/domain.h: one uid, its dedup seed and its charge */
 
@@ -38,20 +40,36 @@ enum blobstore_result { /* of blobstore_put; each must be handled */
 	BLOBSTORE_ERROR,	  /* the store failed; counted */
 };
 
+#define BLOBSTORE_TIERS_MAX 4
+
+struct blobstore_tier {
+	const char *name;
+	uint64_t live_bytes;
+	uint64_t dead_bytes;
+	struct store_stats store;
+};
+
 struct blobstore_stats {
 	uint64_t blobs;		  /* distinct pages */
-	uint64_t live_bytes;	  /* of their frames and records */
+	uint64_t live_bytes;	  /* of their frames and records, in all tiers */
 	uint64_t dead_bytes;	  /* garbage in segments */
 	uint64_t metadata_bytes;  /* table and index */
 	uint64_t duplicate_total; /* puts answered by an equal blob */
 	uint64_t compacted_bytes_total;
 	uint64_t corrupt_total;	  /* gets that failed their checksum */
-	struct store_stats store;
+	struct store_stats store; /* of the first tier */
+	unsigned nr_tiers;
+	struct blobstore_tier tier[BLOBSTORE_TIERS_MAX];
 };
 
 /* The store stays the caller's. max_blobs bounds the table (address space
    only). NULL on ENOMEM. */
 struct blobstore *blobstore_new(struct store *store, uint32_t max_blobs);
+/* Several tiers, the fastest first: pages are put into the first and move down
+   in the background. secret: what the key of the lower ones is made from, none:
+   a random one. */
+struct blobstore *blobstore_new_tiers(struct store *const *stores, unsigned nr, uint32_t max_blobs,
+				      const void *secret, size_t secret_len);
 struct blobstore *blobstore_free(struct blobstore *bs);
 
 /* Stores page (PAGE_BYTES) for domain; *id has one reference for the caller
@@ -61,6 +79,38 @@ enum blobstore_result blobstore_put(struct blobstore *bs, struct codec *codec,
 /* 0 and the page's bytes, or -EBADMSG when they fail their checksum (INV-7) or
    another negative errno of the store. The caller holds a reference. */
 int blobstore_get(struct blobstore *bs, struct codec *codec, blob_id id, void *page);
+
+/* ---- pages in a slow tier: not waited for ---- */
+
+/* One read, its bytes and what they are for; the owner's of blobstore_fetch. */
+struct blobstore_fetch {
+	struct store_read read; /* buf and done are the caller's */
+	blob_id id;
+	uint64_t loc;
+	struct segment *segment; /* pinned */
+};
+/* What a fetch's buffer must have. */
+#define BLOBSTORE_FETCH_ROOM STORE_READ_ROOM((size_t)8192 + 16)
+
+/* blobstore_get would have to wait. The caller holds a reference. */
+bool blobstore_is_slow(const struct blobstore *bs, blob_id id);
+/*
+ * Begins to read id, to which the caller holds a reference until the end.
+ * False: it is not slow any more, nothing has begun. Else read.done comes, and
+ * the fetch must be taken by blobstore_fetch_page, any number of times, and
+ * ended by blobstore_fetch_end.
+ */
+bool blobstore_fetch_start(struct blobstore *bs, struct blobstore_fetch *fetch, blob_id id);
+/* As blobstore_get, from what was read. seal: blobstore_seal_new's. */
+int blobstore_fetch_page(struct blobstore *bs, struct blobstore_fetch *fetch, struct codec *codec,
+			 struct seal *seal, void *page);
+void blobstore_fetch_end(struct blobstore_fetch *fetch);
+void blobstore_fetch_cancel(struct blobstore *bs, struct blobstore_fetch *fetch);
+/* Some tier is slow. */
+bool blobstore_has_slow(const struct blobstore *bs);
+/* For one thread that fetches. NULL on ENOMEM. */
+struct seal *blobstore_seal_new(const struct blobstore *bs);
+
 /* Bytes of id's frame and record, for accounting. */
 size_t blobstore_bytes(const struct blobstore *bs, blob_id id);
 void blobstore_ref(struct blobstore *bs, blob_id id);

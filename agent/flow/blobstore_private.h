@@ -2,10 +2,18 @@
 /*
  * The inside of a blobstore, for blobstore*.c alone.
  *
- * Each domain appends to one open segment of its own, so that pages that die
- * together lie together. A segment is a row of records, each with its frame
- * behind it. It goes OPEN -> SEALED -> EMPTY (no live bytes) -> UNUSED (given
- * back to the store).
+ * Tiers, the fastest first. Pages are put into the first one. Its segments have
+ * the form of a row of records, each with its frame behind it; in the others
+ * they have the sealed form (page/sealed.h).
+ *
+ * Segments are the blobstore's own: a blob's location names an entry of the
+ * segment table, which says in which tier its bytes are and in which of the
+ * carrier's segments (its place). Each domain appends to one open segment of
+ * its own in each tier, so that pages that die together lie together. A segment
+ * goes OPEN -> SEALED -> EMPTY (no live bytes) -> UNUSED (given back).
+ *
+ * What a blob costs (record_size) is the same in every form, so that charges
+ * (INV-8) and the accounts of processes don't change when it moves.
  *
  * Why a get needs no lock. A blob's bytes may be moved by compaction, and the
  * segment they left be freed and used again, at any moment. A reader
@@ -30,10 +38,12 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "common/kept.h"
 #include "common/util.h"
 #include "flow/blobstore.h"
 #include "page/blob.h"
 #include "page/domain.h"
+#include "page/seal.h"
 
 /* Before each frame, so that a segment can be walked. */
 struct record {
@@ -47,59 +57,148 @@ _Static_assert(sizeof(struct record) == 8, "8 bytes a record");
 
 enum segment_state { SEGMENT_UNUSED, SEGMENT_OPEN, SEGMENT_SEALED, SEGMENT_EMPTY };
 
-/* Guarded by the lock but for readers, and seed, which is constant while any
-   blob lies in the segment. */
-struct segment {
+/*
+ * Where a segment is: used:1 | tier | carrier's segment:32; 0: nowhere. Kept
+ * memory (a later worker finds it), written last: what it names is complete.
+ */
+#define PLACE_USED ((uint64_t)1 << 63)
+
+static inline uint64_t place_make(uint32_t tier, uint32_t carrier)
+{
+	return PLACE_USED | (uint64_t)tier << 32 | carrier;
+}
+
+static inline uint32_t place_tier(uint64_t place)
+{
+	return (uint32_t)(place >> 32) & 0xff;
+}
+
+static inline uint32_t place_carrier(uint64_t place)
+{
+	return (uint32_t)place;
+}
+
+/* A row of the segment table, kept: all that can't be derived. */
+struct segment_entry {
+	_Atomic uint64_t place;
 	uint64_t seed;	  /* the domain's */
+	uint64_t serial;  /* of a sealed one, unique under the key */
+	uint32_t uid;	  /* the domain's */
+	uint32_t batches; /* of a sealed one: places of batches used up */
+};
+_Static_assert(sizeof(struct segment_entry) == 32, "32 bytes a segment");
+
+/* Derived: rebuilt from the entries, the blob table and its locations. Guarded
+   by the lock but for readers, place, used_s, and seed and serial, which are
+   constant while any blob lies in the segment. */
+struct segment {
+	_Atomic uint64_t place; /* as in the entry */
+	uint64_t seed;
+	uint64_t serial;
 	_Atomic uint32_t readers;
+	_Atomic uint32_t used_s; /* seconds of the clock: written, or last read */
 	uint32_t tenant;  /* the domain's index */
-	uint32_t fill;	  /* bytes appended */
+	uint32_t fill;	  /* bytes appended, as record_size counts */
 	uint32_t live;	  /* of them, of blobs that are not reaped */
-	uint32_t next;	  /* EMPTY: the list, plus one */
+	uint32_t next;	  /* EMPTY, UNUSED: the list, plus one */
 	uint8_t state;
+	uint8_t tier;
+	uint8_t batches;
 	bool walked;	  /* compacted; what is left can't be moved */
 };
+
+#define TIERS_MAX BLOBSTORE_TIERS_MAX
 
 /* What one domain has here. Guarded by the lock. */
 struct tenant {
 	struct domain *domain; /* NULL while nothing is live */
 	uint64_t live;
-	uint32_t open;	       /* segment plus one */
+	uint32_t open[TIERS_MAX]; /* segment plus one */
+};
+
+/* Guarded by the lock, but for what is const. */
+struct tier {
+	struct store *store; /* const */
+	bool slow;	     /* const: not the first, so of the sealed form */
+	uint32_t capacity;   /* const */
+	uint32_t used_segments;
+	uint64_t held;	     /* bytes in segments that are not EMPTY */
+	uint64_t live;	     /* of them, of blobs that are not reaped */
 };
 
 struct blobstore {
-	struct store *store;
+	struct tier tiers[TIERS_MAX]; /* const but for their accounts */
+	unsigned nr_tiers;
 	struct blob_table *blobs;
+	struct kept entries_kept;
+	struct segment_entry *entries;
 	struct segment *segments;
-	uint32_t nr_segments;	/* the store's capacity */
+	uint32_t nr_segments;	/* of all tiers together */
+	struct seal_key key;
+	struct seal *seal;	/* for those who may wait; under seal_lock */
+	pthread_mutex_t seal_lock;
+	unsigned char *seal_buffer;
 
 	/* Guards what follows and the blob table. Never taken by fault
 	   threads (INV-2). */
 	pthread_mutex_t lock;
-	uint32_t used_segments;
 	uint32_t top_segment;	/* those from here on were never used */
+	uint32_t unused;	/* list of UNUSED segments below, plus one */
 	struct tenant *tenants; /* by domain index */
 	uint32_t nr_tenants;
-	uint64_t held;		/* bytes in segments that are not EMPTY */
-	uint64_t live;		/* of them, of blobs that are not reaped */
 	uint32_t empty;		/* list of EMPTY segments, plus one */
 	uint32_t victim;	/* being compacted, plus one */
 	uint32_t cursor;	/* how far */
 	uint64_t compacted_bytes;
 
+	_Atomic uint32_t now_s; /* a moment ago, for used_s */
 	_Atomic uint64_t duplicates;
 	_Atomic uint64_t corrupt;
 };
 
+/* ---- blobstore.c ---- */
+
+/* Keeps the segment id lies in from being freed; see above. */
+struct segment *segment_pin(struct blobstore *bs, blob_id id, uint64_t *loc);
+void segment_unpin(struct segment *seg);
+/* r, or -EBADMSG and counted if page is not what id was (INV-7). */
+int blobstore_check(struct blobstore *bs, blob_id id, const struct segment *seg, const void *page, int r);
+/* A serial number that was never given out under this key. */
+uint64_t blobstore_next_serial(struct blobstore *bs);
+/* Takes the time for what is counted in seconds. */
+void blobstore_tick(struct blobstore *bs);
+
+static inline void segment_touch(struct blobstore *bs, struct segment *seg)
+{
+	uint32_t now = atomic_load_explicit(&bs->now_s, memory_order_relaxed);
+
+	if (atomic_load_explicit(&seg->used_s, memory_order_relaxed) != now)
+		atomic_store_explicit(&seg->used_s, now, memory_order_relaxed);
+}
+
+/* ---- blobstore_fetch.c ---- */
+
+/* A frame and its tag, as read from a sealed segment: decrypted, decompressed. */
+int blobstore_unseal(struct seal *seal, struct codec *codec, uint64_t serial, uint64_t loc,
+		     const void *bytes, void *page);
+
 /* ---- blobstore_segment.c; under the lock ---- */
 
+/* Makes sure that the domain has its row. 0 or -ENOMEM. */
+int segment_tenant(struct blobstore *bs, const struct domain *domain);
 /*
- * Appends a record of size bytes to the domain's open segment and counts it as
- * live. `last` allows to use the store's last free segment, kept for
- * compaction. 0 or the store's error.
+ * A new open segment of the domain in a tier. `last` allows to use the store's
+ * last free segment, kept for compaction. 0 or the store's error.
+ */
+int segment_open(struct blobstore *bs, const struct domain *domain, uint32_t tier, bool last);
+/*
+ * Appends a record of size bytes to the domain's open segment of the first tier
+ * and counts it as live. 0 or the store's error.
  */
 int segment_append(struct blobstore *bs, struct domain *domain, const void *record, uint32_t size,
 		   bool last, uint64_t *loc);
+/* size bytes more of the segment are in use. The domain owes them. */
+void segment_count(struct blobstore *bs, struct domain *domain, uint32_t segment, uint32_t size);
 /* The record at loc is no longer live. The domain may be gone after the
    uncharge that must follow. */
 void segment_drop(struct blobstore *bs, uint64_t loc);
@@ -112,6 +211,11 @@ bool segment_free_empty(struct blobstore *bs);
    NULL and -errno in *error. No lock needed, but a reason why they stay. */
 const void *segment_bytes(struct blobstore *bs, uint32_t segment, uint32_t offset, uint32_t len,
 			  void *buf, int *error);
+
+static inline struct tier *tier_of(struct blobstore *bs, const struct segment *seg)
+{
+	return &bs->tiers[seg->tier];
+}
 
 static inline uint32_t record_size(uint64_t loc)
 {

@@ -8,9 +8,9 @@
    which a full store could never tidy up. */
 #define SEGMENTS_WITH_RESERVE 4
 
-static int tenants_reserve(struct blobstore *bs, uint32_t index)
+int segment_tenant(struct blobstore *bs, const struct domain *domain)
 {
-	uint32_t nr = MAX(index + 1, bs->nr_tenants * 2);
+	uint32_t index = domain->index, nr = MAX(index + 1, bs->nr_tenants * 2);
 	struct tenant *tenants;
 
 	if (index < bs->nr_tenants)
@@ -29,7 +29,7 @@ static void make_empty(struct blobstore *bs, uint32_t segment)
 	struct segment *seg = &bs->segments[segment];
 
 	seg->state = SEGMENT_EMPTY;
-	bs->held -= seg->fill; /* no garbage any more, only not given back yet */
+	tier_of(bs, seg)->held -= seg->fill; /* no garbage any more, only not given back yet */
 	seg->next = bs->empty;
 	bs->empty = segment + 1;
 	if (bs->victim == segment + 1)
@@ -39,39 +39,89 @@ static void make_empty(struct blobstore *bs, uint32_t segment)
 void segment_seal(struct blobstore *bs, uint32_t segment)
 {
 	struct segment *seg = &bs->segments[segment];
-	struct tenant *tenant = &bs->tenants[seg->tenant];
+	uint32_t *open = &bs->tenants[seg->tenant].open[seg->tier];
 
-	assert(seg->state == SEGMENT_OPEN && tenant->open == segment + 1);
-	tenant->open = 0;
+	assert(seg->state == SEGMENT_OPEN && *open == segment + 1);
+	*open = 0;
 	seg->state = SEGMENT_SEALED;
 	if (!seg->live)
 		make_empty(bs, segment);
 }
 
-static int segment_open(struct blobstore *bs, const struct domain *domain, bool last)
+/* ---- the table ---- */
+
+static int take_unused(struct blobstore *bs, uint32_t *segment)
 {
+	if (bs->unused) {
+		*segment = bs->unused - 1;
+		bs->unused = bs->segments[*segment].next;
+		return 0;
+	}
+	if (bs->top_segment == bs->nr_segments)
+		return -ENOSPC;
+	if (kept_back(&bs->entries_kept, bs->top_segment * sizeof(struct segment_entry),
+		      sizeof(struct segment_entry)))
+		return -ENOMEM;
+	*segment = bs->top_segment++;
+	return 0;
+}
+
+static void give_unused(struct blobstore *bs, uint32_t segment)
+{
+	bs->segments[segment].next = bs->unused;
+	bs->unused = segment + 1;
+}
+
+/* What a later worker needs, its place last. */
+static void write_entry(struct blobstore *bs, uint32_t segment, const struct domain *domain, uint64_t place)
+{
+	struct segment_entry *entry = &bs->entries[segment];
+	struct segment *seg = &bs->segments[segment];
+
+	entry->seed = seg->seed;
+	entry->serial = seg->serial;
+	entry->uid = domain->uid;
+	entry->batches = 0;
+	atomic_store_explicit(&entry->place, place, memory_order_release);
+	atomic_store(&seg->place, place);
+}
+
+int segment_open(struct blobstore *bs, const struct domain *domain, uint32_t tier, bool last)
+{
+	struct tier *t = &bs->tiers[tier];
 	struct segment *seg;
-	uint32_t segment;
+	uint32_t segment, carrier;
 	int r;
 
-	if (!last && bs->nr_segments >= SEGMENTS_WITH_RESERVE &&
-	    bs->used_segments + 1 >= bs->nr_segments)
+	if (!last && t->capacity >= SEGMENTS_WITH_RESERVE && t->used_segments + 1 >= t->capacity)
 		return -ENOSPC;
-	r = store_segment_new(bs->store, &segment);
+	r = take_unused(bs, &segment);
 	if (r)
 		return r;
+	r = store_segment_new(t->store, &carrier);
+	if (r) {
+		give_unused(bs, segment);
+		return r;
+	}
 	seg = &bs->segments[segment];
 	assert(seg->state == SEGMENT_UNUSED && !seg->live);
 	seg->seed = domain->seed;
+	seg->serial = t->slow ? blobstore_next_serial(bs) : 0;
 	seg->tenant = domain->index;
+	seg->tier = (uint8_t)tier;
 	seg->fill = 0;
+	seg->batches = 0;
 	seg->walked = false;
 	seg->state = SEGMENT_OPEN;
-	bs->tenants[domain->index].open = segment + 1;
-	bs->used_segments++;
-	bs->top_segment = MAX(bs->top_segment, segment + 1);
+	atomic_store_explicit(&seg->used_s, atomic_load_explicit(&bs->now_s, memory_order_relaxed),
+			      memory_order_relaxed);
+	write_entry(bs, segment, domain, place_make(tier, carrier));
+	bs->tenants[domain->index].open[tier] = segment + 1;
+	t->used_segments++;
 	return 0;
 }
+
+/* ---- records ---- */
 
 int segment_append(struct blobstore *bs, struct domain *domain, const void *record, uint32_t size,
 		   bool last, uint64_t *loc)
@@ -81,21 +131,20 @@ int segment_append(struct blobstore *bs, struct domain *domain, const void *reco
 	uint32_t segment;
 	int r;
 
-	r = tenants_reserve(bs, domain->index);
+	r = segment_tenant(bs, domain);
 	if (r)
 		return r;
 	tenant = &bs->tenants[domain->index];
-	assert(!tenant->live || tenant->domain == domain);
-	if (tenant->open && bs->segments[tenant->open - 1].fill + size > STORE_SEGMENT)
-		segment_seal(bs, tenant->open - 1);
-	if (!tenant->open) {
-		r = segment_open(bs, domain, last);
+	if (tenant->open[0] && bs->segments[tenant->open[0] - 1].fill + size > STORE_SEGMENT)
+		segment_seal(bs, tenant->open[0] - 1);
+	if (!tenant->open[0]) {
+		r = segment_open(bs, domain, 0, last);
 		if (r)
 			return r;
 	}
-	segment = tenant->open - 1;
+	segment = tenant->open[0] - 1;
 	seg = &bs->segments[segment];
-	r = store_write(bs->store, segment, seg->fill, record, size);
+	r = store_write(bs->tiers[0].store, place_carrier(seg->place), seg->fill, record, size);
 	if (r) {
 		/* A write that failed may land yet: never other bytes there. */
 		segment_seal(bs, segment);
@@ -103,13 +152,23 @@ int segment_append(struct blobstore *bs, struct domain *domain, const void *reco
 	}
 	*loc = blob_loc_make(BLOB_ZSTD, segment, seg->fill + (uint32_t)sizeof(struct record),
 			     size - (uint32_t)sizeof(struct record));
+	segment_count(bs, domain, segment, size);
+	return 0;
+}
+
+void segment_count(struct blobstore *bs, struct domain *domain, uint32_t segment, uint32_t size)
+{
+	struct tenant *tenant = &bs->tenants[domain->index];
+	struct segment *seg = &bs->segments[segment];
+	struct tier *tier = tier_of(bs, seg);
+
+	assert(!tenant->live || tenant->domain == domain);
 	tenant->domain = domain;
 	tenant->live += size;
 	seg->fill += size;
 	seg->live += size;
-	bs->held += size;
-	bs->live += size;
-	return 0;
+	tier->held += size;
+	tier->live += size;
 }
 
 void segment_drop(struct blobstore *bs, uint64_t loc)
@@ -117,18 +176,20 @@ void segment_drop(struct blobstore *bs, uint64_t loc)
 	uint32_t segment = blob_loc_segment(loc), size = record_size(loc);
 	struct segment *seg = &bs->segments[segment];
 	struct tenant *tenant = &bs->tenants[seg->tenant];
+	struct tier *tier = tier_of(bs, seg);
 
-	assert(seg->live >= size && tenant->live >= size && bs->live >= size); /* INV-8 */
+	assert(seg->live >= size && tenant->live >= size && tier->live >= size); /* INV-8 */
 	seg->live -= size;
 	tenant->live -= size;
-	bs->live -= size;
+	tier->live -= size;
 	if (!seg->live && seg->state == SEGMENT_SEALED)
 		make_empty(bs, segment);
 	if (tenant->live)
 		return;
 	/* The domain owes nothing any more: no segment, and no pointer. */
-	if (tenant->open)
-		segment_seal(bs, tenant->open - 1);
+	for (unsigned i = 0; i < bs->nr_tiers; i++)
+		if (tenant->open[i])
+			segment_seal(bs, tenant->open[i] - 1);
 	tenant->domain = NULL;
 }
 
@@ -154,6 +215,8 @@ static uint32_t take_empty(struct blobstore *bs)
 bool segment_free_empty(struct blobstore *bs)
 {
 	for (bool freed = false;; freed = true) {
+		struct segment *seg;
+		uint64_t place;
 		uint32_t taken;
 
 		pthread_mutex_lock(&bs->lock);
@@ -161,10 +224,16 @@ bool segment_free_empty(struct blobstore *bs)
 		pthread_mutex_unlock(&bs->lock);
 		if (!taken)
 			return freed;
+		seg = &bs->segments[taken - 1];
+		place = atomic_load(&seg->place);
+		/* Nobody finds it any more, a later worker neither; then it goes. */
+		atomic_store(&bs->entries[taken - 1].place, 0);
+		atomic_store(&seg->place, 0);
 		/* Some 100 us of the kernel's, which no put has to wait for. */
-		store_segment_free(bs->store, taken - 1);
+		store_segment_free(bs->tiers[place_tier(place)].store, place_carrier(place));
 		pthread_mutex_lock(&bs->lock);
-		bs->used_segments--;
+		bs->tiers[place_tier(place)].used_segments--;
+		give_unused(bs, taken - 1);
 		pthread_mutex_unlock(&bs->lock);
 	}
 }
@@ -172,11 +241,13 @@ bool segment_free_empty(struct blobstore *bs)
 const void *segment_bytes(struct blobstore *bs, uint32_t segment, uint32_t offset, uint32_t len,
 			  void *buf, int *error)
 {
-	const void *map = store_map(bs->store, segment, offset, len);
+	uint64_t place = atomic_load(&bs->segments[segment].place);
+	struct store *store = bs->tiers[place_tier(place)].store;
+	const void *map = store_map(store, place_carrier(place), offset, len);
 
 	*error = 0;
 	if (map)
 		return map;
-	*error = store_read(bs->store, segment, offset, buf, len);
+	*error = store_read(store, place_carrier(place), offset, buf, len);
 	return *error ? NULL : buf;
 }

@@ -38,17 +38,19 @@ static bool reap_one(struct blobstore *bs)
 
 static bool too_much_garbage(const struct blobstore *bs)
 {
-	return bs->held - bs->live > bs->live / 100 * GARBAGE_PERCENT + GARBAGE_SLACK;
+	const struct tier *t = &bs->tiers[0];
+
+	return t->held - t->live > t->live / 100 * GARBAGE_PERCENT + GARBAGE_SLACK;
 }
 
 static bool may_be_victim(const struct blobstore *bs, const struct segment *seg)
 {
-	if (seg->walked)
+	if (seg->walked || seg->tier)
 		return false;
 	/* An open one is sealed for it: not when another can't be opened, or
 	   its domain would have none. */
 	return seg->state == SEGMENT_SEALED ||
-	       (seg->state == SEGMENT_OPEN && bs->used_segments < bs->nr_segments);
+	       (seg->state == SEGMENT_OPEN && bs->tiers[0].used_segments < bs->tiers[0].capacity);
 }
 
 /* The poorest segment, as a share of it. */

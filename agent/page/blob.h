@@ -28,11 +28,17 @@ enum blob_kind {
 };
 
 #define BLOB_LEN_MAX ((1u << 13) - 1)
+#define BLOB_SEGMENTS ((uint32_t)1 << 20)
 
 static inline uint64_t blob_loc_make(enum blob_kind kind, uint32_t segment, uint32_t offset,
 				     uint32_t len)
 {
 	return (uint64_t)kind << 55 | (uint64_t)segment << 35 | (uint64_t)offset << 13 | len;
+}
+
+static inline unsigned blob_loc_kind(uint64_t loc)
+{
+	return (unsigned)(loc >> 55);
 }
 
 static inline uint32_t blob_loc_segment(uint64_t loc)

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Pages in slow tiers: read without waiting, then made whole again. */
+#include <errno.h>
+#include <string.h>
+
+#include "flow/blobstore_private.h"
+#include "page/sealed.h"
+
+_Static_assert(BLOBSTORE_FETCH_ROOM >= STORE_READ_ROOM(BLOB_LEN_MAX + SEAL_TAG), "the largest frame");
+
+int blobstore_unseal(struct seal *seal, struct codec *codec, uint64_t serial, uint64_t loc,
+		     const void *bytes, void *page)
+{
+	unsigned char frame[BLOB_LEN_MAX];
+	uint32_t len = blob_loc_len(loc);
+	int r = sealed_read_frame(seal, serial, blob_loc_offset(loc), bytes, len, frame);
+
+	return r ? r : codec_decompress(codec, page, frame, len);
+}
+
+bool blobstore_has_slow(const struct blobstore *bs)
+{
+	return bs->nr_tiers > 1;
+}
+
+struct seal *blobstore_seal_new(const struct blobstore *bs)
+{
+	return seal_new(&bs->key);
+}
+
+bool blobstore_is_slow(const struct blobstore *bs, blob_id id)
+{
+	uint64_t loc = blob_loc(bs->blobs, id);
+
+	return bs->nr_tiers > 1 && place_tier(atomic_load(&bs->segments[blob_loc_segment(loc)].place)) > 0;
+}
+
+bool blobstore_fetch_start(struct blobstore *bs, struct blobstore_fetch *fetch, blob_id id)
+{
+	struct segment *seg = segment_pin(bs, id, &fetch->loc);
+	uint64_t place = atomic_load(&seg->place);
+
+	if (!place_tier(place)) {
+		segment_unpin(seg);
+		return false;
+	}
+	fetch->id = id;
+	fetch->segment = seg;
+	fetch->read.segment = place_carrier(place);
+	fetch->read.offset = blob_loc_offset(fetch->loc);
+	fetch->read.len = blob_loc_len(fetch->loc) + SEAL_TAG;
+	store_read_submit(bs->tiers[place_tier(place)].store, &fetch->read);
+	return true;
+}
+
+int blobstore_fetch_page(struct blobstore *bs, struct blobstore_fetch *fetch, struct codec *codec,
+			 struct seal *seal, void *page)
+{
+	int r = fetch->read.result;
+
+	if (!r)
+		r = blobstore_unseal(seal, codec, fetch->segment->serial, fetch->loc, fetch->read.data, page);
+	return blobstore_check(bs, fetch->id, fetch->segment, page, r);
+}
+
+void blobstore_fetch_end(struct blobstore_fetch *fetch)
+{
+	segment_unpin(fetch->segment);
+	fetch->segment = NULL;
+}
+
+void blobstore_fetch_cancel(struct blobstore *bs, struct blobstore_fetch *fetch)
+{
+	(void)bs;
+	store_read_cancel(fetch->read.store, &fetch->read);
+}
