@@ -92,6 +92,11 @@ agent_libengine_a_SOURCES = \
 	agent/engine/settings.h \
 	agent/engine/worker.c
 
+noinst_LIBRARIES += agent/libkeeper.a
+agent_libkeeper_a_SOURCES = \
+	agent/keeper/keeper.c \
+	agent/keeper/keeper.h
+
 noinst_LIBRARIES += agent/libcontrol.a
 agent_libcontrol_a_SOURCES = \
 	agent/control/access.c \
@@ -127,6 +132,7 @@ agent_libmain_a_SOURCES = \
 # In link order: each needs only those after it.
 AGENT_LAYERS = \
 	agent/libmain.a \
+	agent/libkeeper.a \
 	agent/libcontrol.a \
 	agent/libengine.a \
 	agent/libflow.a \
