@@ -22,7 +22,7 @@ proc     | agent/proc    | page sys common
 flow     | agent/flow    | proc backends common
 engine   | agent/engine  | flow policy common
 control  | agent/control | engine common
-main     | agent         | control engine common
+main     | agent         | control engine keeper common
 keeper   | agent/keeper  | common
 preload  | preload       |
 ctl      | ctl           | common
