@@ -147,4 +147,4 @@ sbin_PROGRAMS += agent/uswap-agent
 agent_uswap_agent_SOURCES = agent/main.c
 agent_uswap_agent_LDADD = \
 	$(AGENT_LAYERS) \
-	$(AGENT_MALLOC_LIBS) $(ZSTD_LIBS) $(CRYPTO_LIBS) $(SYSTEMD_LIBS) -lm
+	$(RADOS_LIBS) $(AGENT_MALLOC_LIBS) $(ZSTD_LIBS) $(CRYPTO_LIBS) $(SYSTEMD_LIBS) -lm

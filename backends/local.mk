@@ -5,7 +5,17 @@ backends_libbackends_a_SOURCES = \
 	backends/faulty.c \
 	backends/faulty.h \
 	backends/memory.c \
-	backends/rados_stub.c \
+	backends/objects.c \
+	backends/objects.h \
+	backends/objects_keep.c \
+	backends/objects_private.h \
+	backends/objects_read.c \
+	backends/objstore.h \
 	backends/spec.c \
 	backends/store.c \
 	backends/store.h
+if HAVE_RADOS
+backends_libbackends_a_SOURCES += backends/rados.c
+else
+backends_libbackends_a_SOURCES += backends/rados_stub.c
+endif

@@ -286,7 +286,7 @@ int store_segment_adopt(struct store *store, uint32_t segment, size_t written)
 
 	if (segment >= store->capacity || segment_word(store, segment) || written > STORE_SEGMENT)
 		return failed(store, -EINVAL);
-	r = store->ops->segment_adopt ? store->ops->segment_adopt(store->self, segment) : -EOPNOTSUPP;
+	r = store->ops->segment_adopt ? store->ops->segment_adopt(store->self, segment, (uint32_t)written) : -EOPNOTSUPP;
 	if (r)
 		return failed(store, r);
 	atomic_store_explicit(&store->words[segment], SEGMENT_USED | (uint32_t)written,
@@ -326,6 +326,25 @@ void store_get_stats(struct store *store, struct store_stats *stats)
 	}
 	get_latency(&store->read, &stats->read);
 	get_latency(&store->write, &stats->write);
+}
+
+const char *store_state_name(enum store_state state)
+{
+	static const char *const names[] = {
+		[STORE_UP] = "up",	   [STORE_CONNECTING] = "connecting",
+		[STORE_AWAY] = "away",	   [STORE_FULL] = "full",
+		[STORE_DENIED] = "denied", [STORE_GONE] = "gone",
+		[STORE_CLASH] = "clash",
+	};
+
+	return names[state];
+}
+
+void store_get_status(struct store *store, struct store_status *status)
+{
+	*status = (struct store_status){ .state = STORE_UP };
+	if (store->ops->get_status)
+		store->ops->get_status(store->self, status);
 }
 
 const char *store_name(const struct store *store)

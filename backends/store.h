@@ -77,6 +77,27 @@ struct store_stats {
 	struct store_latency read, write; /* of slow stores */
 };
 
+/* How it stands with a store that can be away. */
+enum store_state {
+	STORE_UP,
+	STORE_CONNECTING, /* nothing is known yet */
+	STORE_AWAY,	  /* no answer in time */
+	STORE_FULL,	  /* reading and freeing go on */
+	STORE_DENIED,	  /* we may not */
+	STORE_GONE,	  /* what held our bytes is not there any more */
+	STORE_CLASH,	  /* another machine goes by our name */
+	STORE_STATES
+};
+const char *store_state_name(enum store_state state);
+
+#define STORE_REASON 192
+
+struct store_status {
+	enum store_state state;
+	char reason[STORE_REASON]; /* for people; "" when up */
+	uint64_t oldest_read_ns;   /* how long the oldest pending read has waited */
+};
+
 /*
  * One asynchronous read, embedded in what it is for. The caller fills the first
  * part and leaves all of it alone until done() has been called: exactly once,
@@ -123,9 +144,11 @@ struct store_ops {
 	void (*read_cancel)(void *self, struct store_read *read);
 	/* The segment was in use when another process of ours had the store:
 	   it is again (restart of the agent). 0 or negative errno; NULL: can't. */
-	int (*segment_adopt)(void *self, uint32_t segment);
+	int (*segment_adopt)(void *self, uint32_t segment, uint32_t written);
 	void (*segment_free)(void *self, uint32_t segment);
 	uint64_t (*used_bytes)(void *self);
+	/* NULL: always up. */
+	void (*get_status)(void *self, struct store_status *status);
 	/* No read is pending by then. */
 	void (*destroy)(void *self);
 };
@@ -158,6 +181,7 @@ void store_read_cancel(struct store *store, struct store_read *read);
 int store_segment_adopt(struct store *store, uint32_t segment, size_t written);
 void store_segment_free(struct store *store, uint32_t segment);
 void store_get_stats(struct store *store, struct store_stats *stats);
+void store_get_status(struct store *store, struct store_status *status);
 const char *store_name(const struct store *store);
 unsigned store_caps(const struct store *store);
 /* Bytes that may be written a day, 0: any number. Told to those who write in

@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The object tier's keeper: the only thread that may wait for the cluster as a
+ * whole. It connects, holds the lease, finds out when a state has ended,
+ * removes objects.
+ */
+#include "backends/objects_private.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+
+#include "common/log.h"
+
+#define REMOVALS_PER_TURN 64
+#define OPEN_RETRY_MAX 5u /* pauses */
+#define TURN_NS (200 * 1000000ull) /* at most, between two looks */
+
+static unsigned lease_ms(const struct objects *o)
+{
+	return 3 * o->timeout_ms;
+}
+
+static enum store_state state_of(struct objects *o)
+{
+	enum store_state state;
+
+	pthread_mutex_lock(&o->lock);
+	state = o->state;
+	pthread_mutex_unlock(&o->lock);
+	return state;
+}
+
+/* ---- the connection ---- */
+
+static enum store_state open_state(int error)
+{
+	switch (error) {
+	case -EACCES:
+	case -EPERM:
+		return STORE_DENIED;
+	case -ENOENT:
+		return STORE_GONE;
+	default:
+		return STORE_AWAY;
+	}
+}
+
+static bool try_open(struct objects *o, uint64_t now)
+{
+	char why[STORE_REASON - 64] = "";
+	int r;
+
+	if (now < o->open_due_ns)
+		return false;
+	r = o->ops->open(o->self, why, sizeof(why));
+	if (r) {
+		o->open_failures++;
+		o->open_due_ns = now_ns() + MIN(o->open_failures, OPEN_RETRY_MAX) * o->pause_ns;
+		objects_set_state(o, open_state(r), "%s", why);
+		return false;
+	}
+	o->open_failures = 0;
+	o->open_due_ns = now + o->pause_ns; /* not more often, whatever happens */
+	o->lease_due_ns = 0;
+	pthread_mutex_lock(&o->lock);
+	o->reconnect = false;
+	pthread_mutex_unlock(&o->lock);
+	atomic_fetch_add(&o->connection, 1);
+	reads_resend(o, now, true);
+	return true;
+}
+
+/* True: there is a connection that may be used. */
+static bool keep_connection(struct objects *o, uint64_t now)
+{
+	bool good;
+
+	pthread_mutex_lock(&o->lock);
+	good = atomic_load(&o->connection) && !o->reconnect;
+	pthread_mutex_unlock(&o->lock);
+	return good || try_open(o, now);
+}
+
+/* ---- the lease ---- */
+
+/* Who we are, for people and for those who must expel us; the write also tells
+   whether there is room. */
+static int write_card(struct objects *o)
+{
+	char address[160] = "", host[64] = "", card[384];
+	int n;
+
+	o->ops->address(o->self, address, sizeof(address));
+	gethostname(host, sizeof(host) - 1);
+	n = snprintf(card, sizeof(card), "uswap 1\nname %s\ninstance %s\naddress %s\n", host,
+		     o->cookie, address);
+	return o->ops->put(o->self, o->lease, card, (size_t)MIN(n, (int)sizeof(card) - 1));
+}
+
+static void lease_is_ours(struct objects *o, uint64_t now)
+{
+	int r = 0;
+
+	if (!o->leased || state_of(o) != STORE_UP)
+		r = write_card(o);
+	if (r) {
+		objects_blame(o, r, "a write");
+		o->lease_due_ns = now + o->pause_ns;
+		return;
+	}
+	o->leased = true;
+	o->lease_due_ns = now + o->timeout_ms * 1000000ull;
+	if (state_of(o) != STORE_UP)
+		objects_set_state(o, STORE_UP, "%s", "");
+}
+
+/* Somebody has it. What was dead when we came lets go of it by itself within
+   the lease's time; what renews it is alive. */
+static void lease_is_taken(struct objects *o, uint64_t now)
+{
+	char by[96] = "";
+
+	if (!o->lease_seen_ns)
+		o->lease_seen_ns = now;
+	o->lease_due_ns = now + o->pause_ns;
+	o->ops->leased(o->self, o->lease, by, sizeof(by));
+	if (o->leased || now - o->lease_seen_ns > (lease_ms(o) + o->timeout_ms) * 1000000ull)
+		objects_set_state(o, STORE_CLASH,
+				  "%s: another machine (%s) uses the host id %s; give one of them "
+				  "another with host=",
+				  o->where, by, o->host);
+	else
+		objects_set_state(o, STORE_CONNECTING,
+				  "%s: waiting for the lease of host id %s, which %s has", o->where,
+				  o->host, by);
+}
+
+static void keep_lease(struct objects *o, uint64_t now)
+{
+	bool look;
+	int r;
+
+	pthread_mutex_lock(&o->lock);
+	look = o->look;
+	o->look = false;
+	/* in any other state, to see whether it has ended */
+	look |= o->state != STORE_UP && o->lease_due_ns > now + o->pause_ns;
+	pthread_mutex_unlock(&o->lock);
+	if (state_of(o) == STORE_CLASH || (now < o->lease_due_ns && !look))
+		return;
+	r = o->ops->lease(o->self, o->lease, o->cookie, lease_ms(o));
+	if (r == 0) {
+		lease_is_ours(o, now_ns());
+	} else if (r == -EBUSY) {
+		lease_is_taken(o, now_ns());
+	} else {
+		objects_blame(o, r, "the lease");
+		o->lease_due_ns = now_ns() + o->pause_ns;
+	}
+}
+
+/* ---- objects that nothing refers to ---- */
+
+static int remember_dead(struct objects *o, const char *name)
+{
+	if (o->nr_dead == o->max_dead) {
+		size_t max = o->max_dead ? o->max_dead * 2 : 64;
+		char **dead = realloc(o->dead, max * sizeof(*dead));
+
+		if (!dead)
+			return -ENOMEM;
+		o->dead = dead;
+		o->max_dead = max;
+	}
+	o->dead[o->nr_dead] = strdup(name);
+	if (!o->dead[o->nr_dead])
+		return -ENOMEM;
+	o->nr_dead++;
+	return 0;
+}
+
+static int judge_other(void *arg, const char *name)
+{
+	struct objects *o = arg;
+
+	return strncmp(name, o->prefix, strlen(o->prefix)) == 0 ? 0 : remember_dead(o, name);
+}
+
+static bool is_number_in_use(struct objects *o, uint64_t number)
+{
+	uint32_t top;
+
+	pthread_mutex_lock(&o->lock);
+	top = o->nr_fresh;
+	pthread_mutex_unlock(&o->lock);
+	for (uint32_t i = 0; i < top; i++)
+		if (atomic_load(&o->numbers[i]) == number)
+			return true;
+	return false;
+}
+
+/* Of our instance, but from before the last restart, and not adopted. */
+static int judge_ours(void *arg, const char *name)
+{
+	struct objects *o = arg;
+	uint64_t number = strtoull(name + strlen(o->prefix), NULL, 16);
+
+	if (number >= o->first_number || is_number_in_use(o, number))
+		return 0;
+	return remember_dead(o, name);
+}
+
+static void sweep(struct objects *o)
+{
+	char all[64];
+	int r = 0;
+
+	snprintf(all, sizeof(all), "s.%s.", o->host);
+	if (!o->swept_others) {
+		r = o->ops->list(o->self, all, judge_other, o);
+		o->swept_others = r == 0;
+		if (o->nr_dead)
+			log_notice("%s: %zu segments of earlier boots go", o->where, o->nr_dead);
+	}
+	/* not before all that is still in use has been adopted */
+	if (r == 0 && !o->swept_ours && atomic_load(&o->adopted)) {
+		r = o->kept.found ? o->ops->list(o->self, o->prefix, judge_ours, o) : 0;
+		o->swept_ours = r == 0;
+	}
+	if (r)
+		objects_blame(o, r, "listing the pool");
+}
+
+/* True: go on. */
+static bool removed(struct objects *o, int r)
+{
+	if (r == 0 || r == -ENOENT)
+		return true;
+	objects_blame(o, r, "a removal");
+	return false;
+}
+
+static bool remove_dead(struct objects *o)
+{
+	char *name = o->dead[o->nr_dead - 1];
+
+	if (!removed(o, o->ops->remove(o->self, name)))
+		return false;
+	free(name);
+	o->nr_dead--;
+	return true;
+}
+
+static bool remove_dying(struct objects *o, uint32_t segment)
+{
+	char name[OBJECT_NAME_MAX];
+	bool gone;
+
+	objects_name(o, segment, name);
+	gone = removed(o, o->ops->remove(o->self, name));
+	pthread_mutex_lock(&o->lock);
+	if (gone) {
+		atomic_store(&o->numbers[segment], 0);
+		o->free[o->nr_free++] = segment;
+	} else {
+		o->dying[o->nr_dying++] = segment;
+	}
+	pthread_mutex_unlock(&o->lock);
+	return gone;
+}
+
+static bool take_dying(struct objects *o, uint32_t *segment)
+{
+	bool any;
+
+	pthread_mutex_lock(&o->lock);
+	any = o->nr_dying > 0;
+	if (any)
+		*segment = o->dying[--o->nr_dying];
+	pthread_mutex_unlock(&o->lock);
+	return any;
+}
+
+/* True: there is more, and it can be done. */
+static bool remove_some(struct objects *o)
+{
+	uint32_t segment;
+
+	for (unsigned i = 0; i < REMOVALS_PER_TURN; i++) {
+		if (take_dying(o, &segment)) {
+			if (!remove_dying(o, segment))
+				return false;
+		} else if (o->nr_dead) {
+			if (!remove_dead(o))
+				return false;
+		} else {
+			return false;
+		}
+	}
+	return true;
+}
+
+/* ---- */
+
+static bool can_remove(struct objects *o)
+{
+	enum store_state state = state_of(o);
+
+	return o->leased && (state == STORE_UP || state == STORE_FULL);
+}
+
+/* News of the cluster, once each. */
+static void tell(struct objects *o)
+{
+	char reason[STORE_REASON];
+	enum store_state state;
+
+	pthread_mutex_lock(&o->lock);
+	state = o->state;
+	memcpy(reason, o->reason, sizeof(reason));
+	pthread_mutex_unlock(&o->lock);
+	if (state == o->told)
+		return;
+	o->told = state;
+	if (state == STORE_UP)
+		log_notice("%s: connected, host id %s", o->where, o->host);
+	else if (state == STORE_DENIED || state == STORE_GONE || state == STORE_CLASH)
+		log_error("%s", reason);
+	else
+		log_warning("%s", reason);
+}
+
+/* True: at once again. */
+static bool turn(struct objects *o)
+{
+	uint64_t now = now_ns();
+	bool more = false;
+
+	if (keep_connection(o, now)) {
+		keep_lease(o, now);
+		if (can_remove(o)) {
+			if (!o->swept_others || !o->swept_ours)
+				sweep(o);
+			more = remove_some(o);
+		}
+		reads_resend(o, now, false);
+	}
+	tell(o);
+	return more;
+}
+
+/* The agent stops in order: nothing of ours stays, as far as it can be done at
+   once. */
+static void leave(struct objects *o)
+{
+	if (can_remove(o))
+		while (remove_some(o))
+			;
+	if (o->leased && o->nr_dying == 0 && atomic_load(&o->held_bytes) == 0)
+		o->ops->remove(o->self, o->lease);
+	for (size_t i = 0; i < o->nr_dead; i++)
+		free(o->dead[i]);
+	free(o->dead);
+}
+
+void *objects_keeper(void *arg)
+{
+	struct objects *o = arg;
+
+	prctl(PR_SET_NAME, "uswap-objects");
+	pthread_mutex_lock(&o->lock);
+	while (!o->stop) {
+		struct timespec ts;
+		uint64_t until;
+		bool more;
+
+		pthread_mutex_unlock(&o->lock);
+		more = turn(o);
+		pthread_mutex_lock(&o->lock);
+		if (more || o->stop)
+			continue;
+		until = now_ns() + MIN(o->pause_ns, TURN_NS);
+		ts = (struct timespec){ .tv_sec = (time_t)(until / NSEC_PER_SEC),
+					.tv_nsec = (long)(until % NSEC_PER_SEC) };
+		pthread_cond_timedwait(&o->changed, &o->lock, &ts);
+	}
+	pthread_mutex_unlock(&o->lock);
+	leave(o);
+	return NULL;
+}

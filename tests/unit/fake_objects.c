@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "tests/unit/fake_objects.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/util.h"
+
+#define RULES_MAX 16
+#define HELD_MAX 1024
+
+struct fake_cluster {
+	char dir[128];
+	pthread_mutex_t lock; /* all below */
+	struct fake_rule rules[RULES_MAX];
+	unsigned nr_rules;
+	struct object_io *held[HELD_MAX];
+	unsigned nr_held;
+	unsigned calls[FAKE_CALLS];
+	char cookie[80]; /* of the lease; "": nobody's */
+	uint64_t lease_end_ns;
+};
+
+struct client {
+	struct fake_cluster *cluster;
+	bool open;
+};
+
+struct fake_cluster *fake_new(const char *dir)
+{
+	struct fake_cluster *c = calloc(1, sizeof(*c));
+
+	assert(c);
+	snprintf(c->dir, sizeof(c->dir), "%s", dir);
+	pthread_mutex_init(&c->lock, NULL);
+	return c;
+}
+
+void fake_free(struct fake_cluster *c)
+{
+	assert(c->nr_held == 0);
+	pthread_mutex_destroy(&c->lock);
+	free(c);
+}
+
+void *fake_client(struct fake_cluster *c)
+{
+	struct client *client = calloc(1, sizeof(*client));
+
+	assert(client);
+	client->cluster = c;
+	return client;
+}
+
+static struct fake_cluster *cluster_of(void *self)
+{
+	return ((struct client *)self)->cluster;
+}
+
+void fake_add(struct fake_cluster *c, struct fake_rule rule)
+{
+	pthread_mutex_lock(&c->lock);
+	assert(c->nr_rules < RULES_MAX);
+	c->rules[c->nr_rules++] = rule;
+	pthread_mutex_unlock(&c->lock);
+}
+
+void fake_clear(struct fake_cluster *c)
+{
+	pthread_mutex_lock(&c->lock);
+	c->nr_rules = 0;
+	pthread_mutex_unlock(&c->lock);
+}
+
+/* The rule for this call, used up by one; counts the call. */
+static struct fake_rule rule_for(struct fake_cluster *c, enum fake_call call)
+{
+	struct fake_rule found = { .call = call };
+
+	pthread_mutex_lock(&c->lock);
+	c->calls[call]++;
+	for (unsigned i = 0; i < c->nr_rules; i++) {
+		if (c->rules[i].call != call)
+			continue;
+		found = c->rules[i];
+		if (c->rules[i].times && --c->rules[i].times == 0)
+			c->rules[i] = c->rules[--c->nr_rules];
+		break;
+	}
+	pthread_mutex_unlock(&c->lock);
+	return found;
+}
+
+unsigned fake_calls(struct fake_cluster *c, enum fake_call call)
+{
+	unsigned n;
+
+	pthread_mutex_lock(&c->lock);
+	n = c->calls[call];
+	pthread_mutex_unlock(&c->lock);
+	return n;
+}
+
+static const char *path_of(const struct fake_cluster *c, const char *name, char *path)
+{
+	snprintf(path, 320, "%s/%s", c->dir, name);
+	return path;
+}
+
+/* ---- ranged reads and writes ---- */
+
+static int do_io(struct fake_cluster *c, struct object_io *io)
+{
+	int flags = io->kind == OBJECT_READ ? O_RDONLY : O_WRONLY;
+	char path[320];
+	ssize_t n;
+	int fd;
+
+	if (io->kind == OBJECT_CREATE)
+		flags |= O_CREAT | O_EXCL;
+	fd = open(path_of(c, io->name, path), flags | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return -errno;
+	n = io->kind == OBJECT_READ ? pread(fd, io->buf, io->len, (off_t)io->offset) :
+				      pwrite(fd, io->buf, io->len, (off_t)io->offset);
+	close(fd);
+	if (n < 0)
+		return -errno;
+	return io->kind == OBJECT_READ ? (int)n : 0;
+}
+
+static void submit(void *self, struct object_io *io)
+{
+	static const enum fake_call calls[] = { [OBJECT_READ] = FAKE_READ,
+						[OBJECT_WRITE] = FAKE_WRITE,
+						[OBJECT_CREATE] = FAKE_CREATE };
+	struct fake_cluster *c = cluster_of(self);
+	struct fake_rule rule;
+	int r;
+
+	assert(!io->private[0]); /* forgotten */
+	io->private[0] = self;
+	if (!((struct client *)self)->open) {
+		io->done(io, -ENOTCONN);
+		return;
+	}
+	rule = rule_for(c, calls[io->kind]);
+	if (rule.held) {
+		pthread_mutex_lock(&c->lock);
+		assert(c->nr_held < HELD_MAX);
+		c->held[c->nr_held++] = io;
+		pthread_mutex_unlock(&c->lock);
+		return;
+	}
+	r = rule.error && !rule.landed ? rule.error : do_io(c, io);
+	io->done(io, rule.error ? rule.error : r);
+}
+
+static struct object_io *take_held(struct fake_cluster *c, const struct object_io *io)
+{
+	struct object_io *taken = NULL;
+
+	pthread_mutex_lock(&c->lock);
+	for (unsigned i = 0; i < c->nr_held && !taken; i++) {
+		if (io && c->held[i] != io)
+			continue;
+		taken = c->held[i];
+		c->held[i] = c->held[--c->nr_held];
+	}
+	pthread_mutex_unlock(&c->lock);
+	return taken;
+}
+
+static void cancel(void *self, struct object_io *io)
+{
+	assert(io->private[0]);
+	if (take_held(cluster_of(self), io))
+		io->done(io, -ECANCELED);
+}
+
+static void forget(void *self, struct object_io *io)
+{
+	(void)self;
+	assert(io->private[0]);
+	io->private[0] = NULL;
+}
+
+unsigned fake_release(struct fake_cluster *c)
+{
+	struct object_io *io;
+	unsigned n = 0;
+
+	for (; (io = take_held(c, NULL)); n++)
+		io->done(io, do_io(c, io));
+	return n;
+}
+
+unsigned fake_held(struct fake_cluster *c)
+{
+	unsigned n;
+
+	pthread_mutex_lock(&c->lock);
+	n = c->nr_held;
+	pthread_mutex_unlock(&c->lock);
+	return n;
+}
+
+/* ---- whole objects ---- */
+
+static int fake_open(void *self, char *why, size_t why_size)
+{
+	struct fake_rule rule = rule_for(cluster_of(self), FAKE_OPEN);
+
+	((struct client *)self)->open = rule.error == 0;
+	if (rule.error)
+		snprintf(why, why_size, "the fake says %s", strerror(-rule.error));
+	return rule.error;
+}
+
+static int fake_remove(void *self, const char *name)
+{
+	struct fake_cluster *c = cluster_of(self);
+	struct fake_rule rule = rule_for(c, FAKE_REMOVE);
+	char path[320];
+
+	if (rule.error && !rule.landed)
+		return rule.error;
+	if (unlink(path_of(c, name, path)))
+		return -errno;
+	if (name[0] == 'h')
+		fake_set_lease(c, NULL, 0);
+	return rule.error;
+}
+
+static int list(void *self, const char *prefix, int (*fn)(void *arg, const char *name), void *arg)
+{
+	struct fake_cluster *c = cluster_of(self);
+	struct fake_rule rule = rule_for(c, FAKE_LIST);
+	struct dirent *d;
+	DIR *dir;
+	int r = 0;
+
+	if (rule.error)
+		return rule.error;
+	dir = opendir(c->dir);
+	assert(dir);
+	while (r == 0 && (d = readdir(dir)))
+		if (d->d_name[0] != '.' && !strncmp(d->d_name, prefix, strlen(prefix)))
+			r = fn(arg, d->d_name);
+	closedir(dir);
+	return r;
+}
+
+static int add_one(void *arg, const char *name)
+{
+	(void)name;
+	++*(unsigned *)arg;
+	return 0;
+}
+
+unsigned fake_count(struct fake_cluster *c, const char *prefix)
+{
+	struct client client = { .cluster = c };
+	unsigned n = 0;
+	int r = list(&client, prefix, add_one, &n);
+
+	assert(r == 0);
+	(void)r;
+	return n;
+}
+
+static int get(void *self, const char *name, void *buf, size_t size)
+{
+	struct object_io io = { .kind = OBJECT_READ, .name = name, .buf = buf, .len = size };
+
+	return do_io(cluster_of(self), &io);
+}
+
+static int put(void *self, const char *name, const void *buf, size_t len)
+{
+	struct fake_cluster *c = cluster_of(self);
+	struct fake_rule rule = rule_for(c, FAKE_PUT);
+	char path[320];
+	FILE *f;
+
+	if (rule.error)
+		return rule.error;
+	f = fopen(path_of(c, name, path), "w");
+	assert(f);
+	fwrite(buf, 1, len, f);
+	fclose(f);
+	return 0;
+}
+
+/* ---- the lease; there is one in a test ---- */
+
+void fake_set_lease(struct fake_cluster *c, const char *cookie, unsigned ms)
+{
+	pthread_mutex_lock(&c->lock);
+	snprintf(c->cookie, sizeof(c->cookie), "%s", cookie ? cookie : "");
+	c->lease_end_ns = ms ? now_ns() + ms * 1000000ull : UINT64_MAX;
+	pthread_mutex_unlock(&c->lock);
+}
+
+static int lease(void *self, const char *name, const char *cookie, unsigned ms)
+{
+	struct fake_cluster *c = cluster_of(self);
+	struct fake_rule rule = rule_for(c, FAKE_LEASE);
+	bool taken;
+
+	(void)name;
+	if (rule.error)
+		return rule.error;
+	pthread_mutex_lock(&c->lock);
+	taken = c->cookie[0] && now_ns() < c->lease_end_ns && strcmp(c->cookie, cookie);
+	pthread_mutex_unlock(&c->lock);
+	if (taken)
+		return -EBUSY;
+	fake_set_lease(c, cookie, ms);
+	return 0;
+}
+
+static int unlease(void *self, const char *name, const char *cookie)
+{
+	(void)name;
+	(void)cookie;
+	fake_set_lease(cluster_of(self), NULL, 0);
+	return 0;
+}
+
+static int leased(void *self, const char *name, char *by, size_t by_size)
+{
+	struct fake_cluster *c = cluster_of(self);
+	int r;
+
+	(void)name;
+	pthread_mutex_lock(&c->lock);
+	r = c->cookie[0] && now_ns() < c->lease_end_ns;
+	snprintf(by, by_size, "%s", c->cookie);
+	pthread_mutex_unlock(&c->lock);
+	return r;
+}
+
+static int address(void *self, char *text, size_t size)
+{
+	(void)self;
+	snprintf(text, size, "fake");
+	return 0;
+}
+
+static int expel(void *self, const char *whom)
+{
+	(void)self;
+	(void)whom;
+	return 0;
+}
+
+static void fake_close(void *self)
+{
+	free(self);
+}
+
+const struct objstore_ops fake_ops = {
+	.name = "fake",
+	.open = fake_open,
+	.submit = submit,
+	.cancel = cancel,
+	.forget = forget,
+	.remove = fake_remove,
+	.list = list,
+	.get = get,
+	.put = put,
+	.lease = lease,
+	.unlease = unlease,
+	.leased = leased,
+	.address = address,
+	.expel = expel,
+	.close = fake_close,
+};

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * An object store in a directory (backends/objstore.h), for tests: each object
+ * is a file; what goes wrong is said by rules.
+ */
+#ifndef USWAP_TESTS_FAKE_OBJECTS_H
+#define USWAP_TESTS_FAKE_OBJECTS_H
+
+#include <stdbool.h>
+
+#include "backends/objstore.h"
+
+enum fake_call {
+	FAKE_OPEN,
+	FAKE_READ,
+	FAKE_WRITE,
+	FAKE_CREATE,
+	FAKE_REMOVE,
+	FAKE_LIST,
+	FAKE_PUT,
+	FAKE_LEASE,
+	FAKE_CALLS
+};
+
+struct fake_rule {
+	enum fake_call call;
+	int error;	/* 0: only the flags below */
+	bool landed;	/* it is done all the same */
+	bool held;	/* it ends when fake_release is called */
+	unsigned times; /* 0: until fake_clear */
+};
+
+struct fake_cluster;
+extern const struct objstore_ops fake_ops;
+
+/* Files in the directory are the objects; it must be there. */
+struct fake_cluster *fake_new(const char *dir);
+void fake_free(struct fake_cluster *cluster);
+/* A client: the self of fake_ops. Closed by its close(). */
+void *fake_client(struct fake_cluster *cluster);
+
+void fake_add(struct fake_cluster *cluster, struct fake_rule rule);
+void fake_clear(struct fake_cluster *cluster);
+/* What is held goes on. Returns how many. */
+unsigned fake_release(struct fake_cluster *cluster);
+unsigned fake_held(struct fake_cluster *cluster);
+unsigned fake_calls(struct fake_cluster *cluster, enum fake_call call);
+/* Somebody else's lease, for so long (0: for ever), or none (cookie NULL). */
+void fake_set_lease(struct fake_cluster *cluster, const char *cookie, unsigned ms);
+/* Objects whose name begins so. */
+unsigned fake_count(struct fake_cluster *cluster, const char *prefix);
+
+#endif
