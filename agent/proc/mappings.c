@@ -17,6 +17,8 @@
 #define THREAD_BLOCK_BYTES ((uint64_t)4 * PAGE_BYTES)
 /* 47-bit addresses: what a slotmap can index. */
 #define MAPPINGS_END ((uint64_t)1 << 47)
+/* A text that is longer is not kept between two looks. */
+#define TEXT_KEEP ((size_t)1 << 20)
 
 void mappings_deinit(struct mappings *m)
 {
@@ -78,22 +80,61 @@ static bool is_header(const char *line)
 	return (*line >= '0' && *line <= '9') || (*line >= 'a' && *line <= 'f');
 }
 
-/* "START-END PERMS OFFSET DEV INODE   NAME": could its pages leave? */
+/*
+ * By hand and not by sscanf: that one measures the whole rest of the text at
+ * each call, and smaps of a program with a hundred thousand mappings is 60 MB.
+ */
+static bool take_hex(const char **at, uint64_t *value)
+{
+	const char *p = *at;
+	uint64_t v = 0;
+
+	for (;; p++) {
+		if (*p >= '0' && *p <= '9')
+			v = v << 4 | (uint64_t)(*p - '0');
+		else if (*p >= 'a' && *p <= 'f')
+			v = v << 4 | (uint64_t)(*p - 'a' + 10);
+		else
+			break;
+	}
+	*value = v;
+	if (p == *at || p - *at > 16)
+		return false;
+	*at = p;
+	return true;
+}
+
+static bool take(const char **at, char c)
+{
+	if (**at != c)
+		return false;
+	(*at)++;
+	return true;
+}
+
+/* "START-END " */
+static bool take_range(const char **at, uint64_t *start, uint64_t *end)
+{
+	return take_hex(at, start) && take(at, '-') && take_hex(at, end) && take(at, ' ');
+}
+
+/* "START-END PERMS OFFSET MAJOR:MINOR INODE   NAME": could its pages leave? */
 static bool header_is_eligible(const char *line, const char *end, uint64_t *start, uint64_t *stop)
 {
-	unsigned long long s, e, inode;
-	char perms[5];
-	int name = 0;
+	const char *p = line;
+	uint64_t unused;
 
-	if (sscanf(line, "%llx-%llx %4s %*x %*x:%*x %llu %n", &s, &e, perms, &inode, &name) < 4)
+	if (!take_range(&p, start, stop))
 		return false;
-	*start = s;
-	*stop = e;
-	if (strcmp(perms, "rw-p") != 0 || inode != 0 || e > MAPPINGS_END)
+	if (strncmp(p, "rw-p ", 5) != 0 || *stop > MAPPINGS_END)
 		return false;
-	if (line + name >= end || line[name] == '\n')
-		return true;
-	return strncmp(line + name, "[heap]", 6) == 0 || strncmp(line + name, "[anon:", 6) == 0;
+	p += 5;
+	if (!take_hex(&p, &unused) || !take(&p, ' ') || !take_hex(&p, &unused) || !take(&p, ':') ||
+	    !take_hex(&p, &unused) || !take(&p, ' ') || !take(&p, '0')) /* inode 0 */
+		return false;
+	while (p < end && *p == ' ')
+		p++;
+	return p == end || strncmp(p, "[heap]", 6) == 0 || strncmp(p, "[anon:", 6) == 0;
 }
 
 static bool has_flag(const char *flags, const char *end, const char *flag)
@@ -123,41 +164,61 @@ static bool is_never(uint64_t start, uint64_t end, const struct wire_range *neve
 	return false;
 }
 
-int mappings_read(struct mappings *m, int smaps, const struct wire_range *never, unsigned nr_never)
+/* "         123 kB" */
+static uint64_t kilobytes(const char *at)
+{
+	return (uint64_t)strtoull(at, NULL, 10) << 10;
+}
+
+/* Our memory is locked, and this is a buffer for each process. */
+static void trim_text(struct mappings *m)
+{
+	if (m->text_room <= TEXT_KEEP)
+		return;
+	free(m->text);
+	m->text = NULL;
+	m->text_room = 0;
+}
+
+static int parse(struct mappings *m, const struct wire_range *never, unsigned nr_never)
 {
 	uint64_t start = 0, end = 0;
 	bool eligible = false;
 	char *line, *eol;
-	int r;
 
-	m->nr = 0;
-	m->locked_bytes = 0;
-	r = read_all(m, smaps);
-	if (r < 0)
-		return r;
 	for (line = m->text; (eol = strchr(line, '\n')); line = eol + 1) {
-		unsigned long long kib;
-
 		if (is_header(line)) {
 			eligible = header_is_eligible(line, eol, &start, &end);
-		} else if (sscanf(line, "Locked: %llu kB", &kib) == 1) {
-			m->locked_bytes += kib << 10;
+		} else if (strncmp(line, "Locked:", 7) == 0) {
+			m->locked_bytes += kilobytes(line + 7);
 		} else if (strncmp(line, "VmFlags: ", 9) == 0) {
 			if (eligible && flags_are_eligible(line + 9, eol) &&
-			    !is_never(start, end, never, nr_never))
-				r = add(m, start, end, has_flag(line + 9, eol, "um"));
-			if (r < 0) {
-				m->nr = 0;
-				return r;
-			}
+			    !is_never(start, end, never, nr_never) &&
+			    add(m, start, end, has_flag(line + 9, eol, "um")) < 0)
+				return -ENOMEM;
 		}
 	}
 	return 0;
 }
 
+int mappings_read(struct mappings *m, int smaps, const struct wire_range *never, unsigned nr_never)
+{
+	int r;
+
+	m->nr = 0;
+	m->locked_bytes = 0;
+	r = read_all(m, smaps);
+	if (r == 0)
+		r = parse(m, never, nr_never);
+	if (r < 0)
+		m->nr = 0;
+	trim_text(m);
+	return r;
+}
+
 int mappings_read_flagged(struct mappings *m, int smaps, const char *flag, struct ranges *set)
 {
-	unsigned long long start = 0, end = 0;
+	uint64_t start = 0, end = 0;
 	char *line, *eol;
 	int r = read_all(m, smaps);
 
@@ -165,11 +226,14 @@ int mappings_read_flagged(struct mappings *m, int smaps, const char *flag, struc
 	if (r < 0)
 		return r;
 	for (line = m->text; r == 0 && (eol = strchr(line, '\n')); line = eol + 1) {
+		const char *at = line;
+
 		if (is_header(line))
-			(void)sscanf(line, "%llx-%llx ", &start, &end);
+			(void)take_range(&at, &start, &end);
 		else if (strncmp(line, "VmFlags: ", 9) == 0 && has_flag(line + 9, eol, flag))
 			r = ranges_add(set, start, end);
 	}
+	trim_text(m);
 	return r;
 }
 
