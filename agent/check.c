@@ -209,12 +209,16 @@ static enum check_result check_map_count(const struct settings *settings, char *
 
 static enum check_result check_store(const struct settings *settings, char *detail)
 {
-	const char *error = "";
-	struct store *store = store_open(settings->store, &error);
+	const char *error = "", *list = settings->store;
+	char word[SETTINGS_STORE_MAX];
+	struct store *store;
 
-	if (!store)
-		return result(CHECK_FAIL, detail, "%s: %s", settings->store, error);
-	store_close(store);
+	while (store_next_word(&list, word, sizeof(word))) {
+		store = store_open(word, &error);
+		if (!store)
+			return result(CHECK_FAIL, detail, "%s: %s", word, error);
+		store_close(store);
+	}
 	return result(CHECK_OK, detail, "%s opens", settings->store);
 }
 

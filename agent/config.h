@@ -24,7 +24,8 @@
 enum config_type {
 	CONFIG_PATH,	  /* char[size], absolute, of a socket */
 	CONFIG_BUS,	  /* char[size] */
-	CONFIG_STORE,	  /* char[size], "memory:SIZE" */
+	CONFIG_FILE,	  /* char[size], absolute, or "" */
+	CONFIG_STORE,	  /* char[size], words; each setting adds to it */
 	CONFIG_LOG_LEVEL, /* int */
 	CONFIG_INT,	  /* int */
 	CONFIG_UINT,	  /* uint32_t */
@@ -73,7 +74,8 @@ int config_read(struct settings *settings, FILE *file, const char *name, config_
    file needs to be. 0 or negative errno, everything wrong being reported. */
 int config_load(struct settings *settings, const char *path, config_report_fn report, void *arg);
 
-/* "memory:25%" of this machine's memory, or "memory:1.5G", to "memory:BYTES". */
+/* "memory:25%" of this machine's memory, or "memory:1.5G", to "memory:BYTES";
+   other stores stay as they are. */
 void config_resolve_store(struct settings *settings, uint64_t total_bytes);
 
 #endif

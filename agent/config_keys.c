@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "agent/config.h"
+#include "backends/store.h"
 #include "common/log.h"
 #include "common/units.h"
 #include "common/util.h"
@@ -37,7 +38,11 @@ const struct config_key config_keys[] = {
 	  .doc = "programs that the agent itself depends on: refused" },
 
 	{ "Store", "Store", CONFIG_STORE, FIELD(store), .fallback = "memory:25%",
-	  .doc = "memory:SIZE or memory:PERCENT of the machine's memory" },
+	  .doc = "memory:SIZE or memory:PERCENT, file:PATH,size=SIZE, rados:...; fastest first" },
+	{ "Store", "KeyFile", CONFIG_FILE, FIELD(key_file), .fallback = "",
+	  .doc = "file whose bytes make the key of what leaves memory, empty: a random key" },
+	{ "Store", "MoveDownSec", CONFIG_TIME, FIELD(move_down_ns), .max = 365 * 86400 * SEC,
+	  .fallback = "0", .doc = "unused for so long, pages go down a store, 0: only for room" },
 	{ "Store", "CompressionLevel", CONFIG_INT, FIELD(compression_level), .min = -7, .max = 19,
 	  .fallback = "-1", .doc = "of zstd; higher is smaller and slower" },
 	{ "Store", "StagingMax", CONFIG_SIZE, FIELD(staging_bytes), .min = MIB,
@@ -194,22 +199,61 @@ static int set_bus(struct settings *settings, const struct config_key *key, cons
 	return set_text(settings, key, value, message);
 }
 
-static int set_store(struct settings *settings, const struct config_key *key, const char *value,
+static unsigned count_words(const char *text)
+{
+	unsigned n = 0;
+
+	for (text += strspn(text, " \t"); *text; n++) {
+		text += strcspn(text, " \t");
+		text += strspn(text, " \t");
+	}
+	return n;
+}
+
+static int add_store(struct settings *settings, const struct config_key *key, const char *word,
 		     char *message)
 {
-	const char *colon = strchr(value, ':');
-	uint64_t bytes = 1;
-	double share = 1;
+	const char *error = NULL;
+	size_t used;
 
-	if (!colon || strncmp(value, "memory:", 7) != 0)
-		return wrong(key, value, message, "unknown store; write memory:SIZE");
-	if (units_parse_size(colon + 1, &bytes) < 0 &&
-	    units_parse_percent(colon + 1, &share) < 0)
-		return wrong(key, value, message,
-			     "\"%s\" is neither a size nor a percentage", colon + 1);
-	if (bytes == 0 || share <= 0 || share > 1)
-		return wrong(key, value, message, "must be more than 0 and at most 100%%");
-	return set_text(settings, key, value, message);
+	if (!store_check(word, &error))
+		return wrong(key, word, message, "%s", error);
+	if (settings->store_is_default)
+		settings->store[0] = '\0';
+	used = strlen(settings->store);
+	if (used && strncmp(word, "memory:", 7) == 0)
+		return wrong(key, word, message, "memory comes first, and once: %.160s is there already",
+			     settings->store);
+	if (count_words(settings->store) == SETTINGS_STORES)
+		return wrong(key, word, message, "at most %d stores", SETTINGS_STORES);
+	if (used + strlen(word) + 2 > key->size)
+		return wrong(key, word, message, "all stores together are longer than %zu bytes", key->size);
+	settings->store_is_default = false;
+	sprintf(settings->store + used, "%s%s", used ? " " : "", word);
+	return 0;
+}
+
+/* Each line adds its stores to those before it; an empty one starts over. */
+static int set_store(struct settings *settings, const struct config_key *key, const char *value,
+		     bool is_default, char *message)
+{
+	_cleanup_free_ char *copy = strdup(value);
+	struct settings before = *settings;
+	char *word, *state = NULL;
+	int r;
+
+	if (!copy)
+		return wrong(key, value, message, "out of memory");
+	settings->store_is_default |= is_default;
+	for (word = strtok_r(copy, " \t", &state); word; word = strtok_r(NULL, " \t", &state)) {
+		r = add_store(settings, key, word, message);
+		if (r < 0) {
+			*settings = before;
+			return r;
+		}
+	}
+	settings->store_is_default = is_default;
+	return 0;
 }
 
 static int set_share(struct settings *settings, const struct config_key *key, const char *value,
@@ -299,17 +343,22 @@ static int set_programs(struct settings *settings, const struct config_key *key,
 int config_set(struct settings *settings, const struct config_key *key, const char *value,
 	       char *message)
 {
+	bool is_default = !*value;
 	int level;
 
-	if (!*value)
+	if (is_default)
 		value = key->fallback;
 	switch (key->type) {
 	case CONFIG_PATH:
 		return set_path(settings, key, value, message);
+	case CONFIG_FILE:
+		if (*value && *value != '/')
+			return wrong(key, value, message, "is not an absolute path");
+		return set_text(settings, key, value, message);
 	case CONFIG_BUS:
 		return set_bus(settings, key, value, message);
 	case CONFIG_STORE:
-		return set_store(settings, key, value, message);
+		return set_store(settings, key, value, is_default, message);
 	case CONFIG_SHARE:
 		return set_share(settings, key, value, message);
 	case CONFIG_LIMIT:
@@ -363,6 +412,7 @@ void config_format(const struct settings *settings, const struct config_key *key
 
 	switch (key->type) {
 	case CONFIG_PATH:
+	case CONFIG_FILE:
 	case CONFIG_STORE:
 		snprintf(text, size, "%s", (const char *)p);
 		break;
@@ -410,12 +460,20 @@ void config_format(const struct settings *settings, const struct config_key *key
 void config_resolve_store(struct settings *settings, uint64_t total_bytes)
 {
 	const char *size = settings->store + strlen("memory:");
+	_cleanup_free_ char *rest = NULL;
+	size_t len = strcspn(settings->store, " ");
+	char memory[SETTINGS_TEXT_MAX];
 	uint64_t bytes = 0;
 	double share = 0;
 
-	if (units_parse_percent(size, &share) == 0)
+	if (strncmp(settings->store, "memory:", strlen("memory:")) != 0 || len >= sizeof(memory))
+		return;
+	rest = strdup(settings->store + len);
+	memcpy(memory, size, len - strlen("memory:"));
+	memory[len - strlen("memory:")] = '\0';
+	if (units_parse_percent(memory, &share) == 0)
 		bytes = (uint64_t)((double)total_bytes * share);
 	else
-		units_parse_size(size, &bytes);
-	snprintf(settings->store, sizeof(settings->store), "memory:%" PRIu64, bytes);
+		units_parse_size(memory, &bytes);
+	snprintf(settings->store, sizeof(settings->store), "memory:%" PRIu64 "%s", bytes, rest ? rest : "");
 }

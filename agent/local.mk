@@ -90,6 +90,7 @@ agent_libengine_a_SOURCES = \
 	agent/engine/private.h \
 	agent/engine/registry.c \
 	agent/engine/settings.h \
+	agent/engine/stores.c \
 	agent/engine/worker.c
 
 noinst_LIBRARIES += agent/libkeeper.a
@@ -147,4 +148,4 @@ sbin_PROGRAMS += agent/uswap-agent
 agent_uswap_agent_SOURCES = agent/main.c
 agent_uswap_agent_LDADD = \
 	$(AGENT_LAYERS) \
-	$(RADOS_LIBS) $(AGENT_MALLOC_LIBS) $(ZSTD_LIBS) $(CRYPTO_LIBS) $(SYSTEMD_LIBS) -lm
+	$(RADOS_LIBS) $(URING_LIBS) $(AGENT_MALLOC_LIBS) $(ZSTD_LIBS) $(CRYPTO_LIBS) $(SYSTEMD_LIBS) -lm

@@ -68,7 +68,7 @@ static void tell_status(const struct agent *agent)
 
 static void warn_restart_needed(const struct settings *old, const struct settings *new)
 {
-	char a[SETTINGS_TEXT_MAX * 4], b[SETTINGS_TEXT_MAX * 4];
+	char a[SETTINGS_STORE_MAX], b[SETTINGS_STORE_MAX];
 
 	for (size_t i = 0; i < config_nr_keys; i++) {
 		if (config_keys[i].live)
@@ -335,7 +335,7 @@ static int run(struct agent *agent)
 
 static void print_settings(const struct settings *settings)
 {
-	char value[SETTINGS_TEXT_MAX * 4];
+	char value[SETTINGS_STORE_MAX];
 	const char *section = "";
 
 	for (size_t i = 0; i < config_nr_keys; i++) {

@@ -40,7 +40,7 @@ static void help(void)
 	       "\n"
 	       "  --config=FILE          read FILE and FILE.d/*.conf instead of uswap.conf\n"
 	       "  --socket=PATH          as Socket= below\n"
-	       "  --store=SPEC           as Store= below\n"
+	       "  --store=SPEC           as Store= below, instead of those; may be repeated\n"
 	       "  --bus-address=ADDRESS  as BusAddress= below\n"
 	       "  --foreground           for a terminal: say when it is ready and what goes on\n"
 	       "  --check-config         check the configuration, print what is in force, exit\n"
@@ -81,7 +81,12 @@ static void set_key(struct options *options, unsigned i)
 	const struct config_key *key = config_find(key_options[i].section, key_options[i].key);
 
 	assert(key && strcmp(long_options[1 + i].name, key_options[i].option) == 0);
-	options->value[key - config_keys] = optarg;
+	/* Stores add up, as they do in files. */
+	if (key->type == CONFIG_STORE && options->value[key - config_keys] &&
+	    asprintf(&options->stores, "%s %s", options->value[key - config_keys], optarg) >= 0)
+		options->value[key - config_keys] = options->stores;
+	else
+		options->value[key - config_keys] = optarg;
 }
 
 int options_parse(struct options *options, int argc, char *argv[])
@@ -133,8 +138,11 @@ int options_load(const struct options *options, struct settings *settings, confi
 
 	for (unsigned i = 0; i < ARRAY_SIZE(key_options); i++) {
 		key = config_find(key_options[i].section, key_options[i].key);
-		if (!options->value[key - config_keys] ||
-		    config_set(settings, key, options->value[key - config_keys], message) == 0)
+		if (!options->value[key - config_keys])
+			continue;
+		if (key->type == CONFIG_STORE) /* instead of those in files */
+			(void)config_set(settings, key, "", message);
+		if (config_set(settings, key, options->value[key - config_keys], message) == 0)
 			continue;
 		snprintf(line, sizeof(line), "--%s: %s", key_options[i].option, message);
 		report(arg, line);

@@ -18,6 +18,7 @@ struct options {
 	bool foreground;
 	/* by index into config_keys; NULL: not given */
 	const char *value[64];
+	char *stores; /* behind value, where --store was repeated */
 };
 
 /* 0, or -EINVAL after a message on stderr. */

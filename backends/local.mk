@@ -4,6 +4,10 @@ noinst_LIBRARIES += backends/libbackends.a
 backends_libbackends_a_SOURCES = \
 	backends/faulty.c \
 	backends/faulty.h \
+	backends/file.c \
+	backends/file.h \
+	backends/file_read.c \
+	backends/file_super.c \
 	backends/memory.c \
 	backends/objects.c \
 	backends/objects.h \

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Words of Store= as people write them: "memory:8G", "memory:25%", "rados:...". */
-#include <ctype.h>
+/* Words of Store= as people write them: "memory:8G", "memory:25%",
+   "file:/var/lib/uswap,size=20G,daily=50G", "rados:...". */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "backends/file.h"
 #include "backends/store.h"
+#include "common/units.h"
 #include "common/util.h"
 
 static _Thread_local char message[512];
@@ -34,46 +36,18 @@ static uint64_t ram_bytes(void)
 	return pages > 0 ? (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
 }
 
-/* Digits at *text, which moves past them. False: none, or too many. */
-static bool parse_number(const char **text, uint64_t *number)
-{
-	char *end;
-
-	if (!isdigit((unsigned char)**text))
-		return false;
-	errno = 0;
-	*number = strtoull(*text, &end, 10);
-	*text = end;
-	return errno == 0;
-}
-
 bool store_parse_size(const char *text, uint64_t *bytes)
 {
-	static const char suffixes[] = "KMGT";
-	const char *suffix;
-	unsigned shift;
-
-	if (!parse_number(&text, bytes))
-		return false;
-	if (!*text)
-		return true;
-	suffix = strchr(suffixes, toupper((unsigned char)*text));
-	if (!suffix || text[1])
-		return false;
-	shift = 10 * (unsigned)(suffix - suffixes + 1);
-	if (*bytes > UINT64_MAX >> shift)
-		return false;
-	*bytes <<= shift;
-	return true;
+	return units_parse_size(text, bytes) == 0;
 }
 
 static bool parse_share(const char *text, uint64_t *bytes)
 {
-	uint64_t percent;
+	double share;
 
-	if (!parse_number(&text, &percent) || strcmp(text, "%") || percent > 100)
+	if (units_parse_percent(text, &share) || share > 1)
 		return false;
-	*bytes = ram_bytes() / 100 * percent;
+	*bytes = (uint64_t)((double)ram_bytes() * share);
 	return true;
 }
 
@@ -113,6 +87,69 @@ static struct store *open_memory(const char *text, const char **error)
 		       store_refuse(error, "store \"memory:%.64s\" can't be made: %s", text, strerror(errno));
 }
 
+/* ---- file:PATH,size=SIZE[,daily=SIZE] ---- */
+
+static bool parse_file_option(struct store_file_options *file, char *option, const char **error)
+{
+	char *value = strchr(option, '=');
+	uint64_t *field;
+
+	if (!value)
+		return REFUSE("store \"file:\": \"%.64s\" is not written as key=value", option);
+	*value++ = '\0';
+	if (!strcmp(option, "size"))
+		field = &file->bytes;
+	else if (!strcmp(option, "daily"))
+		field = &file->daily_writes;
+	else
+		return REFUSE("store \"file:\": \"%.64s=\" is neither size= nor daily=", option);
+	if (!store_parse_size(value, field) || !*field)
+		return REFUSE("store \"file:\": %s=%.64s is not a size: a number with K, M, G, T or "
+			      "nothing behind it, more than 0",
+			      option, value);
+	return true;
+}
+
+/* text is cut into pieces, which file points to. */
+static bool parse_file(char *text, struct store_file_options *file, const char **error)
+{
+	char *state = NULL, *option;
+
+	*file = (struct store_file_options){ .path = strtok_r(text, ",", &state) };
+	if (!file->path || *file->path != '/')
+		return REFUSE("store \"file:\" lacks its absolute path, as in file:/var/lib/uswap,size=20G");
+	while ((option = strtok_r(NULL, ",", &state)))
+		if (!parse_file_option(file, option, error))
+			return false;
+	if (!file->bytes)
+		return REFUSE("store \"file:%.200s\" lacks its size, as in file:%.200s,size=20G", file->path,
+			      file->path);
+	if (file->bytes < STORE_SEGMENT)
+		return REFUSE("store \"file:%.200s\": a size below 4M leaves nothing to store in",
+			      file->path);
+	if (file->bytes > STORE_SEGMENTS_MAX * (uint64_t)STORE_SEGMENT)
+		return REFUSE("store \"file:%.200s\" is too large, at most 4T", file->path);
+	return true;
+}
+
+static bool check_file(const char *text, const char **error)
+{
+	_cleanup_free_ char *copy = strdup(text);
+	struct store_file_options file;
+
+	return copy && parse_file(copy, &file, error);
+}
+
+static struct store *open_file(const char *text, const char **error)
+{
+	_cleanup_free_ char *copy = strdup(text);
+	struct store_file_options file;
+
+	if (!copy)
+		return store_refuse(error, "out of memory");
+	return parse_file(copy, &file, error) ? store_file_new(&file, error) : NULL;
+}
+
 /* ---- */
 
 static const struct {
@@ -121,8 +158,22 @@ static const struct {
 	struct store *(*open)(const char *text, const char **error);
 } kinds[] = {
 	{ "memory", check_memory, open_memory },
+	{ "file", check_file, open_file },
 	{ "rados", store_rados_check, store_rados_open },
 };
+
+bool store_next_word(const char **list, char *word, size_t size)
+{
+	size_t len;
+
+	*list += strspn(*list, " ");
+	len = strcspn(*list, " ");
+	if (!len)
+		return false;
+	snprintf(word, size, "%.*s", (int)len, *list);
+	*list += len;
+	return true;
+}
 
 /* The kind of spec, and what follows its colon. */
 static int find_kind(const char *spec, const char **text, const char **error)
@@ -137,7 +188,7 @@ static int find_kind(const char *spec, const char **text, const char **error)
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
 		if (strlen(kinds[i].name) == len && !strncmp(spec, kinds[i].name, len))
 			return (int)i;
-	store_refuse(error, "store \"%.*s\" is unknown: there are memory: and rados:",
+	store_refuse(error, "store \"%.*s\" is unknown: there are memory:, file: and rados:",
 		     (int)MIN(len, (size_t)64), spec);
 	return -1;
 }

@@ -164,6 +164,8 @@ struct store *store_memory_new(uint64_t max_bytes);
  */
 bool store_check(const char *spec, const char **error);
 struct store *store_open(const char *spec, const char **error);
+/* Store= holds several: the next word of *list, which moves on. False: none. */
+bool store_next_word(const char **list, char *word, size_t size);
 /* Waits for reads that are pending. NULL is fine; returns NULL. */
 struct store *store_close(struct store *store);
 

@@ -64,18 +64,16 @@ static int open_flow(struct engine *e)
 		return r;
 	f->domains = domain_registry_new();
 	f->staging = staging_new(e->settings.staging_bytes);
-	f->blobstore = blobstore_new(e->store, BLOBS_MAX);
+	f->blobstore = stores_join(e, BLOBS_MAX);
 	return f->domains && f->staging && f->blobstore ? 0 : -ENOMEM;
 }
 
 /* One user can't fill the store, one process no more than its user. */
 static void set_quotas(struct engine *e)
 {
-	struct store_stats stats;
+	uint64_t capacity = stores_capacity(e);
 
-	store_get_stats(e->store, &stats);
-	e->user_max = e->settings.user_max ? e->settings.user_max
-					   : stats.capacity_bytes - stats.capacity_bytes / 10;
+	e->user_max = e->settings.user_max ? e->settings.user_max : capacity - capacity / 10;
 	e->process_max = e->settings.process_max ? e->settings.process_max : e->user_max;
 }
 
@@ -113,7 +111,6 @@ static void raise_descriptor_limit(void)
 struct engine *engine_new(const struct settings *settings, const struct engine_news *news)
 {
 	struct engine *e = calloc(1, sizeof(*e));
-	const char *error = NULL;
 	int r;
 
 	if (!e)
@@ -134,11 +131,8 @@ struct engine *engine_new(const struct settings *settings, const struct engine_n
 		log_error("/dev/userfaultfd: %s", strerror(errno));
 		return engine_free(e);
 	}
-	e->store = store_open(settings->store, &error);
-	if (!e->store) {
-		log_error("Store=%s: %s", settings->store, error ? error : strerror(errno));
+	if (!stores_open(e))
 		return engine_free(e);
-	}
 	set_quotas(e);
 	r = open_flow(e);
 	if (r == 0)
@@ -165,7 +159,7 @@ struct engine *engine_free(struct engine *e)
 	blobstore_free(e->flow.blobstore);
 	staging_free(e->flow.staging);
 	domain_registry_free(e->flow.domains);
-	store_close(e->store);
+	stores_close(e);
 	mailbox_deinit(&e->flow.worker);
 	mailbox_deinit(&e->flow.engine);
 	if (e->zeros != MAP_FAILED)

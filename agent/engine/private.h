@@ -88,7 +88,8 @@ struct adoption {
 struct engine {
 	struct settings settings;
 	struct engine_news news;
-	struct store *store;
+	struct store *stores[SETTINGS_STORES + 1]; /* the fastest first */
+	unsigned nr_stores;
 	struct flow flow;
 	void *zeros;
 	struct owner_thread owners[OWNERS_MAX];
@@ -167,6 +168,13 @@ void registry_notice(struct engine *e, struct session *s);
 void registry_report(struct engine *e, uint64_t now);
 struct session *registry_find(struct engine *e, uint64_t id);
 void registry_add_counters(struct engine_counters *sum, const struct session *s);
+
+/* stores.c: what Store= and KeyFile= say */
+/* False after logging why. */
+bool stores_open(struct engine *e);
+void stores_close(struct engine *e);
+struct blobstore *stores_join(struct engine *e, uint32_t max_blobs);
+uint64_t stores_capacity(const struct engine *e);
 
 /* order.c */
 void orders_done(struct engine *e, struct order *order);

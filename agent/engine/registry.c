@@ -208,7 +208,7 @@ static void add_store_stats(struct engine *e, struct engine_stats *stats)
 	struct blobstore_stats bs;
 
 	blobstore_get_stats(e->flow.blobstore, &bs);
-	stats->store = store_name(e->store);
+	stats->store = store_name(e->stores[0]);
 	stats->store_capacity_bytes = bs.store.capacity_bytes;
 	stats->store_used_bytes = bs.store.used_bytes;
 	stats->store_live_bytes = bs.live_bytes;

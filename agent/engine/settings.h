@@ -12,6 +12,8 @@
 
 #define SETTINGS_PATH_MAX 108 /* sockaddr_un */
 #define SETTINGS_TEXT_MAX 256
+#define SETTINGS_STORE_MAX 1024
+#define SETTINGS_STORES 4 /* words of Store= */
 #define SETTINGS_LIST_MAX 64
 #define SETTINGS_NAMES_MAX 2048
 
@@ -40,7 +42,11 @@ struct settings {
 	/* [Agent] NeverAttach=: names of programs' files, each between blanks */
 	char never_attach[SETTINGS_NAMES_MAX];
 
-	char store[SETTINGS_TEXT_MAX];	   /* [Store] Store= --store, "memory:SIZE" */
+	/* [Store] Store= --store: words, the fastest first: "memory:SIZE", ... */
+	char store[SETTINGS_STORE_MAX];
+	bool store_is_default;		   /* ... and none was given yet */
+	char key_file[SETTINGS_TEXT_MAX];  /* [Store] KeyFile=, "": a random key */
+	uint64_t move_down_ns;		   /* [Store] MoveDownSec=, 0: only for room */
 	int compression_level;		   /* [Store] CompressionLevel= */
 	uint64_t staging_bytes;		   /* [Store] StagingMax= */
 	uint64_t user_max;		   /* [Store] UserMax=, bytes of the store one

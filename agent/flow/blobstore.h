@@ -40,7 +40,7 @@ enum blobstore_result { /* of blobstore_put; each must be handled */
 	BLOBSTORE_ERROR,	  /* the store failed; counted */
 };
 
-#define BLOBSTORE_TIERS_MAX 4
+#define BLOBSTORE_TIERS_MAX 5
 
 struct blobstore_tier {
 	const char *name;

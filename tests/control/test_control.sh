@@ -23,7 +23,7 @@ say "options agree"
 # ---- configuration: every complaint names file and line ----
 printf '[Policy]\nScanSec=1\nScnSec=2\n[Store]\nStore=disk:1\n' >"$DIR/bad.conf"
 expect 1 "$DIR/bad.conf:3: ScnSec=2: unknown key in [Policy]" "$AGENT" --check-config --config "$DIR/bad.conf"
-expect 1 "$DIR/bad.conf:5: Store=disk:1: unknown store" "$AGENT" --check-config --config "$DIR/bad.conf"
+expect 1 "$DIR/bad.conf:5: Store=disk:1: store \"disk\" is unknown" "$AGENT" --check-config --config "$DIR/bad.conf"
 expect 1 "$DIR/bad.conf:3: " "$AGENT" --foreground --config "$DIR/bad.conf"
 expect 1 "--store: Store=x: " "$AGENT" --check-config --store x
 expect 1 "$DIR/none.conf: No such file" "$AGENT" --check-config --config "$DIR/none.conf"

@@ -100,6 +100,8 @@ static const struct {
 	{ "Agent", "NeverAttach", "dbus-daemon,systemd", "dbus-daemon systemd" },
 	{ "Agent", "NeverAttach", "none", "none" },
 	{ "Store", "Store", "memory:100%", "memory:100%" },
+	{ "Store", "KeyFile", "/etc/uswap/key", "/etc/uswap/key" },
+	{ "Store", "MoveDownSec", "1h", "3600" },
 	{ "Store", "CompressionLevel", "19", "19" },
 	{ "Store", "StagingMax", "1M", "1048576" },
 	{ "Store", "UserMax", "1.5G", "1610612736" },
@@ -155,6 +157,8 @@ static const struct {
 	{ "Store", "Store", "memory:101%" },
 	{ "Store", "Store", "memory:12X" },
 	{ "Store", "Store", "disk:12G" },
+	{ "Store", "KeyFile", "key" },
+	{ "Store", "MoveDownSec", "-1" },
 	{ "Store", "CompressionLevel", "20" },
 	{ "Store", "StagingMax", "1" },
 	{ "Store", "StagingMax", "-1M" },
@@ -281,6 +285,47 @@ START_TEST(drop_ins_in_order_of_their_names)
 }
 END_TEST
 
+START_TEST(stores_add_up)
+{
+	const struct config_key *key = config_find("Store", "Store");
+	char message[CONFIG_MESSAGE] = "", many[1024] = "";
+
+	/* the first one takes the default's place */
+	ck_assert_int_eq(config_set(&settings, key, "memory:2G", message), 0);
+	ck_assert_int_eq(config_set(&settings, key, "file:/a,size=1G\tfile:/b,size=2G,daily=1G", message), 0);
+	ck_assert_str_eq(settings.store, "memory:2G file:/a,size=1G file:/b,size=2G,daily=1G");
+	/* nothing changes by a bad one */
+	ck_assert_int_eq(config_set(&settings, key, "file:/c,size=1G disk:x", message), -EINVAL);
+	ck_assert_ptr_nonnull(strstr(message, "\"disk\" is unknown"));
+	ck_assert_int_eq(config_set(&settings, key, "memory:1G", message), -EINVAL);
+	ck_assert_ptr_nonnull(strstr(message, "memory comes first"));
+	ck_assert_str_eq(settings.store, "memory:2G file:/a,size=1G file:/b,size=2G,daily=1G");
+	ck_assert_int_eq(config_set(&settings, key, "file:/d,size=1G", message), 0);
+	ck_assert_int_eq(config_set(&settings, key, "file:/e,size=1G", message), -EINVAL);
+	ck_assert_ptr_nonnull(strstr(message, "at most 4"));
+	/* an empty one starts over */
+	ck_assert_int_eq(config_set(&settings, key, "", message), 0);
+	ck_assert_str_eq(settings.store, "memory:25%");
+	ck_assert_int_eq(config_set(&settings, key, "file:/a,size=1G", message), 0);
+	ck_assert_str_eq(settings.store, "file:/a,size=1G");
+	config_set(&settings, key, "", message);
+	while (strlen(many) < 900)
+		strcat(many, "long");
+	snprintf(many + strlen(many), 100, ",size=1G");
+	memcpy(many, "file:/", 6);
+	ck_assert_int_eq(config_set(&settings, key, many, message), 0);
+	ck_assert_int_eq(config_set(&settings, key, many, message), -EINVAL);
+	ck_assert_ptr_nonnull(strstr(message, "longer than"));
+	/* what stands behind the memory stays */
+	strcpy(settings.store, "memory:25% file:/a,size=1G");
+	config_resolve_store(&settings, 4000);
+	ck_assert_str_eq(settings.store, "memory:1000 file:/a,size=1G");
+	strcpy(settings.store, "file:/a,size=1G");
+	config_resolve_store(&settings, 4000);
+	ck_assert_str_eq(settings.store, "file:/a,size=1G");
+}
+END_TEST
+
 START_TEST(store_share_becomes_bytes)
 {
 	config_resolve_store(&settings, 4000);
@@ -331,6 +376,7 @@ int main(void)
 	tcase_add_test(tc, last_line_wins_and_empty_is_the_default);
 	tcase_add_test(tc, zero_bytes_are_refused);
 	tcase_add_test(tc, drop_ins_in_order_of_their_names);
+	tcase_add_test(tc, stores_add_up);
 	tcase_add_test(tc, store_share_becomes_bytes);
 	tcase_add_loop_test(tc, known_kernels, 0, (int)ARRAY_SIZE(kernels));
 	suite_add_tcase(suite, tc);

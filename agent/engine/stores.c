@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The stack of stores that Store= names, and the key of what leaves memory. */
+#include "engine/private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "common/log.h"
+#include "common/util.h"
+
+/* Where no memory is asked for: what is on its way to slower stores is put
+   together there. */
+#define BUFFER "memory:64M"
+
+#define KEY_FILE_MAX 4096
+
+static bool open_one(struct engine *e, const char *word)
+{
+	const char *error = NULL;
+
+	e->stores[e->nr_stores] = store_open(word, &error);
+	if (!e->stores[e->nr_stores]) {
+		log_error("Store=%s: %s", word, error ? error : strerror(errno));
+		return false;
+	}
+	e->nr_stores++;
+	return true;
+}
+
+bool stores_open(struct engine *e)
+{
+	const char *list = e->settings.store;
+	char word[SETTINGS_STORE_MAX];
+
+	static_assert(SETTINGS_STORES < ARRAY_SIZE(e->stores), "and a buffer in front");
+	if (strncmp(list, "memory:", strlen("memory:")) != 0 && !open_one(e, BUFFER))
+		return false;
+	while (store_next_word(&list, word, sizeof(word)))
+		if (e->nr_stores == ARRAY_SIZE(e->stores) || !open_one(e, word))
+			return false;
+	return true;
+}
+
+void stores_close(struct engine *e)
+{
+	while (e->nr_stores)
+		store_close(e->stores[--e->nr_stores]);
+}
+
+/* Whoever reads it can read what we store. */
+static int check_key_file(int fd, const char *path)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (S_ISREG(st.st_mode) && !(st.st_mode & (S_IRWXG | S_IRWXO)))
+		return 0;
+	log_error("KeyFile=%s: must be a file that nobody but its owner may touch (chmod 600)", path);
+	return -EPERM;
+}
+
+/* The secret of KeyFile= into buf; its length, 0 without one, or -errno. */
+static ssize_t read_key(const char *path, unsigned char buf[KEY_FILE_MAX])
+{
+	_cleanup_close_ int fd = -1;
+	ssize_t n;
+	int r;
+
+	if (!*path)
+		return 0;
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0) {
+		r = -errno;
+		log_error("KeyFile=%s: %s", path, strerror(-r));
+		return r;
+	}
+	r = check_key_file(fd, path);
+	if (r < 0)
+		return r;
+	n = read(fd, buf, KEY_FILE_MAX);
+	if (n >= 16)
+		return n;
+	log_error("KeyFile=%s: %s", path, n < 0 ? strerror(errno) : "a key has at least 16 bytes");
+	return -EINVAL;
+}
+
+struct blobstore *stores_join(struct engine *e, uint32_t max_blobs)
+{
+	unsigned char secret[KEY_FILE_MAX];
+	struct blobstore *bs = NULL;
+	ssize_t len = read_key(e->settings.key_file, secret);
+
+	if (len >= 0)
+		bs = blobstore_new_tiers(e->stores, e->nr_stores, max_blobs, secret, (size_t)len);
+	explicit_bzero(secret, sizeof(secret));
+	return bs;
+}
+
+uint64_t stores_capacity(const struct engine *e)
+{
+	struct store_stats stats;
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < e->nr_stores; i++) {
+		store_get_stats(e->stores[i], &stats);
+		sum += stats.capacity_bytes;
+	}
+	return sum;
+}

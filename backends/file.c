@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "backends/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+
+#include "common/util.h"
+
+struct file {
+	int fd;
+	char *path;
+	bool device;
+	uint32_t capacity;
+	struct file_reader *reader;
+	pthread_mutex_t lock; /* all that follows */
+	uint32_t *free;	      /* a stack of nr_free segments */
+	bool *used;
+	uint32_t nr_free;
+	uint32_t nr_fresh; /* never given out: those from here on */
+	uint32_t nr_used;
+};
+
+static uint64_t position(uint32_t segment, size_t offset)
+{
+	return FILE_SUPER_BYTES + segment * (uint64_t)STORE_SEGMENT + offset;
+}
+
+static int take(struct file *f, uint32_t *segment)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&f->lock);
+	/* Those that were adopted lie between the fresh ones. */
+	while (f->nr_fresh < f->capacity && f->used[f->nr_fresh])
+		f->nr_fresh++;
+	if (f->nr_free)
+		*segment = f->free[--f->nr_free];
+	else if (f->nr_fresh < f->capacity)
+		*segment = f->nr_fresh++;
+	else
+		r = -ENOSPC;
+	if (!r) {
+		f->used[*segment] = true;
+		f->nr_used++;
+	}
+	pthread_mutex_unlock(&f->lock);
+	return r;
+}
+
+static void give(struct file *f, uint32_t segment)
+{
+	pthread_mutex_lock(&f->lock);
+	f->used[segment] = false;
+	f->nr_used--;
+	assert(f->nr_free < f->capacity);
+	f->free[f->nr_free++] = segment;
+	pthread_mutex_unlock(&f->lock);
+}
+
+static int allocate(struct file *f, uint32_t segment)
+{
+	int r;
+
+	do {
+		r = fallocate(f->fd, 0, (off_t)position(segment, 0), STORE_SEGMENT);
+	} while (r && errno == EINTR);
+	/* A file system without it takes room as it is written to. */
+	return r && errno != EOPNOTSUPP ? -errno : 0;
+}
+
+static int file_segment_new(void *self, uint32_t *segment)
+{
+	struct file *f = self;
+	int r = take(f, segment);
+
+	if (r || f->device)
+		return r;
+	r = allocate(f, *segment);
+	if (r)
+		give(f, *segment);
+	return r;
+}
+
+static int file_segment_adopt(void *self, uint32_t segment, uint32_t written)
+{
+	struct file *f = self;
+
+	pthread_mutex_lock(&f->lock);
+	assert(!f->used[segment] && f->nr_free == 0);
+	f->used[segment] = true;
+	f->nr_used++;
+	pthread_mutex_unlock(&f->lock);
+	return 0;
+}
+
+static void file_segment_free(void *self, uint32_t segment)
+{
+	struct file *f = self;
+	uint64_t range[2] = { position(segment, 0), STORE_SEGMENT };
+
+	/* If it fails, the room stays taken until it is used again. */
+	if (f->device)
+		(void)ioctl(f->fd, BLKDISCARD, range);
+	else
+		(void)fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)range[0],
+				(off_t)range[1]);
+	give(f, segment);
+}
+
+static int file_write(void *self, uint32_t segment, size_t offset, const void *buf, size_t len)
+{
+	struct file *f = self;
+	size_t done = 0;
+
+	if (offset % STORE_BLOCK || len % STORE_BLOCK || (uintptr_t)buf % STORE_BLOCK)
+		return -EINVAL;
+	while (done < len) {
+		ssize_t n = pwrite(f->fd, (const char *)buf + done, len - done,
+				   (off_t)position(segment, offset + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (n == 0 || n % (ssize_t)STORE_BLOCK)
+			return -EIO;
+		done += (size_t)n;
+	}
+	return 0;
+}
+
+static int file_read(void *self, uint32_t segment, size_t offset, void *buf, size_t len)
+{
+	struct file *f = self;
+
+	return file_read_range(f->fd, position(segment, offset), buf, len);
+}
+
+static void file_read_submit(void *self, struct store_read *read)
+{
+	struct file *f = self;
+
+	file_reader_submit(f->reader, read, position(read->segment, read->offset));
+}
+
+static uint64_t file_used_bytes(void *self)
+{
+	struct file *f = self;
+	struct stat st;
+	uint64_t bytes;
+
+	if (!f->device && fstat(f->fd, &st) == 0)
+		return (uint64_t)st.st_blocks * 512;
+	pthread_mutex_lock(&f->lock);
+	bytes = f->nr_used * (uint64_t)STORE_SEGMENT;
+	pthread_mutex_unlock(&f->lock);
+	return bytes;
+}
+
+static void file_destroy(void *self)
+{
+	struct file *f = self;
+
+	file_reader_free(f->reader);
+	if (f->fd >= 0) {
+		/* Nothing in it is of use to anybody. */
+		if (!f->device)
+			(void)!ftruncate(f->fd, 0);
+		file_super_forget(f->path);
+		safe_close(f->fd);
+	}
+	free(f->path);
+	pthread_mutex_destroy(&f->lock);
+	free(f->free);
+	free(f->used);
+	free(f);
+}
+
+static const struct store_ops file_ops = {
+	.name = "file",
+	.segment_new = file_segment_new,
+	.write = file_write,
+	.read = file_read,
+	.read_submit = file_read_submit,
+	.segment_adopt = file_segment_adopt,
+	.segment_free = file_segment_free,
+	.used_bytes = file_used_bytes,
+	.destroy = file_destroy,
+};
+
+struct store *store_file_new(const struct store_file_options *o, const char **error)
+{
+	struct file *f = calloc(1, sizeof(*f));
+	struct store *store = NULL;
+
+	if (!f)
+		return store_refuse(error, "out of memory");
+	f->capacity = (uint32_t)(o->bytes / STORE_SEGMENT);
+	pthread_mutex_init(&f->lock, NULL);
+	f->free = calloc(f->capacity, sizeof(*f->free));
+	f->used = calloc(f->capacity, sizeof(*f->used));
+	f->path = strdup(o->path);
+	store_refuse(error, "out of memory");
+	f->fd = f->free && f->used && f->path ? file_super_open(o, &f->device, error) : -1;
+	if (f->fd >= 0) {
+		f->reader = file_reader_new(f->fd, o->no_uring);
+		if (f->reader)
+			store = store_new(&file_ops, f, f->capacity);
+		if (!store)
+			store_refuse(error, "store \"file:%s\": %s", o->path, strerror(errno));
+	}
+	if (!store) {
+		file_destroy(f);
+		return NULL;
+	}
+	store_set_daily_writes(store, o->daily_writes);
+	return store;
+}

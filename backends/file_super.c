@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "backends/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include "common/crc32c.h"
+#include "common/kept.h"
+#include "common/util.h"
+
+#define MAGIC "USWAPSEG"
+#define VERSION 1
+#define ID_BYTES 16
+
+/* The first STORE_BLOCK bytes, little-endian as all of x86-64. */
+struct super {
+	char magic[8];
+	uint32_t version;
+	uint32_t crc; /* of all the block, with 0 here */
+	uint8_t machine[ID_BYTES];
+	uint8_t boot[ID_BYTES];
+	uint64_t bytes; /* of segments */
+	uint8_t reserved[STORE_BLOCK - 56];
+};
+_Static_assert(sizeof(struct super) == STORE_BLOCK, "one block");
+
+/* 32 hexadecimal digits, with dashes anywhere. */
+static bool read_id(const char *path, uint8_t id[ID_BYTES])
+{
+	char text[64] = "";
+	FILE *file = fopen(path, "re");
+	unsigned digits = 0;
+
+	if (!file)
+		return false;
+	if (!fgets(text, sizeof(text), file))
+		text[0] = '\0';
+	fclose(file);
+	memset(id, 0, ID_BYTES);
+	for (const char *c = text; *c && digits < 2 * ID_BYTES; c++) {
+		unsigned digit;
+
+		if (*c == '-')
+			continue;
+		if (sscanf((char[2]){ *c }, "%1x", &digit) != 1)
+			break;
+		id[digits / 2] = (uint8_t)(id[digits / 2] << 4 | digit);
+		digits++;
+	}
+	return digits == 2 * ID_BYTES;
+}
+
+static bool describe(struct super *s, uint64_t bytes)
+{
+	*s = (struct super){ .version = VERSION, .bytes = bytes };
+	memcpy(s->magic, MAGIC, sizeof(s->magic));
+	if (!read_id("/proc/sys/kernel/random/boot_id", s->boot))
+		return false;
+	/* A container may have no machine id: then each boot is a machine. */
+	if (!read_id("/etc/machine-id", s->machine))
+		memcpy(s->machine, s->boot, sizeof(s->machine));
+	s->crc = crc32c(0, s, sizeof(*s));
+	return true;
+}
+
+static bool crc_is_right(const struct super *s)
+{
+	struct super copy = *s;
+
+	copy.crc = 0;
+	return crc32c(0, &copy, sizeof(copy)) == s->crc;
+}
+
+/* File systems, arrays and the like have their marks there. */
+#define MARKS ((size_t)64 << 10)
+
+static bool is_empty(const unsigned char *bytes)
+{
+	for (size_t i = 0; i < MARKS; i++)
+		if (bytes[i])
+			return false;
+	return true;
+}
+
+/* False after a refusal. What there is must be nothing, or ours. */
+static bool check_old(const struct super *old, const struct super *own, const char *path, const char **error)
+{
+	if (memcmp(old->magic, MAGIC, sizeof(old->magic)))
+		store_refuse(error, "store \"file:%s\" has something else on it (wipe it, if it is for uswap)", path);
+	else if (old->version != VERSION)
+		store_refuse(error, "store \"file:%s\" is of version %u, this agent knows version %u only", path,
+			     old->version, VERSION);
+	else if (!crc_is_right(old))
+		store_refuse(error, "store \"file:%s\" has a damaged superblock; if it may be emptied, remove it",
+			     path);
+	else if (memcmp(old->machine, own->machine, ID_BYTES))
+		store_refuse(error, "store \"file:%s\" belongs to another machine (if that one is gone for good, "
+				    "remove it)",
+			     path);
+	else
+		return true;
+	return false;
+}
+
+/* ---- opening ---- */
+
+/* Direct where it can be: pages must not come back into memory by the cache. */
+static int open_direct(const char *path, int flags)
+{
+	int fd = open(path, flags | O_DIRECT, 0600);
+
+	return fd < 0 && errno == EINVAL ? open(path, flags, 0600) : fd;
+}
+
+static int open_any(const char *path, const struct stat *st, const char **error)
+{
+	char file[512];
+	int fd;
+
+	if (S_ISBLK(st->st_mode)) {
+		snprintf(file, sizeof(file), "%s", path);
+		fd = open_direct(file, O_RDWR | O_CLOEXEC | O_EXCL);
+	} else {
+		snprintf(file, sizeof(file), "%s/" FILE_STORE_NAME, path);
+		fd = open_direct(file, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW);
+	}
+	if (fd < 0) {
+		store_refuse(error, "store \"file:%s\": %s: %s", path, file, strerror(errno));
+		return -1;
+	}
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+		return fd;
+	store_refuse(error, "store \"file:%s\": %s", path,
+		     errno == EWOULDBLOCK ? "another agent uses it" : strerror(errno));
+	return safe_close(fd);
+}
+
+static bool has_room(int fd, const struct stat *st, const struct store_file_options *o, const char **error)
+{
+	uint64_t need = o->bytes + FILE_SUPER_BYTES, have = 0;
+	struct statvfs fs;
+
+	if (S_ISBLK(st->st_mode)) {
+		if (ioctl(fd, BLKGETSIZE64, &have))
+			have = 0;
+	} else if (fstatvfs(fd, &fs) == 0) {
+		have = (uint64_t)fs.f_bavail * fs.f_frsize;
+	}
+	if (have >= need)
+		return true;
+	store_refuse(error, "store \"file:%s\": size=%lluM, and %lluM are there", o->path,
+		     (unsigned long long)(need >> 20), (unsigned long long)(have >> 20));
+	return false;
+}
+
+static int wipe(int fd, bool device, uint64_t bytes)
+{
+	uint64_t range[2] = { 0, bytes };
+
+	if (!device)
+		return ftruncate(fd, 0) ? -errno : 0;
+	(void)ioctl(fd, BLKDISCARD, range); /* not all devices can */
+	return 0;
+}
+
+static bool take_over(int fd, const struct stat *st, const struct store_file_options *o, const char **error)
+{
+	_cleanup_free_ unsigned char *block = aligned_alloc(STORE_BLOCK, MARKS);
+	bool device = S_ISBLK(st->st_mode);
+	struct super own;
+	ssize_t n;
+	int r;
+
+	if (!block || !describe(&own, o->bytes)) {
+		store_refuse(error, "store \"file:%s\": the ids of machine and boot can't be read", o->path);
+		return false;
+	}
+	memset(block, 0, MARKS);
+	n = pread(fd, block, MARKS, 0);
+	if (n < 0) {
+		store_refuse(error, "store \"file:%s\": %s", o->path, strerror(errno));
+		return false;
+	}
+	if (!is_empty(block) && !check_old((const struct super *)(const void *)block, &own, o->path, error))
+		return false;
+	r = wipe(fd, device, o->bytes + FILE_SUPER_BYTES);
+	if (!r && !has_room(fd, st, o, error))
+		return false;
+	memcpy(block, &own, sizeof(own));
+	errno = EIO;
+	if (!r && pwrite(fd, block, sizeof(own), 0) != (ssize_t)sizeof(own))
+		r = -errno;
+	if (r)
+		store_refuse(error, "store \"file:%s\": %s", o->path, strerror(-r));
+	return !r;
+}
+
+static void kept_name(const char *path, char name[KEPT_NAME])
+{
+	snprintf(name, KEPT_NAME, "file.%08x", crc32c(0, path, strlen(path)));
+}
+
+void file_super_forget(const char *path)
+{
+	char name[KEPT_NAME];
+
+	kept_name(path, name);
+	kept_forget_fd(name);
+}
+
+int file_super_open(const struct store_file_options *o, bool *device, const char **error)
+{
+	char name[KEPT_NAME];
+	struct stat st;
+	int fd;
+
+	kept_name(o->path, name);
+
+	if (stat(o->path, &st)) {
+		store_refuse(error, "store \"file:%s\": %s", o->path, strerror(errno));
+		return -1;
+	}
+	*device = S_ISBLK(st.st_mode);
+	if (!*device && !S_ISDIR(st.st_mode)) {
+		store_refuse(error, "store \"file:%s\" is neither a directory nor a block device", o->path);
+		return -1;
+	}
+	fd = kept_fd(name);
+	if (fd >= 0)
+		return fd; /* a worker's before us: as it is */
+	fd = open_any(o->path, &st, error);
+	if (fd < 0)
+		return -1;
+	if (!take_over(fd, &st, o, error))
+		return safe_close(fd);
+	if (kept_has_directory())
+		(void)kept_set_fd(name, fd);
+	return fd;
+}
