@@ -31,6 +31,8 @@ agent_libpage_a_SOURCES = \
 
 noinst_LIBRARIES += agent/libsys.a
 agent_libsys_a_SOURCES = \
+	agent/sys/cgroup.c \
+	agent/sys/cgroup.h \
 	agent/sys/meminfo.c \
 	agent/sys/meminfo.h \
 	agent/sys/pagemap.c \
@@ -76,7 +78,8 @@ agent_libflow_a_SOURCES = \
 	agent/flow/flow.c \
 	agent/flow/flow.h \
 	agent/flow/order.h \
-	agent/flow/refault.c
+	agent/flow/refault.c \
+	agent/flow/room.c
 
 noinst_LIBRARIES += agent/libengine.a
 agent_libengine_a_SOURCES = \

@@ -117,6 +117,7 @@ check_PROGRAMS += \
 	tests/workloads/fill_serve \
 	tests/workloads/fill_verify \
 	tests/workloads/fork_verify \
+	tests/workloads/grow_verify \
 	tests/workloads/have_move \
 	tests/workloads/hostile_peer \
 	tests/workloads/madvise_verify \
@@ -142,6 +143,9 @@ tests_workloads_fill_verify_LDFLAGS = -pthread
 tests_workloads_fork_verify_SOURCES = tests/workloads/fork_verify.c
 tests_workloads_fork_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_fork_verify_LDFLAGS = -pthread
+tests_workloads_grow_verify_SOURCES = tests/workloads/grow_verify.c
+tests_workloads_grow_verify_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_grow_verify_LDFLAGS = -pthread
 tests_workloads_have_move_SOURCES = tests/workloads/have_move.c
 tests_workloads_have_move_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_have_move_LDFLAGS = -pthread
@@ -209,6 +213,7 @@ LIVE_TESTS = \
 	tests/live/test_orders.sh \
 	tests/live/test_programs.sh \
 	tests/live/test_redis.sh \
+	tests/live/test_room.sh \
 	tests/live/test_shim.sh \
 	tests/live/test_stop.sh \
 	tests/live/test_syscalls.sh \

@@ -11,6 +11,7 @@
 
 #include "common/fdpass.h"
 #include "common/util.h"
+#include "sys/cgroup.h"
 #include "sys/pagemap.h"
 
 #define MAPPINGS_MAX_AGE_NS (5 * NSEC_PER_SEC)
@@ -21,6 +22,10 @@
 #define FULL_REST_NS NSEC_PER_SEC
 #define ORDER_ROUNDS 16u
 #define FORCED_PAGES 4096u /* in staging */
+#define ROOM_NS (100 * 1000000ull)   /* between looks at a group with a limit */
+#define NO_LIMIT_NS (10 * NSEC_PER_SEC)
+#define OWN_ROOM_BYTES ((uint64_t)32 << 20)
+#define BUSY_NS 1000000ull	     /* a look that is due, when a batch is under way */
 #define ORDER_PAUSE_NS 1000000ull /* for the packers to make room */
 
 static void send_to_owner(struct batch *b, enum batch_step step)
@@ -46,6 +51,31 @@ static bool refresh_mappings(struct worker *w, struct session *s, uint64_t now)
 	return mappings_read_threads(&s->mappings, s->fds.tasks, s->pid) == 0;
 }
 
+static void look_at_group(struct session *s, uint64_t now)
+{
+	struct cgroup_room room = { .limit = 0 };
+	bool has_limit;
+
+	if (now < s->room_due_ns)
+		return;
+	has_limit = cgroup_read_room(s->pid, &room);
+	s->room_due_ns = now + (has_limit ? ROOM_NS : NO_LIMIT_NS);
+	s->room_limit = has_limit ? room.limit : 0;
+	s->room_bytes = room.room;
+}
+
+/* What leaves a program is charged to us: at our own limit nothing may. */
+static bool is_full(struct worker *w, const struct session *s, uint64_t now)
+{
+	struct cgroup_room room;
+
+	if (now >= w->own_due_ns) {
+		w->own_due_ns = now + NSEC_PER_SEC;
+		w->own_full = cgroup_read_room(getpid(), &room) && room.room < OWN_ROOM_BYTES;
+	}
+	return w->own_full || (s->store_full_ns && now - s->store_full_ns < FULL_REST_NS);
+}
+
 static void set_quota(struct worker *w, struct session *s, uint64_t now)
 {
 	uint64_t stall = counter_get(&s->counters.stall_ns_total);
@@ -55,14 +85,23 @@ static void set_quota(struct worker *w, struct session *s, uint64_t now)
 		.resident_bytes = session_read_resident(s),
 		.evicted_bytes = session_evicted_pages(s) << PAGE_SHIFT,
 		.own_limit_bytes = s->limit_bytes,
-		.store_full = s->store_full_ns && now - s->store_full_ns < FULL_REST_NS,
+		.store_full = is_full(w, s, now),
 	};
 
+	look_at_group(s, now);
+	facts.group_limit_bytes = s->room_limit;
+	facts.group_room_bytes = s->room_bytes;
 	s->stall_share = policy_stall_share(s->stall_share, stall - s->last_stall_ns, facts.tick_ns);
 	facts.stall_share = s->stall_share;
 	s->last_stall_ns = stall;
 	s->last_tick_ns = now;
 	s->quota = s->enabled ? policy_quota(&w->policy, &facts) : 0;
+	/* Those that came back lately last: when the others are not enough. */
+	s->hard_pressed = s->left_since < policy_missing_room(&facts) / 4;
+	s->left_since = 0;
+	/* Where nothing may leave, waiting for room is in vain. */
+	room_set(s, !s->room_limit || !s->quota ? SESSION_ROOM_UNLIMITED :
+							       (int64_t)(s->room_bytes >> PAGE_SHIFT));
 	s->forced = s->evict_order != NULL;
 }
 
@@ -82,7 +121,10 @@ void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 			return;
 		}
 	}
-	if (s->busy || now < s->slow_until_ns || (now - s->last_tick_ns < w->scan_ns && !s->evict_order))
+	if (s->busy && s->room_asked)
+		s->next_tick_ns = now + BUSY_NS;
+	if (s->busy || now < s->slow_until_ns ||
+	    (now - s->last_tick_ns < w->scan_ns && !s->evict_order && !s->room_asked))
 		return;
 	set_quota(w, s, now);
 	if (!s->quota && !s->forced)
@@ -145,6 +187,7 @@ void evictor_next(struct worker *w, struct session *s)
 		b->seq = ++s->seq;
 		b->lane = b->seq % WIRE_LANES;
 		b->forced = s->forced;
+		b->hard = s->hard_pressed;
 		s->busy = true;
 		s->reporting = b;
 		s->nr_batches++;
@@ -200,6 +243,9 @@ void evictor_returned(struct worker *w, struct batch *b)
 		s->hand = MAX(s->hand, b->map_end);
 	if (order && b->forced)
 		order->bytes += out << PAGE_SHIFT;
+	s->left_since += out;
+	if (s->room_limit)
+		room_give(s, out);
 	if (!s->closed && !s->leaving)
 		populate(s, b);
 	if (pulled) {

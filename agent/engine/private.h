@@ -66,6 +66,8 @@ struct worker {
 	struct policy policy; /* own copy */
 	uint64_t scan_ns, grace_ns;
 	uint64_t next_trim_ns;
+	uint64_t own_due_ns; /* when to look at the agent's control group again */
+	bool own_full;	     /* it has no room for more pages */
 	/* handed over with MAIL_POLICY */
 	pthread_mutex_t lock;
 	struct settings_policy wanted;

@@ -89,6 +89,11 @@ static void handle_notice(struct worker *w, struct session *s)
 		s->next_tick_ns = 0;
 		w->next_due_ns = 0;
 	}
+	if (bits & SESSION_WORK_ROOM) {
+		s->room_due_ns = 0;
+		s->next_tick_ns = 0;
+		w->next_due_ns = 0;
+	}
 	if (bits & SESSION_WORK_CLOSED) {
 		s->closed = true;
 		packers_hurry(w->packers, s);

@@ -68,7 +68,7 @@ static void mark_pages(struct session *s, struct batch *b)
 		slot_t slot = slotmap_get(&s->slots, vpn);
 
 		if (!refault_may_leave(slot, now) &&
-		    !(b->forced && slot_state(slot) == SLOT_RESIDENT))
+		    !((b->forced || b->hard) && slot_state(slot) == SLOT_RESIDENT))
 			continue;
 		if (slotmap_set(&s->slots, vpn, slot_make(SLOT_LEAVING, slot_flags(slot), transit)) < 0)
 			continue;

@@ -96,8 +96,11 @@ static enum placed zero_touch(struct owner *o, struct session *s, uint64_t vpn, 
 {
 	unsigned pages = zero_window(s, vpn);
 	bool is_window = pages > 1;
-	enum placed placed = place_zeros(o, s, vpn, write, &pages);
+	enum placed placed;
 
+	if (!room_take(o, s, pages))
+		return PLACED_NOMEM;
+	placed = place_zeros(o, s, vpn, write, &pages);
 	if (placed == PLACED_GONE && is_window) {
 		/* The window crosses the border of two mappings that lie side by
 		   side (other protection); the page itself may well be there. */
@@ -180,8 +183,10 @@ static bool answer_message(struct owner *o, struct session *s, const struct uffd
 			refault_forget(o, s, vpn, slot, SLOT_RESIDENT);
 		uffd_wake(s->fds.uffd, vpn << PAGE_SHIFT, PAGE_BYTES);
 		break;
-	case PLACED_GONE:
 	case PLACED_NOMEM:
+		room_none(o, s);
+		/* fall through */
+	case PLACED_GONE:
 	case PLACED_FAILED:
 		/* The thread tries again and gets its SIGSEGV, or its page when
 		   there is room; nothing of ours is dropped. */

@@ -116,6 +116,16 @@ void refault_forget(struct owner *o, struct session *s, uint64_t vpn, slot_t slo
 slot_t refault_backoff(const struct owner *o, slot_t before, bool harder);
 bool refault_may_leave(slot_t slot, uint64_t now);
 
+/* room.c */
+/* May so many pages be placed now? False: the worker is making room; as if the
+   kernel had said ENOMEM. The owner. */
+bool room_take(struct owner *o, struct session *s, unsigned pages);
+/* The kernel has said ENOMEM. The owner. */
+void room_none(struct owner *o, struct session *s);
+/* The worker's new figure; so many have left. */
+void room_set(struct session *s, int64_t pages);
+void room_give(struct session *s, uint64_t pages);
+
 /* evict_mark.c, evict_stage.c, evict_commit.c: the owner's steps. */
 void evict_mark(struct owner *o, struct batch *b);
 void evict_stage(struct owner *o, struct batch *b);

@@ -9,6 +9,9 @@
 #define NORMAL_PAGES_PER_SEC 2000.0
 #define MAX_PAGES_PER_SEC 32768.0
 #define SHARE_WINDOW_NS (10 * NSEC_PER_SEC)
+/* Room kept in a control group: a sixteenth of its limit, at least 16 MiB. */
+#define ROOM_SHARE 16
+#define ROOM_MIN ((uint64_t)16 << 20)
 
 static uint64_t limit_of(const struct policy *p, const struct policy_facts *f)
 {
@@ -23,15 +26,25 @@ static uint64_t limit_of(const struct policy *p, const struct policy_facts *f)
 	return limit;
 }
 
+uint64_t policy_missing_room(const struct policy_facts *f)
+{
+	uint64_t wanted = MAX(f->group_limit_bytes / ROOM_SHARE, ROOM_MIN);
+
+	return f->group_limit_bytes && f->group_room_bytes < wanted ? (wanted - f->group_room_bytes) >> PAGE_SHIFT : 0;
+}
+
 uint64_t policy_quota(const struct policy *p, const struct policy_facts *f)
 {
 	uint64_t spare, limit = limit_of(p, f), over;
 	double rate;
 
-	if (f->age_ns < p->start_delay_ns || f->store_full || f->resident_bytes <= p->min_resident)
+	if (f->store_full || f->resident_bytes <= p->min_resident)
 		return 0;
 	spare = (f->resident_bytes - p->min_resident) >> PAGE_SHIFT;
+	if (f->age_ns < p->start_delay_ns)
+		return MIN(spare, policy_missing_room(f));
 	over = f->resident_bytes > limit ? (f->resident_bytes - limit + PAGE_BYTES - 1) >> PAGE_SHIFT : 0;
+	over = MAX(over, policy_missing_room(f));
 	if (p->stall_budget >= 1.0)
 		return spare;
 	rate = MIN(NORMAL_PAGES_PER_SEC * p->stall_budget / NORMAL_BUDGET, MAX_PAGES_PER_SEC);

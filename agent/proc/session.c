@@ -25,6 +25,7 @@ struct session *session_new(uint64_t id, uid_t uid)
 	s->attached_ns = now_ns();
 	s->enabled = true;
 	s->reason = "";
+	s->room_pages = SESSION_ROOM_UNLIMITED;
 	s->to_owner.mail.kind = SESSION_MAIL;
 	s->to_worker.mail.kind = SESSION_MAIL;
 	s->to_engine.mail.kind = SESSION_MAIL;

@@ -78,6 +78,7 @@ enum { /* notices to the worker */
 	SESSION_WORK_ORDER = 1 << 2, /* session->evict_order was set */
 	SESSION_WORK_ALONE = 1 << 3, /* the owner knows that the mover is dead */
 	SESSION_WORK_BURY = 1 << 4,
+	SESSION_WORK_ROOM = 1 << 5, /* its control group is nearly full */
 };
 enum { /* notices to the engine */
 	SESSION_NEWS_FORKED = 1 << 0, /* made by a fork: to be listed */
@@ -144,6 +145,8 @@ struct session_fds {
 struct batch;
 struct order;
 
+#define SESSION_ROOM_UNLIMITED INT64_MAX
+
 struct session {
 	/* const */
 	uint64_t id;
@@ -187,6 +190,7 @@ struct session {
 	bool tampered;		 /* its events can't be read any more */
 	uint64_t stuck_ns, stuck_left; /* ... and since when so many pages wait */
 	bool mover_gone;
+	uint64_t room_wait_ns;	 /* since when a page waits for room; 0: none does */
 	struct session *next_job; /* owner's list of restoring and closing ones */
 	bool in_job;
 	struct session *next_owned;
@@ -211,6 +215,10 @@ struct session {
 	bool ended;		 /* the engine was told */
 	uint64_t last_kcmp_ns;
 	uint64_t slow_until_ns;	 /* its mover didn't answer: no orders before */
+	uint64_t room_due_ns;	 /* when to look at its control group again */
+	bool hard_pressed;	 /* pages leave that came back only lately */
+	uint64_t left_since;	 /* pages that have left since the last quota */
+	uint64_t room_limit, room_bytes; /* what it said; 0: no limit */
 	struct session *next_worked;
 	_Atomic pid_t mover_pid; /* 0: not ready yet */
 
@@ -219,6 +227,10 @@ struct session {
 	_Atomic bool enabled; /* eviction by policy; engine */
 	_Atomic uint64_t limit_bytes; /* resident limit; engine; 0: policy's */
 	_Atomic uint64_t store_full_ns; /* when a page last found no room; pack threads */
+	/* Pages that may be placed before its control group is full: set by the
+	   worker, used up by the owner, who has asked for a new look or not. */
+	_Atomic int64_t room_pages;
+	_Atomic bool room_asked;
 	_Atomic(const char *) reason;
 	_Atomic(struct order *) evict_order;
 	_Atomic(struct order *) restore_order;

@@ -56,6 +56,29 @@ START_TEST(test_stall_budget_brakes)
 }
 END_TEST
 
+/* A group that is nearly full overrides age and budget, not MinResident. */
+START_TEST(test_group_is_kept_roomy)
+{
+	struct policy_facts f = grown;
+
+	f.stall_share = 1;
+	f.group_limit_bytes = 600 * MIB; /* a sixteenth: 37.5 MiB */
+	f.group_room_bytes = 38 * MIB;
+	ck_assert_uint_eq(policy_quota(&normal, &f), 0);
+	f.group_room_bytes = 30 * MIB;
+	ck_assert_uint_eq(policy_quota(&normal, &f), 7 * 256 + 128);
+	f.age_ns = 0;
+	ck_assert_uint_eq(policy_quota(&normal, &f), 7 * 256 + 128);
+	f.group_limit_bytes = 64 * MIB; /* at least 16 MiB */
+	f.group_room_bytes = 0;
+	ck_assert_uint_eq(policy_quota(&normal, &f), 16 * 256);
+	f.resident_bytes = 33 * MIB;
+	ck_assert_uint_eq(policy_quota(&normal, &f), 256);
+	f.store_full = true;
+	ck_assert_uint_eq(policy_quota(&normal, &f), 0);
+}
+END_TEST
+
 START_TEST(test_full_budget_takes_all)
 {
 	struct policy p = { .stall_budget = 1.0 };
@@ -110,6 +133,7 @@ int main(void)
 	tcase_add_test(tc, test_normal_rate);
 	tcase_add_test(tc, test_left_alone);
 	tcase_add_test(tc, test_stall_budget_brakes);
+	tcase_add_test(tc, test_group_is_kept_roomy);
 	tcase_add_test(tc, test_full_budget_takes_all);
 	tcase_add_test(tc, test_limit_overrides_budget);
 	tcase_add_test(tc, test_stall_share_average);

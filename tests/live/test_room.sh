@@ -1,0 +1,127 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# A program that outgrows the memory limit of its control group is killed
+# without uswap. With it cold pages leave in time, what comes back finds room,
+# and every byte is right. An agent at its own limit takes no more.
+# shellcheck source=tests/live/lib.sh
+. "${srcdir:-.}/tests/live/lib.sh"
+
+LIMIT_MIB=48
+
+
+# Sets GROUPS_ROOT to where groups with a memory limit can be made.
+find_controller() {
+	if [ -e /sys/fs/cgroup/memory/memory.limit_in_bytes ]; then
+		GROUPS_ROOT=/sys/fs/cgroup/memory
+		LIMIT_FILE=memory.limit_in_bytes
+		USAGE_FILE=memory.usage_in_bytes
+		KILLS_FILE=memory.oom_control
+	elif grep -qw memory /sys/fs/cgroup/cgroup.controllers 2>/dev/null &&
+		echo +memory >/sys/fs/cgroup/cgroup.subtree_control 2>/dev/null; then
+		GROUPS_ROOT=/sys/fs/cgroup
+		LIMIT_FILE=memory.max
+		USAGE_FILE=memory.current
+		KILLS_FILE=memory.events
+	else
+		skip "no memory controller of control groups"
+	fi
+}
+
+# group_make NAME MIB
+group_make() {
+	mkdir -p "$GROUPS_ROOT/$1" || skip "no control group can be made"
+	echo $(($2 << 20)) >"$GROUPS_ROOT/$1/$LIMIT_FILE" || skip "no limit can be set"
+}
+
+in_group() { # NAME COMMAND...
+	local group=$1
+
+	shift
+	# shellcheck disable=SC2016
+	bash -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$GROUPS_ROOT/$group" "$@"
+}
+
+kills() { # NAME
+	awk '$1 == "oom_kill" { print $2 }' "$GROUPS_ROOT/$1/$KILLS_FILE"
+}
+
+groups_end() {
+	local group
+
+	for group in "$GROUPS_ROOT/$name"-*; do
+		[ ! -d "$group" ] || rmdir "$group"
+	done
+}
+
+live_begin
+find_controller
+name=uswap-test-$$
+on_exit() {
+	local status=$?
+
+	set +e
+	(
+		(exit $status)
+		live_cleanup
+	)
+	status=$?
+	groups_end
+	exit $status
+}
+trap on_exit EXIT
+
+# without: killed, else this test tells nothing
+group_make $name-plain $LIMIT_MIB
+status=0
+in_group $name-plain timeout $((240 * FACTOR)) "$WORKLOADS/grow_verify" $((LIMIT_MIB * 2)) ||
+	status=$?
+[ $status -ne 0 ] || skip "programs are not held to the limit here"
+[ "$(kills $name-plain)" -gt 0 ] || fail "it ended with $status, though nobody was killed"
+
+agent_config() { # nothing leaves but for the group's sake
+	cat <<-'END'
+		[Policy]
+		ScanSec=0.05
+		GraceSec=0.02
+		StallBudget=0
+		MinResident=0
+		StartDelaySec=3600
+	END
+}
+agent_start
+group_make $name-grown $LIMIT_MIB
+before=$(total pages_out_total)
+in_group $name-grown timeout $((240 * FACTOR)) env LD_PRELOAD="$LIB" \
+	"$WORKLOADS/grow_verify" $((LIMIT_MIB * 2)) "$GROUPS_ROOT/$name-grown/$USAGE_FILE" \
+	$(((LIMIT_MIB - 8) << 20)) || fail "it ended with $?"
+[ "$(kills $name-grown)" = 0 ] || fail "$(kills $name-grown) were killed"
+left=$(($(total pages_out_total) - before))
+[ $left -ge $((LIMIT_MIB * 256)) ] || fail "vacuous: $left pages have left"
+say "$((LIMIT_MIB * 2)) MiB in a group of $LIMIT_MIB MiB: $left pages left"
+live_idle
+agent_stop
+
+# the agent's own limit: it serves, and takes nothing more
+rm "$DIR/uswap.conf"
+agent_config() {
+	cat <<-'END'
+		[Policy]
+		ScanSec=0.02
+		GraceSec=0.02
+		StallBudget=100%
+		MinResident=0
+		StartDelaySec=0
+	END
+}
+agent_start
+group_make $name-agent 2000
+for pid in $AGENT_PID $(pgrep -P "$AGENT_PID"); do
+	echo "$pid" >"$GROUPS_ROOT/$name-agent/cgroup.procs"
+done
+evicted_run fill_verify 8 1 # room enough
+echo $((24 << 20)) >"$GROUPS_ROOT/$name-agent/$LIMIT_FILE" || fail "the agent takes more than 24 MiB"
+sleep 1.5 # it looks once a second
+before=$(total pages_out_total)
+bounded 60 env "LD_PRELOAD=$LIB" "$WORKLOADS/fill_verify" 8 1 || fail "beside an agent at its limit"
+[ "$(total pages_out_total)" = "$before" ] || fail "pages have left for an agent at its limit"
+live_end
