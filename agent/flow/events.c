@@ -180,7 +180,10 @@ static void inherit_batch(struct session *child, struct session *parent)
  */
 static void forget_wiped(struct owner *o, struct session *child, const struct session *parent)
 {
-	if (parent->fds.smaps < 0 || !session_evicted_pages(parent) ||
+	/* those on their way out are inherited as well */
+	uint64_t out = session_evicted_pages(parent) + counter_get(&parent->slots.count[SLOT_LEAVING]);
+
+	if (parent->fds.smaps < 0 || !out ||
 	    mappings_read_flagged(&o->fork_buffer, parent->fds.smaps, "wf", &o->wiped) < 0)
 		return;
 	for (size_t i = 0; i < o->wiped.nr; i++)
