@@ -151,4 +151,4 @@ sbin_PROGRAMS += agent/uswap-agent
 agent_uswap_agent_SOURCES = agent/main.c
 agent_uswap_agent_LDADD = \
 	$(AGENT_LAYERS) \
-	$(RADOS_LIBS) $(URING_LIBS) $(AGENT_MALLOC_LIBS) $(ZSTD_LIBS) $(CRYPTO_LIBS) $(SYSTEMD_LIBS) -lm
+	$(URING_LIBS) $(AGENT_MALLOC_LIBS) $(ZSTD_LIBS) $(CRYPTO_LIBS) $(SYSTEMD_LIBS) -lm

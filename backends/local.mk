@@ -19,7 +19,10 @@ backends_libbackends_a_SOURCES = \
 	backends/store.c \
 	backends/store.h
 if HAVE_RADOS
-backends_libbackends_a_SOURCES += backends/rados.c
+backends_libbackends_a_SOURCES += \
+	backends/rados.c \
+	backends/rados_library.c \
+	backends/rados_library.h
 else
 backends_libbackends_a_SOURCES += backends/rados_stub.c
 endif

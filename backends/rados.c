@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * RADOS as the object store below backends/objects.h, and Store=rados:... as
- * people write it. The only file that knows librados.
+ * people write it.
  *
  * Two clients for one connection: writes of 256 KiB and more on the client of
  * the reads would keep a read of 2 KiB waiting for milliseconds. The client of
@@ -15,12 +15,12 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <rados/librados.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "backends/objects.h"
+#include "backends/rados_library.h"
 #include "common/util.h"
 
 #define XXH_INLINE_ALL
@@ -31,6 +31,8 @@
 #define MON_TIMEOUT_S "5"
 #define BLOCKLIST_S 86400u
 #define LOCK "uswap"
+
+static const struct rados_library *lib; /* set before the first is made */
 
 struct spec {
 	char pool[65], namespace[65], id[65], conf[129], host[33];
@@ -63,9 +65,9 @@ struct rados {
 static void client_close(struct client *client)
 {
 	if (client->io)
-		rados_ioctx_destroy(client->io);
+		lib->rados_ioctx_destroy(client->io);
 	if (client->cluster)
-		rados_shutdown(client->cluster);
+		lib->rados_shutdown(client->cluster);
 	*client = (struct client){ 0 };
 }
 
@@ -99,7 +101,7 @@ static int configure(rados_t cluster, const struct spec *spec, bool is_fault)
 
 	snprintf(seconds, sizeof(seconds), "%" PRIu64, spec->timeout_s);
 	for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
-		int r = rados_conf_set(cluster, settings[i][0], settings[i][1]);
+		int r = lib->rados_conf_set(cluster, settings[i][0], settings[i][1]);
 
 		/* a name that this librados has not (any more) is no reason */
 		if (r && r != -ENOENT)
@@ -133,13 +135,13 @@ static int explain_connect(const struct spec *spec, int r, char *why, size_t siz
 static int client_open(struct client *client, const struct spec *spec, bool is_fault, char *why,
 		       size_t size)
 {
-	int r = rados_create2(&client->cluster, "ceph", spec->id, 0);
+	int r = lib->rados_create2(&client->cluster, "ceph", spec->id, 0);
 
 	if (r) {
 		client->cluster = NULL;
 		return explain_connect(spec, r, why, size);
 	}
-	r = rados_conf_read_file(client->cluster, spec->conf);
+	r = lib->rados_conf_read_file(client->cluster, spec->conf);
 	if (r) {
 		snprintf(why, size, "pool %s: %s can't be read: %s", spec->pool, spec->conf,
 			 strerror(-r));
@@ -147,10 +149,10 @@ static int client_open(struct client *client, const struct spec *spec, bool is_f
 	}
 	r = configure(client->cluster, spec, is_fault);
 	if (r == 0)
-		r = rados_connect(client->cluster);
+		r = lib->rados_connect(client->cluster);
 	if (r)
 		return explain_connect(spec, r, why, size);
-	r = rados_ioctx_create(client->cluster, spec->pool, &client->io);
+	r = lib->rados_ioctx_create(client->cluster, spec->pool, &client->io);
 	if (r) {
 		client->io = NULL;
 		snprintf(why, size, r == -ENOENT ? "there is no pool %s (ceph osd pool create)" :
@@ -158,9 +160,9 @@ static int client_open(struct client *client, const struct spec *spec, bool is_f
 			 spec->pool);
 		return r;
 	}
-	rados_ioctx_set_namespace(client->io, spec->namespace);
+	lib->rados_ioctx_set_namespace(client->io, spec->namespace);
 	/* A full pool answers; without this, writes and removals would hang. */
-	rados_set_pool_full_try(client->io);
+	lib->rados_set_pool_full_try(client->io);
 	return 0;
 }
 
@@ -242,29 +244,29 @@ static void on_complete(rados_completion_t completion, void *arg)
 {
 	struct object_io *io = arg;
 
-	io->done(io, rados_aio_get_return_value(completion));
+	io->done(io, lib->rados_aio_get_return_value(completion));
 }
 
 static int submit_write(struct connection *c, struct object_io *io)
 {
-	rados_write_op_t op = rados_create_write_op();
+	rados_write_op_t op = lib->rados_create_write_op();
 	int r;
 
 	if (io->kind == OBJECT_CREATE) {
-		rados_write_op_create(op, LIBRADOS_CREATE_EXCLUSIVE, NULL);
-		rados_write_op_set_alloc_hint2(op, STORE_SEGMENT, io->len,
+		lib->rados_write_op_create(op, LIBRADOS_CREATE_EXCLUSIVE, NULL);
+		lib->rados_write_op_set_alloc_hint2(op, STORE_SEGMENT, io->len,
 					       LIBRADOS_ALLOC_HINT_FLAG_SEQUENTIAL_WRITE |
 						       LIBRADOS_ALLOC_HINT_FLAG_RANDOM_READ |
 						       LIBRADOS_ALLOC_HINT_FLAG_APPEND_ONLY |
 						       LIBRADOS_ALLOC_HINT_FLAG_INCOMPRESSIBLE);
 	} else {
-		rados_write_op_assert_exists(op);
+		lib->rados_write_op_assert_exists(op);
 	}
-	rados_write_op_write(op, io->buf, io->len, io->offset);
-	rados_write_op_set_flags(op, LIBRADOS_OP_FLAG_FADVISE_DONTNEED);
-	r = rados_aio_write_op_operate(op, c->bulk.io, io->private[0], io->name, NULL,
+	lib->rados_write_op_write(op, io->buf, io->len, io->offset);
+	lib->rados_write_op_set_flags(op, LIBRADOS_OP_FLAG_FADVISE_DONTNEED);
+	r = lib->rados_aio_write_op_operate(op, c->bulk.io, io->private[0], io->name, NULL,
 				       LIBRADOS_OPERATION_NOFLAG);
-	rados_release_write_op(op);
+	lib->rados_release_write_op(op);
 	return r;
 }
 
@@ -279,13 +281,13 @@ static void rados_submit(void *self, struct object_io *io)
 		return;
 	}
 	io->private[1] = c;
-	r = rados_aio_create_completion2(io, on_complete, &io->private[0]);
+	r = lib->rados_aio_create_completion2(io, on_complete, &io->private[0]);
 	if (r) {
 		io->private[0] = NULL;
 		io->done(io, r);
 		return;
 	}
-	r = io->kind == OBJECT_READ ? rados_aio_read(c->fault.io, io->name, io->private[0], io->buf,
+	r = io->kind == OBJECT_READ ? lib->rados_aio_read(c->fault.io, io->name, io->private[0], io->buf,
 						     io->len, io->offset) :
 				      submit_write(c, io);
 	if (r < 0)
@@ -298,7 +300,7 @@ static void rados_cancel(void *self, struct object_io *io)
 
 	(void)self;
 	if (io->private[0])
-		rados_aio_cancel(io->kind == OBJECT_READ ? c->fault.io : c->bulk.io,
+		lib->rados_aio_cancel(io->kind == OBJECT_READ ? c->fault.io : c->bulk.io,
 				 io->private[0]);
 }
 
@@ -308,7 +310,7 @@ static void rados_forget(void *self, struct object_io *io)
 
 	(void)self;
 	if (io->private[0])
-		rados_aio_release(io->private[0]);
+		lib->rados_aio_release(io->private[0]);
 	if (c)
 		atomic_fetch_sub(&c->users, 1);
 	io->private[0] = io->private[1] = NULL;
@@ -323,7 +325,7 @@ static rados_ioctx_t bulk(void *self)
 
 static int rados_remove_object(void *self, const char *name)
 {
-	return rados_remove(bulk(self), name);
+	return lib->rados_remove(bulk(self), name);
 }
 
 static int rados_list(void *self, const char *prefix, int (*fn)(void *arg, const char *name),
@@ -331,28 +333,28 @@ static int rados_list(void *self, const char *prefix, int (*fn)(void *arg, const
 {
 	rados_list_ctx_t list;
 	const char *name;
-	int r = rados_nobjects_list_open(bulk(self), &list);
+	int r = lib->rados_nobjects_list_open(bulk(self), &list);
 
 	if (r)
 		return r;
-	while (!(r = rados_nobjects_list_next(list, &name, NULL, NULL))) {
+	while (!(r = lib->rados_nobjects_list_next(list, &name, NULL, NULL))) {
 		if (strncmp(name, prefix, strlen(prefix)) == 0)
 			r = fn(arg, name);
 		if (r)
 			break;
 	}
-	rados_nobjects_list_close(list);
+	lib->rados_nobjects_list_close(list);
 	return r == -ENOENT ? 0 : r; /* its end */
 }
 
 static int rados_get(void *self, const char *name, void *buf, size_t size)
 {
-	return rados_read(bulk(self), name, buf, size, 0);
+	return lib->rados_read(bulk(self), name, buf, size, 0);
 }
 
 static int rados_put(void *self, const char *name, const void *buf, size_t len)
 {
-	return rados_write_full(bulk(self), name, buf, len);
+	return lib->rados_write_full(bulk(self), name, buf, len);
 }
 
 /* ---- leases ---- */
@@ -372,7 +374,7 @@ static int find_holder(void *self, const char *name, struct holder *holder)
 	ssize_t n;
 
 	memset(holder, 0, sizeof(*holder));
-	n = rados_list_lockers(bulk(self), name, LOCK, &exclusive, tag, &tag_len, holder->client,
+	n = lib->rados_list_lockers(bulk(self), name, LOCK, &exclusive, tag, &tag_len, holder->client,
 			       &client, holder->cookie, &cookie, holder->address, &address);
 	if (n == -ENOENT)
 		return 0;
@@ -386,14 +388,14 @@ static int rados_lease(void *self, const char *name, const char *cookie, unsigne
 	int r;
 
 	for (unsigned i = 0; i < 2; i++) {
-		r = rados_lock_exclusive(bulk(self), name, LOCK, cookie, "uswap-agent", &length,
+		r = lib->rados_lock_exclusive(bulk(self), name, LOCK, cookie, "uswap-agent", &length,
 					 LIBRADOS_LOCK_FLAG_MAY_RENEW);
 		if (r != -EBUSY)
 			return r;
 		if (find_holder(self, name, &holder) != 1 || strcmp(holder.cookie, cookie) != 0)
 			return r;
 		/* an earlier connection of our own */
-		r = rados_break_lock(bulk(self), name, LOCK, holder.client, cookie);
+		r = lib->rados_break_lock(bulk(self), name, LOCK, holder.client, cookie);
 		if (r && r != -ENOENT)
 			return r;
 	}
@@ -402,7 +404,7 @@ static int rados_lease(void *self, const char *name, const char *cookie, unsigne
 
 static int rados_unlease(void *self, const char *name, const char *cookie)
 {
-	return rados_unlock(bulk(self), name, LOCK, cookie);
+	return lib->rados_unlock(bulk(self), name, LOCK, cookie);
 }
 
 static int rados_leased(void *self, const char *name, char *by, size_t size)
@@ -419,14 +421,14 @@ static int rados_address(void *self, char *address, size_t size)
 {
 	struct connection *c = ((struct rados *)self)->now;
 	char *bulk_address = NULL, *fault_address = NULL;
-	int r = rados_getaddrs(c->bulk.cluster, &bulk_address);
+	int r = lib->rados_getaddrs(c->bulk.cluster, &bulk_address);
 
 	if (r == 0)
-		r = rados_getaddrs(c->fault.cluster, &fault_address);
+		r = lib->rados_getaddrs(c->fault.cluster, &fault_address);
 	if (r == 0)
 		snprintf(address, size, "%s %s", bulk_address, fault_address);
-	rados_buffer_free(bulk_address);
-	rados_buffer_free(fault_address);
+	lib->rados_buffer_free(bulk_address);
+	lib->rados_buffer_free(fault_address);
 	return r;
 }
 
@@ -435,7 +437,7 @@ static int rados_expel(void *self, const char *address)
 	char copy[160];
 
 	snprintf(copy, sizeof(copy), "%s", address);
-	return rados_blocklist_add(((struct rados *)self)->now->bulk.cluster, copy, BLOCKLIST_S);
+	return lib->rados_blocklist_add(((struct rados *)self)->now->bulk.cluster, copy, BLOCKLIST_S);
 }
 
 static const struct objstore_ops rados_ops = {
@@ -585,7 +587,7 @@ struct store *store_rados_open(const char *text, const char **error)
 	struct store *store;
 	struct rados *r = calloc(1, sizeof(*r));
 
-	if (!r || !parse(&r->spec, text, error)) {
+	if (!r || !parse(&r->spec, text, error) || !(lib = rados_library_load(error))) {
 		free(r);
 		return NULL;
 	}

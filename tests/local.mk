@@ -66,7 +66,7 @@ tests_unit_test_blob_SOURCES = tests/unit/test_blob.c
 tests_unit_test_blob_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_blobstore_SOURCES = tests/unit/test_blobstore.c
-tests_unit_test_blobstore_LDADD = agent/libflow.a agent/libproc.a agent/libpage.a agent/libsys.a backends/libbackends.a common/libcommon.a $(RADOS_LIBS) $(URING_LIBS) $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
+tests_unit_test_blobstore_LDADD = agent/libflow.a agent/libproc.a agent/libpage.a agent/libsys.a backends/libbackends.a common/libcommon.a $(URING_LIBS) $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
 tests_flow_test_event_order_SOURCES = tests/flow/test_event_order.c
 tests_flow_test_event_order_LDADD = $(tests_unit_test_blobstore_LDADD)
@@ -75,7 +75,7 @@ tests_unit_test_codec_SOURCES = tests/unit/test_codec.c
 tests_unit_test_codec_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_config_SOURCES = tests/unit/test_config.c
-tests_unit_test_config_LDADD = agent/libmain.a agent/libcontrol.a agent/libengine.a agent/libflow.a agent/libproc.a agent/libpolicy.a agent/libpage.a agent/libsys.a backends/libbackends.a common/libcommon.a $(RADOS_LIBS) $(URING_LIBS) $(ZSTD_LIBS) $(CRYPTO_LIBS) $(SYSTEMD_LIBS) $(CHECK_LIBS) -lm
+tests_unit_test_config_LDADD = agent/libmain.a agent/libcontrol.a agent/libengine.a agent/libflow.a agent/libproc.a agent/libpolicy.a agent/libpage.a agent/libsys.a backends/libbackends.a common/libcommon.a $(URING_LIBS) $(ZSTD_LIBS) $(CRYPTO_LIBS) $(SYSTEMD_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_domain_SOURCES = tests/unit/test_domain.c
 tests_unit_test_domain_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
@@ -87,10 +87,10 @@ tests_unit_test_objects_SOURCES = \
 	tests/unit/fake_objects.c \
 	tests/unit/fake_objects.h \
 	tests/unit/test_objects.c
-tests_unit_test_objects_LDADD = backends/libbackends.a common/libcommon.a $(RADOS_LIBS) $(URING_LIBS) $(CHECK_LIBS) -lm
+tests_unit_test_objects_LDADD = backends/libbackends.a common/libcommon.a $(URING_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_file_SOURCES = tests/unit/test_file.c
-tests_unit_test_file_LDADD = backends/libbackends.a common/libcommon.a $(RADOS_LIBS) $(URING_LIBS) $(CHECK_LIBS) -lm
+tests_unit_test_file_LDADD = backends/libbackends.a common/libcommon.a $(URING_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_policy_SOURCES = tests/unit/test_policy.c
 tests_unit_test_policy_LDADD = agent/libpolicy.a common/libcommon.a $(CHECK_LIBS) -lm
@@ -108,7 +108,7 @@ tests_unit_test_staging_SOURCES = tests/unit/test_staging.c
 tests_unit_test_staging_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_store_SOURCES = tests/unit/test_store.c
-tests_unit_test_store_LDADD = backends/libbackends.a common/libcommon.a $(RADOS_LIBS) $(URING_LIBS) $(CHECK_LIBS) -lm
+tests_unit_test_store_LDADD = backends/libbackends.a common/libcommon.a $(URING_LIBS) $(CHECK_LIBS) -lm
 
 # ---- workloads: what the live tests run under the shim; never sanitized ----
 WORKLOAD_CFLAGS = $(STD_CFLAGS) $(WARN_CFLAGS) -pthread
@@ -195,7 +195,7 @@ check_PROGRAMS += tests/control/fake_agent
 tests_control_fake_agent_SOURCES = agent/main.c tests/control/fake_engine.c
 tests_control_fake_agent_LDADD = \
 	agent/libmain.a agent/libcontrol.a agent/libsys.a \
-	backends/libbackends.a common/libcommon.a $(RADOS_LIBS) $(URING_LIBS) $(SYSTEMD_LIBS) -lm
+	backends/libbackends.a common/libcommon.a $(URING_LIBS) $(SYSTEMD_LIBS) -lm
 
 CONTROL_TESTS = \
 	tests/control/test_control.sh \
