@@ -57,6 +57,35 @@ const struct figure_row figure_rows[] = {
 };
 const size_t nr_figure_rows = ARRAY_SIZE(figure_rows);
 
+#define TIER(property, key, label, type, member) \
+	{ property, key, label, type, offsetof(struct tier, member) }
+const struct figure_row tier_rows[] = {
+	TIER(NULL, "name", "name", 's', name),
+	TIER("State", "state", "state", 's', state),
+	TIER("Reason", "reason", "reason", 's', reason),
+	TIER("CapacityBytes", "capacity_bytes", "capacity", 't', capacity),
+	TIER("UsedBytes", "used_bytes", "used", 't', used),
+	TIER("LiveBytes", "live_bytes", "  live", 't', live),
+	TIER("DeadBytes", "dead_bytes", "  dead", 't', dead),
+	TIER("Segments", "segments", "segments", 't', segments),
+	TIER("WrittenBytesTotal", "written_bytes_total", "bytes written", 't', written),
+	TIER("ReadBytesTotal", "read_bytes_total", "bytes read", 't', read),
+	TIER("ReadsPending", "reads_pending", "reads pending", 't', pending),
+	TIER("OldestReadNSec", "oldest_read_ns", "  the oldest waits", 'n', oldest_ns),
+	TIER("ReadP50NSec", "read_p50_ns", "read latency p50", 'n', read_p50_ns),
+	TIER("ReadP99NSec", "read_p99_ns", "read latency p99", 'n', read_p99_ns),
+	TIER("WriteP50NSec", "write_p50_ns", "write latency p50", 'n', write_p50_ns),
+	TIER("WriteP99NSec", "write_p99_ns", "write latency p99", 'n', write_p99_ns),
+	TIER("ErrorsTotal", "errors_total", "errors", 't', errors),
+	TIER("IOErrorsTotal", "io_errors_total", "  of the medium", 't', io),
+	TIER("TimeoutsTotal", "timeouts_total", "  time-outs", 't', timeouts),
+	TIER("AccessErrorsTotal", "access_errors_total", "  access denied", 't', access),
+	TIER("MissingTotal", "missing_total", "  bytes missing", 't', missing),
+	TIER("MisuseTotal", "misuse_total", "  wrong calls", 't', misuse),
+	TIER("FullTotal", "full_total", "refused, being full", 't', full),
+};
+const size_t nr_tier_rows = ARRAY_SIZE(tier_rows);
+
 static int read_text(sd_bus_message *m, char *text, size_t size)
 {
 	const char *s;
@@ -80,22 +109,23 @@ static int read_latency(sd_bus_message *m, struct figures *f)
 
 static int read_tier_value(sd_bus_message *m, struct tier *t)
 {
-	const struct {
-		const char *name;
-		uint64_t *value;
-	} values[] = {
-		{ "CapacityBytes", &t->capacity_bytes }, { "UsedBytes", &t->used_bytes },
-		{ "LiveBytes", &t->live_bytes },	 { "Blobs", &t->blobs },
-		{ "ErrorsTotal", &t->errors },
-	};
-	const char *name;
+	const char *name, *text;
 	int r = sd_bus_message_read(m, "s", &name);
 
 	if (r < 0)
 		return r;
-	for (size_t i = 0; i < ARRAY_SIZE(values); i++)
-		if (strcmp(values[i].name, name) == 0)
-			return sd_bus_message_read(m, "v", "t", values[i].value);
+	for (size_t i = 0; i < nr_tier_rows; i++) {
+		void *field = (char *)t + tier_rows[i].offset;
+
+		if (!tier_rows[i].property || strcmp(tier_rows[i].property, name) != 0)
+			continue;
+		if (tier_rows[i].type != 's')
+			return sd_bus_message_read(m, "v", "t", field);
+		r = sd_bus_message_read(m, "v", "s", &text);
+		if (r >= 0)
+			snprintf(field, FIGURES_TEXT, "%s", text);
+		return r;
+	}
 	return sd_bus_message_skip(m, "v");
 }
 

@@ -20,8 +20,10 @@ struct bucket {
 };
 
 struct tier {
-	char name[32];
-	uint64_t capacity_bytes, used_bytes, live_bytes, blobs, errors;
+	char name[FIGURES_TEXT], state[FIGURES_TEXT], reason[FIGURES_TEXT];
+	uint64_t capacity, used, live, dead, segments, written, read;
+	uint64_t pending, oldest_ns, read_p50_ns, read_p99_ns, write_p50_ns, write_p99_ns;
+	uint64_t errors, io, timeouts, access, missing, misuse, full;
 };
 
 struct figures {
@@ -57,6 +59,9 @@ struct figure_row {
 
 extern const struct figure_row figure_rows[];
 extern const size_t nr_figure_rows;
+/* The same for a tier; types s, t, and n: nanoseconds, t on the bus. */
+extern const struct figure_row tier_rows[];
+extern const size_t nr_tier_rows;
 
 /* enum ctl_exit; *v is freed by the caller. */
 int figures_get_agent(struct ctl *ctl, struct figures *f);

@@ -115,9 +115,22 @@ static void line(const char *label, const char *format, ...)
 	putchar('\n');
 }
 
+static void show_tier(const struct ctl *ctl, const struct tier *t)
+{
+	char a[UNITS_TEXT], b[UNITS_TEXT], c[UNITS_TEXT];
+
+	line("store", "%s: %s of %s used, %s needed", t->name, size_text(ctl, a, t->used),
+	     size_text(ctl, b, t->capacity), size_text(ctl, c, t->live));
+	if (strcmp(t->state, "up") != 0)
+		line("", "%s: %s", t->state, t->reason);
+	if (t->oldest_ns > NSEC_PER_SEC)
+		line("", "%" PRIu64 " reads wait for it, the oldest for %llu s", t->pending,
+		     t->oldest_ns / NSEC_PER_SEC);
+}
+
 static void show_memory(const struct ctl *ctl, const struct figures *f)
 {
-	char a[UNITS_TEXT], b[UNITS_TEXT], c[UNITS_TEXT], ratio[UNITS_TEXT] = "-";
+	char a[UNITS_TEXT], b[UNITS_TEXT], ratio[UNITS_TEXT] = "-";
 	int64_t saved = (int64_t)(f->evicted - f->held);
 
 	if (figures_ratio(f) > 0)
@@ -132,10 +145,7 @@ static void show_memory(const struct ctl *ctl, const struct figures *f)
 	line("pages", "%.1f%% same-filled, %.1f%% duplicates", figures_same_share(f) * 100,
 	     figures_dup_share(f) * 100);
 	for (unsigned i = 0; i < f->nr_tiers; i++)
-		line("store", "%s: %s of %s used, %s needed", f->tiers[i].name,
-		     size_text(ctl, a, f->tiers[i].used_bytes),
-		     size_text(ctl, b, f->tiers[i].capacity_bytes),
-		     size_text(ctl, c, f->tiers[i].live_bytes));
+		show_tier(ctl, &f->tiers[i]);
 }
 
 void show_status(const struct ctl *ctl, const struct figures *f, struct figures *v, size_t n)
@@ -195,6 +205,27 @@ static void add_row(struct table *t, const struct ctl *ctl, const struct figures
 		table_add(t, "%" PRIu64, *(const uint64_t *)field);
 }
 
+static void add_tier(struct table *t, const struct ctl *ctl, const struct tier *tier)
+{
+	char text[UNITS_TEXT];
+
+	for (size_t i = 0; i < nr_tier_rows; i++) {
+		const struct figure_row *row = &tier_rows[i];
+		const void *field = (const char *)tier + row->offset;
+
+		table_add(t, "%s%s", row->property ? "  " : "",
+			  row->property ? row->label : "store");
+		if (row->type == 's')
+			table_add(t, "%s", *(const char *)field ? (const char *)field : "-");
+		else if (row->type == 'n')
+			add_time(t, *(const uint64_t *)field);
+		else if (is_bytes(row))
+			table_add(t, "%s", size_text(ctl, text, *(const uint64_t *)field));
+		else
+			table_add(t, "%" PRIu64, *(const uint64_t *)field);
+	}
+}
+
 void show_stats(const struct ctl *ctl, const struct figures *f)
 {
 	struct table t = { .columns = 2, .right = 0 };
@@ -212,6 +243,8 @@ void show_stats(const struct ctl *ctl, const struct figures *f)
 	add_time(&t, figures_latency_ns(f, 0.5));
 	table_add(&t, "refault latency p99");
 	add_time(&t, figures_latency_ns(f, 0.99));
+	for (unsigned i = 0; i < f->nr_tiers; i++)
+		add_tier(&t, ctl, &f->tiers[i]);
 	table_print(&t, "");
 	table_deinit(&t);
 }

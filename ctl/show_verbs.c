@@ -21,17 +21,23 @@ static void json_row(struct json *json, const struct figures *f, const struct fi
 		json_number(json, row->key, *(const uint64_t *)field);
 }
 
+static void json_tier_row(struct json *json, const struct tier *t, const struct figure_row *row)
+{
+	const void *field = (const char *)t + row->offset;
+
+	if (row->type == 's')
+		json_text(json, row->key, field);
+	else
+		json_number(json, row->key, *(const uint64_t *)field);
+}
+
 static void json_tiers(struct json *json, const struct figures *f)
 {
 	json_open(json, "tiers", '[');
 	for (unsigned i = 0; i < f->nr_tiers; i++) {
 		json_open(json, NULL, '{');
-		json_text(json, "name", f->tiers[i].name);
-		json_number(json, "capacity_bytes", f->tiers[i].capacity_bytes);
-		json_number(json, "used_bytes", f->tiers[i].used_bytes);
-		json_number(json, "live_bytes", f->tiers[i].live_bytes);
-		json_number(json, "blobs", f->tiers[i].blobs);
-		json_number(json, "errors_total", f->tiers[i].errors);
+		for (size_t row = 0; row < nr_tier_rows; row++)
+			json_tier_row(json, &f->tiers[i], &tier_rows[row]);
 		json_close(json, '}');
 	}
 	json_close(json, ']');

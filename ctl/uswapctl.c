@@ -116,8 +116,11 @@ static int verb_help(struct ctl *ctl, int argc, char *argv[])
 		       figure_rows[i].label + strspn(figure_rows[i].label, " "));
 	printf("  ratio, same_filled_share, duplicate_share, refault_latency_p50_ns,\n"
 	       "  refault_latency_p99_ns, refault_latency_histogram [up_to_ns, count],\n"
-	       "  tiers [name, capacity_bytes, used_bytes, live_bytes, blobs, errors_total]\n"
-	       "evict, restore and drain print one key, bytes: what was moved.\n");
+	       "  tiers, each with\n");
+	for (size_t i = 0; i < nr_tier_rows; i++)
+		printf("    %-24s %s\n", tier_rows[i].key,
+		       tier_rows[i].label + strspn(tier_rows[i].label, " "));
+	printf("evict, restore and drain print one key, bytes: what was moved.\n");
 	return CTL_OK;
 }
 

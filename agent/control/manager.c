@@ -60,34 +60,63 @@ static int set_enabled(sd_bus *bus, const char *path, const char *interface, con
 	return 0;
 }
 
+static const struct {
+	const char *name, *type;
+	size_t offset;
+} tier_entries[] = {
+#define ENTRY(name, type, member) { name, type, offsetof(struct engine_tier, member) }
+	ENTRY("Reason", "s", reason),
+	ENTRY("CapacityBytes", "t", capacity_bytes),
+	ENTRY("UsedBytes", "t", used_bytes),
+	ENTRY("LiveBytes", "t", live_bytes),
+	ENTRY("DeadBytes", "t", dead_bytes),
+	ENTRY("Segments", "t", segments),
+	ENTRY("WrittenBytesTotal", "t", written_bytes_total),
+	ENTRY("ReadBytesTotal", "t", read_bytes_total),
+	ENTRY("ReadsPending", "t", reads_pending),
+	ENTRY("OldestReadNSec", "t", oldest_read_ns),
+	ENTRY("ReadP50NSec", "t", read_p50_ns),
+	ENTRY("ReadP99NSec", "t", read_p99_ns),
+	ENTRY("WriteP50NSec", "t", write_p50_ns),
+	ENTRY("WriteP99NSec", "t", write_p99_ns),
+	ENTRY("ErrorsTotal", "t", errors_total),
+	ENTRY("IOErrorsTotal", "t", io_errors_total),
+	ENTRY("TimeoutsTotal", "t", timeouts_total),
+	ENTRY("AccessErrorsTotal", "t", access_errors_total),
+	ENTRY("MissingTotal", "t", missing_total),
+	ENTRY("MisuseTotal", "t", misuse_total),
+	ENTRY("FullTotal", "t", full_total),
+#undef ENTRY
+};
+
+static int append_tier(sd_bus_message *reply, const struct engine_tier *tier)
+{
+	int r = sd_bus_message_open_container(reply, 'r', "sa{sv}");
+
+	if (r >= 0)
+		r = append_text(reply, tier->name);
+	if (r >= 0)
+		r = sd_bus_message_open_container(reply, 'a', "{sv}");
+	if (r >= 0)
+		r = append_entry(reply, "State", "s", tier->state);
+	for (size_t i = 0; r >= 0 && i < sizeof(tier_entries) / sizeof(tier_entries[0]); i++)
+		r = append_entry(reply, tier_entries[i].name, tier_entries[i].type,
+				 (const char *)tier + tier_entries[i].offset);
+	if (r >= 0)
+		r = sd_bus_message_close_container(reply);
+	return r < 0 ? r : sd_bus_message_close_container(reply);
+}
+
 /* a(sa{sv}), fastest first */
 static int get_tiers(sd_bus *bus, const char *path, const char *interface, const char *property,
 		     sd_bus_message *reply, void *userdata, sd_bus_error *error)
 {
 	const struct engine_stats *s = &((const struct manager_view *)userdata)->stats;
-	const struct {
-		const char *name;
-		const uint64_t *value;
-	} entries[] = {
-		{ "CapacityBytes", &s->store_capacity_bytes },
-		{ "UsedBytes", &s->store_used_bytes },
-		{ "LiveBytes", &s->store_live_bytes },
-		{ "Blobs", &s->store_blobs },
-		{ "ErrorsTotal", &s->store_errors_total },
-	};
 	int r = sd_bus_message_open_container(reply, 'a', "(sa{sv})");
 
-	if (r >= 0)
-		r = sd_bus_message_open_container(reply, 'r', "sa{sv}");
-	if (r >= 0)
-		r = append_text(reply, s->store);
-	if (r >= 0)
-		r = sd_bus_message_open_container(reply, 'a', "{sv}");
-	for (size_t i = 0; r >= 0 && i < sizeof(entries) / sizeof(entries[0]); i++)
-		r = append_entry(reply, entries[i].name, "t", entries[i].value);
-	for (unsigned i = 0; r >= 0 && i < 3; i++)
-		r = sd_bus_message_close_container(reply);
-	return r;
+	for (unsigned i = 0; r >= 0 && i < s->nr_tiers; i++)
+		r = append_tier(reply, &s->tiers[i]);
+	return r < 0 ? r : sd_bus_message_close_container(reply);
 }
 
 static int get_process_by_pid(sd_bus_message *m, void *userdata, sd_bus_error *error)

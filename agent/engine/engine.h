@@ -70,6 +70,27 @@ struct engine_process {
 	struct engine_counters counters;
 };
 
+/* A store. Figures of reads and writes are of slow ones only. */
+struct engine_tier {
+	const char *name;
+	const char *state; /* "up", "away", ...: store_state_name() */
+	char reason[192];  /* for people, "" when up */
+	uint64_t capacity_bytes;
+	uint64_t used_bytes; /* memory, disk or objects taken */
+	uint64_t live_bytes; /* of those, needed */
+	uint64_t dead_bytes; /* garbage in segments */
+	uint64_t segments;
+	uint64_t written_bytes_total, read_bytes_total;
+	uint64_t reads_pending;
+	uint64_t oldest_read_ns; /* how long the oldest of them has waited */
+	uint64_t read_p50_ns, read_p99_ns, write_p50_ns, write_p99_ns;
+	uint64_t errors_total; /* the sum of these but the last one */
+	uint64_t io_errors_total, timeouts_total, access_errors_total, missing_total;
+	uint64_t misuse_total;
+	uint64_t full_total; /* refused for lack of room, which is no error */
+};
+#define ENGINE_TIERS 8
+
 struct engine_stats {
 	uint32_t nr_processes;
 	bool eviction_enabled;
@@ -83,6 +104,8 @@ struct engine_stats {
 	uint64_t held_bytes;	    /* all we keep: store used + staging + metadata */
 	uint64_t store_errors_total;
 	uint64_t attach_refused_total;
+	struct engine_tier tiers[ENGINE_TIERS]; /* the fastest first */
+	unsigned nr_tiers;
 	struct engine_counters counters; /* sums */
 };
 

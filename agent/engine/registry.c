@@ -3,6 +3,7 @@
 #include "engine/private.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/log.h"
@@ -203,6 +204,37 @@ int engine_find_pid(struct engine *e, pid_t pid, uint64_t *id)
 	return -ESRCH;
 }
 
+static void add_tier(const struct blobstore_tier *t, struct engine_tier *tier)
+{
+	const struct store_stats *st = &t->store;
+
+	*tier = (struct engine_tier){
+		.name = t->name,
+		.state = store_state_name(t->status.state),
+		.capacity_bytes = st->capacity_bytes,
+		.used_bytes = st->used_bytes,
+		.live_bytes = t->live_bytes,
+		.dead_bytes = t->dead_bytes,
+		.segments = st->segments,
+		.written_bytes_total = st->written_bytes_total,
+		.read_bytes_total = st->read_bytes_total,
+		.reads_pending = st->reads_pending,
+		.oldest_read_ns = t->status.oldest_read_ns,
+		.read_p50_ns = store_latency_quantile_ns(&st->read, 0.5),
+		.read_p99_ns = store_latency_quantile_ns(&st->read, 0.99),
+		.write_p50_ns = store_latency_quantile_ns(&st->write, 0.5),
+		.write_p99_ns = store_latency_quantile_ns(&st->write, 0.99),
+		.errors_total = st->errors_total,
+		.io_errors_total = st->error_total[STORE_ERROR_IO],
+		.timeouts_total = st->error_total[STORE_ERROR_TIMEOUT],
+		.access_errors_total = st->error_total[STORE_ERROR_ACCESS],
+		.missing_total = st->error_total[STORE_ERROR_MISSING],
+		.misuse_total = st->error_total[STORE_ERROR_MISUSE],
+		.full_total = st->error_total[STORE_ERROR_SPACE],
+	};
+	snprintf(tier->reason, sizeof(tier->reason), "%s", t->status.reason);
+}
+
 static void add_store_stats(struct engine *e, struct engine_stats *stats)
 {
 	struct blobstore_stats bs;
@@ -213,7 +245,10 @@ static void add_store_stats(struct engine *e, struct engine_stats *stats)
 	stats->store_used_bytes = bs.store.used_bytes;
 	stats->store_live_bytes = bs.live_bytes;
 	stats->store_blobs = bs.blobs;
-	stats->store_errors_total = bs.store.errors_total;
+	for (unsigned i = 0; i < MIN(bs.nr_tiers, (unsigned)ENGINE_TIERS); i++) {
+		add_tier(&bs.tier[i], &stats->tiers[stats->nr_tiers++]);
+		stats->store_errors_total += bs.tier[i].store.errors_total;
+	}
 	stats->staging_bytes = staging_resident_bytes(e->flow.staging);
 	stats->metadata_bytes = bs.metadata_bytes;
 	for (unsigned i = 0; i < e->nr_owners; i++)

@@ -301,6 +301,7 @@ static void add_tier_stats(struct blobstore *bs, struct blobstore_stats *stats)
 					      .live_bytes = tier->live,
 					      .dead_bytes = tier->held - tier->live };
 		store_get_stats(tier->store, &t->store);
+		store_get_status(tier->store, &t->status);
 		stats->live_bytes += t->live_bytes;
 		stats->dead_bytes += t->dead_bytes;
 	}

@@ -47,6 +47,7 @@ struct blobstore_tier {
 	uint64_t live_bytes;
 	uint64_t dead_bytes;
 	struct store_stats store;
+	struct store_status status;
 };
 
 struct blobstore_stats {

@@ -192,7 +192,22 @@ void engine_get_stats(struct engine *e, struct engine_stats *s)
 				    .store_used_bytes = 4096 * 103, .store_live_bytes = 4096 * 107,
 				    .store_blobs = 109, .staging_bytes = 4096 * 113,
 				    .metadata_bytes = 127, .held_bytes = 4096 * 200 * e->n,
-				    .store_errors_total = 137, .attach_refused_total = 139 };
+				    .store_errors_total = 137, .attach_refused_total = 139,
+				    .tiers = { { .name = "memory", .state = "up",
+						 .capacity_bytes = 4096 * 101 },
+					       { .name = "rados", .state = "away",
+						 .reason = "no answer", .capacity_bytes = 211,
+						 .used_bytes = 223, .live_bytes = 227,
+						 .dead_bytes = 229, .segments = 233,
+						 .written_bytes_total = 239, .read_bytes_total = 241,
+						 .reads_pending = 251, .oldest_read_ns = 257,
+						 .read_p50_ns = 263, .read_p99_ns = 269,
+						 .write_p50_ns = 271, .write_p99_ns = 277,
+						 .errors_total = 281, .io_errors_total = 283,
+						 .timeouts_total = 293, .access_errors_total = 307,
+						 .missing_total = 311, .misuse_total = 313,
+						 .full_total = 317 } },
+				    .nr_tiers = 2 };
 	for (size_t i = 0; i < e->n; i++) {
 		s->counters.evicted_bytes += e->process[i].counters.evicted_bytes;
 		s->counters.stored_bytes += e->process[i].counters.stored_bytes;

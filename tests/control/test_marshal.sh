@@ -64,11 +64,19 @@ python3 - "$DIR/json" <<-'END' || fail "wrong figures: $(cat "$DIR/json")"
 	want = dict(processes_count=1, store_capacity_bytes=413696, store_used_bytes=421888,
 	            store_live_bytes=438272, store_blobs=109, staging_bytes=462848,
 	            metadata_bytes=127, held_bytes=819200, store_errors_total=137,
-	            attach_refused_total=139, evicted_bytes=2048000, stored_bytes=130000,
-	            tiers=[dict(name="memory", capacity_bytes=413696, used_bytes=421888,
-	                        live_bytes=438272, blobs=109, errors_total=137)])
+	            attach_refused_total=139, evicted_bytes=2048000, stored_bytes=130000)
 	wrong = {k: (a.get(k), v) for k, v in want.items() if a.get(k) != v}
 	assert not wrong, wrong
+	memory, rados = a["tiers"]
+	assert (memory["name"], memory["state"], memory["reason"]) == ("memory", "up", ""), memory
+	assert memory["capacity_bytes"] == 413696, memory
+	want = dict(name="rados", state="away", reason="no answer", capacity_bytes=211,
+	            used_bytes=223, live_bytes=227, dead_bytes=229, segments=233,
+	            written_bytes_total=239, read_bytes_total=241, reads_pending=251,
+	            oldest_read_ns=257, read_p50_ns=263, read_p99_ns=269, write_p50_ns=271,
+	            write_p99_ns=277, errors_total=281, io_errors_total=283, timeouts_total=293,
+	            access_errors_total=307, missing_total=311, misuse_total=313, full_total=317)
+	assert rados == want, rados
 END
 say "every number has its name"
 
