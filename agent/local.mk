@@ -62,9 +62,11 @@ agent_libflow_a_SOURCES = \
 	agent/flow/batch.h \
 	agent/flow/blobstore.c \
 	agent/flow/blobstore.h \
+	agent/flow/blobstore_down.c \
 	agent/flow/blobstore_fetch.c \
 	agent/flow/blobstore_private.h \
 	agent/flow/blobstore_segment.c \
+	agent/flow/blobstore_up.c \
 	agent/flow/blobstore_work.c \
 	agent/flow/event_order.c \
 	agent/flow/events.c \

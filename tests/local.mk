@@ -59,7 +59,8 @@ UNIT_TESTS = \
 	tests/unit/test_slot \
 	tests/unit/test_slotmap \
 	tests/unit/test_staging \
-	tests/unit/test_store
+	tests/unit/test_store \
+	tests/unit/test_tiers
 check_PROGRAMS += $(UNIT_TESTS)
 
 tests_unit_test_blob_SOURCES = tests/unit/test_blob.c
@@ -106,6 +107,9 @@ tests_unit_test_slotmap_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) 
 
 tests_unit_test_staging_SOURCES = tests/unit/test_staging.c
 tests_unit_test_staging_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
+
+tests_unit_test_tiers_SOURCES = tests/unit/test_tiers.c
+tests_unit_test_tiers_LDADD = $(tests_unit_test_blobstore_LDADD)
 
 tests_unit_test_store_SOURCES = tests/unit/test_store.c
 tests_unit_test_store_LDADD = backends/libbackends.a common/libcommon.a $(URING_LIBS) $(CHECK_LIBS) -lm

@@ -2,6 +2,7 @@
 #include "flow/blobstore.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "flow/blobstore_private.h"
@@ -50,7 +51,7 @@ static bool open_seal(struct blobstore *bs, const void *secret, size_t len)
 	bs->key = own->key;
 	bs->seal = seal_new(&bs->key);
 	bs->seal_buffer = aligned_alloc(STORE_BLOCK, STORE_READ_ROOM(BLOB_LEN_MAX + SEAL_TAG));
-	return bs->seal && bs->seal_buffer;
+	return bs->seal && bs->seal_buffer && mover_init(bs);
 }
 
 struct blobstore *blobstore_new_tiers(struct store *const *stores, unsigned nr, uint32_t max_blobs,
@@ -64,6 +65,7 @@ struct blobstore *blobstore_new_tiers(struct store *const *stores, unsigned nr, 
 	bs->entries_kept = KEPT_NONE;
 	pthread_mutex_init(&bs->lock, NULL);
 	pthread_mutex_init(&bs->seal_lock, NULL);
+	pthread_mutex_init(&bs->house, NULL);
 	blobstore_tick(bs);
 	bs->blobs = blob_table_new(MIN(max_blobs, BLOB_ID_MAX));
 	if (!bs->blobs || !open_tiers(bs, stores, nr) || !open_seal(bs, secret, secret_len))
@@ -88,12 +90,14 @@ struct blobstore *blobstore_free(struct blobstore *bs)
 			store_segment_free(bs->tiers[place_tier(place)].store, place_carrier(place));
 	}
 	blob_table_free(bs->blobs);
+	mover_deinit(bs);
 	seal_free(bs->seal);
 	free(bs->seal_buffer);
 	explicit_bzero(&bs->key, sizeof(bs->key));
 	kept_close(&bs->entries_kept);
 	pthread_mutex_destroy(&bs->lock);
 	pthread_mutex_destroy(&bs->seal_lock);
+	pthread_mutex_destroy(&bs->house);
 	free(bs->segments);
 	free(bs->tenants);
 	free(bs);
@@ -109,7 +113,12 @@ uint64_t blobstore_next_serial(struct blobstore *bs)
 
 void blobstore_tick(struct blobstore *bs)
 {
-	atomic_store_explicit(&bs->now_s, (uint32_t)(now_ns() / NSEC_PER_SEC), memory_order_relaxed);
+	atomic_store_explicit(&bs->clock, (uint32_t)(now_ns() >> CLOCK_SHIFT), memory_order_relaxed);
+}
+
+void blobstore_set_move_down(struct blobstore *bs, uint64_t ns)
+{
+	atomic_store_explicit(&bs->move_down_ns, ns, memory_order_relaxed);
 }
 
 /* ---- get ---- */
@@ -172,10 +181,17 @@ static int read_page(struct blobstore *bs, struct codec *codec, const struct seg
 
 int blobstore_check(struct blobstore *bs, blob_id id, const struct segment *seg, const void *page, int r)
 {
+	struct tier *t = &bs->tiers[seg->tier];
+
 	if (!r && page_hash(page, seg->seed) != blob_hash(bs->blobs, id))
 		r = -EBADMSG;
-	if (r == -EBADMSG)
+	if (r == -EBADMSG) {
 		atomic_fetch_add_explicit(&bs->corrupt, 1, memory_order_relaxed);
+		atomic_fetch_add_explicit(&t->corrupt, 1, memory_order_relaxed);
+	} else if (r && r != -ECANCELED) {
+		atomic_store_explicit(&t->read_error, r, memory_order_relaxed);
+		atomic_store_explicit(&t->read_error_ns, now_ns(), memory_order_relaxed);
+	}
 	return r;
 }
 
@@ -245,7 +261,7 @@ static blob_id find_equal(struct blobstore *bs, struct codec *codec, const struc
 static enum blobstore_result add_locked(struct blobstore *bs, struct domain *domain, uint64_t hash,
 					unsigned char *buf, uint32_t len, blob_id *id)
 {
-	struct record record = { .len = (uint16_t)len, .magic = RECORD_MAGIC };
+	struct record record = record_make(0, BLOB_ZSTD, len);
 	uint64_t loc;
 	int r;
 
@@ -263,6 +279,31 @@ static enum blobstore_result add_locked(struct blobstore *bs, struct domain *dom
 	return BLOBSTORE_STORED;
 }
 
+/* True: there may be room now. */
+static bool make_room(struct blobstore *bs)
+{
+	bool made;
+
+	pthread_mutex_lock(&bs->house);
+	made = mover_make_room(bs);
+	pthread_mutex_unlock(&bs->house);
+	return made;
+}
+
+/* Room is made by whoever needs it, in the packers: they may wait. */
+static enum blobstore_result add(struct blobstore *bs, struct domain *domain, uint64_t hash,
+				 unsigned char *buf, uint32_t len, blob_id *id)
+{
+	enum blobstore_result result;
+
+	for (unsigned tries = 0;; tries++) {
+		pthread_mutex_lock(&bs->lock);
+		result = add_locked(bs, domain, hash, buf, len, id);
+		pthread_mutex_unlock(&bs->lock);
+		if (result != BLOBSTORE_FULL || bs->nr_tiers == 1 || tries == 2 || !make_room(bs))
+			return result;
+	}
+}
 enum blobstore_result blobstore_put(struct blobstore *bs, struct codec *codec,
 				    struct domain *domain, const void *page, blob_id *id)
 {
@@ -282,12 +323,29 @@ enum blobstore_result blobstore_put(struct blobstore *bs, struct codec *codec,
 	/* Charged before it is there: the sum never lags behind (INV-8). */
 	if (!domain_charge(domain, sizeof(struct record) + len))
 		return BLOBSTORE_QUOTA;
-	pthread_mutex_lock(&bs->lock);
-	result = add_locked(bs, domain, hash, buf, (uint32_t)len, id);
-	pthread_mutex_unlock(&bs->lock);
+	result = add(bs, domain, hash, buf, (uint32_t)len, id);
 	if (result != BLOBSTORE_STORED)
 		domain_uncharge(domain, sizeof(struct record) + len);
 	return result;
+}
+
+/* A failed read is news for so long. */
+#define READ_ERROR_NS (60 * NSEC_PER_SEC)
+
+static void describe_health(struct tier *tier, struct blobstore_tier *t)
+{
+	uint64_t now = now_ns(), at = tier->read_error_ns;
+	struct store_status status;
+	int error = tier->write_error;
+
+	store_get_status(tier->store, &status);
+	if (status.state != STORE_UP)
+		snprintf(t->reason, sizeof(t->reason), "%s: %s", store_state_name(status.state), status.reason);
+	else if (error && now < tier->retry_ns + NSEC_PER_SEC)
+		snprintf(t->reason, sizeof(t->reason), "writing: %s", strerror(-error));
+	else if (at && now - at < READ_ERROR_NS)
+		snprintf(t->reason, sizeof(t->reason), "reading: %s", strerror(-tier->read_error));
+	t->degraded = t->reason[0];
 }
 
 static void add_tier_stats(struct blobstore *bs, struct blobstore_stats *stats)
@@ -295,11 +353,18 @@ static void add_tier_stats(struct blobstore *bs, struct blobstore_stats *stats)
 	stats->nr_tiers = bs->nr_tiers;
 	for (unsigned i = 0; i < bs->nr_tiers; i++) {
 		struct blobstore_tier *t = &stats->tier[i];
-		const struct tier *tier = &bs->tiers[i];
+		struct tier *tier = &bs->tiers[i];
 
 		*t = (struct blobstore_tier){ .name = store_name(tier->store),
 					      .live_bytes = tier->live,
-					      .dead_bytes = tier->held - tier->live };
+					      .dead_bytes = tier->held - tier->live,
+					      .moved_in_bytes_total = tier->in_bytes,
+					      .collected_bytes_total = tier->gc_bytes,
+					      .corrupt_total = tier->corrupt,
+					      .daily_left_bytes = UINT64_MAX };
+		if (store_daily_writes(tier->store))
+			t->daily_left_bytes = (uint64_t)MAX(tier->budget, (int64_t)0);
+		describe_health(tier, t);
 		store_get_stats(tier->store, &t->store);
 		store_get_status(tier->store, &t->status);
 		stats->live_bytes += t->live_bytes;
@@ -320,6 +385,7 @@ void blobstore_get_stats(struct blobstore *bs, struct blobstore_stats *stats)
 				bs->top_segment * (sizeof(struct segment) + sizeof(struct segment_entry)) +
 				bs->nr_tenants * sizeof(struct tenant);
 	stats->compacted_bytes_total = bs->compacted_bytes;
+	stats->promoted_bytes_total = bs->promoted_bytes;
 	add_tier_stats(bs, stats);
 	pthread_mutex_unlock(&bs->lock);
 }

@@ -46,6 +46,13 @@ struct blobstore_tier {
 	const char *name;
 	uint64_t live_bytes;
 	uint64_t dead_bytes;
+	uint64_t moved_in_bytes_total;	/* written because they came from above */
+	uint64_t collected_bytes_total; /* written to tidy up */
+	uint64_t corrupt_total;		/* gets that failed their check */
+	/* Passed over at present, or not able to read lately. */
+	bool degraded;
+	char reason[256]; /* for people; "" when it is not */
+	uint64_t daily_left_bytes; /* of daily=; UINT64_MAX: no bound */
 	struct store_stats store;
 	struct store_status status;
 };
@@ -57,6 +64,7 @@ struct blobstore_stats {
 	uint64_t metadata_bytes;  /* table and index */
 	uint64_t duplicate_total; /* puts answered by an equal blob */
 	uint64_t compacted_bytes_total;
+	uint64_t promoted_bytes_total; /* brought up to the first tier */
 	uint64_t corrupt_total;	  /* gets that failed their checksum */
 	struct store_stats store; /* of the first tier */
 	unsigned nr_tiers;
@@ -107,6 +115,9 @@ int blobstore_fetch_page(struct blobstore *bs, struct blobstore_fetch *fetch, st
 			 struct seal *seal, void *page);
 void blobstore_fetch_end(struct blobstore_fetch *fetch);
 void blobstore_fetch_cancel(struct blobstore *bs, struct blobstore_fetch *fetch);
+/* It was read from a slow tier, and others refer to it still: it should come up,
+   in the background. Wait-free. */
+void blobstore_want(struct blobstore *bs, blob_id id);
 /* Some tier is slow. */
 bool blobstore_has_slow(const struct blobstore *bs);
 /* For one thread that fetches. NULL on ENOMEM. */
@@ -122,6 +133,8 @@ void blobstore_unref(struct blobstore *bs, blob_id id);
  * segment while held bytes exceed 1.15 of live ones. True: there is more.
  */
 bool blobstore_work(struct blobstore *bs);
+/* Pages unused for so long leave the first tier; 0: only to make room. */
+void blobstore_set_move_down(struct blobstore *bs, uint64_t ns);
 void blobstore_get_stats(struct blobstore *bs, struct blobstore_stats *stats);
 
 #endif

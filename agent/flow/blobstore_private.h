@@ -43,16 +43,36 @@
 #include "flow/blobstore.h"
 #include "page/blob.h"
 #include "page/domain.h"
-#include "page/seal.h"
+#include "page/sealed.h"
 
-/* Before each frame, so that a segment can be walked. */
+/* Before each frame of the memory form, so that a segment can be walked. */
 struct record {
 	uint32_t id;
-	uint16_t len; /* of the frame */
-	uint16_t magic;
+	uint16_t len;	/* of the frame */
+	uint16_t magic; /* 7 bits of it, and the kind in the lower 9 */
 };
 _Static_assert(sizeof(struct record) == 8, "8 bytes a record");
-#define RECORD_MAGIC 0xb10b
+#define RECORD_MAGIC (0x5b << 9)
+#define RECORD_KIND 0x1ff
+
+static inline struct record record_make(uint32_t id, unsigned kind, uint32_t len)
+{
+	return (struct record){ .id = id,
+				.len = (uint16_t)len,
+				.magic = (uint16_t)(RECORD_MAGIC | kind) };
+}
+
+static inline bool record_is_valid(const struct record *record)
+{
+	return (record->magic & ~RECORD_KIND) == RECORD_MAGIC && record->len;
+}
+
+/* Where its frame is, if the frame lies at offset of the segment. */
+static inline uint64_t record_loc(const struct record *record, uint32_t segment, uint32_t offset)
+{
+	return blob_loc_make(record->magic & RECORD_KIND, segment, offset, record->len);
+}
+
 #define RECORD_MAX (sizeof(struct record) + BLOBSTORE_FRAME_MAX)
 
 enum segment_state { SEGMENT_UNUSED, SEGMENT_OPEN, SEGMENT_SEALED, SEGMENT_EMPTY };
@@ -89,14 +109,14 @@ struct segment_entry {
 _Static_assert(sizeof(struct segment_entry) == 32, "32 bytes a segment");
 
 /* Derived: rebuilt from the entries, the blob table and its locations. Guarded
-   by the lock but for readers, place, used_s, and seed and serial, which are
+   by the lock but for readers, place, used, and seed and serial, which are
    constant while any blob lies in the segment. */
 struct segment {
 	_Atomic uint64_t place; /* as in the entry */
 	uint64_t seed;
 	uint64_t serial;
 	_Atomic uint32_t readers;
-	_Atomic uint32_t used_s; /* seconds of the clock: written, or last read */
+	_Atomic uint32_t used; /* by the clock: written, or last read */
 	uint32_t tenant;  /* the domain's index */
 	uint32_t fill;	  /* bytes appended, as record_size counts */
 	uint32_t live;	  /* of them, of blobs that are not reaped */
@@ -105,9 +125,13 @@ struct segment {
 	uint8_t tier;
 	uint8_t batches;
 	bool walked;	  /* compacted; what is left can't be moved */
+	bool moving;	  /* the mover's victim */
+	bool stays;	  /* the mover could not move all of it down */
 };
 
 #define TIERS_MAX BLOBSTORE_TIERS_MAX
+#define WANTED 64
+#define CLOCK_SHIFT 26 /* ticks of 67 ms */
 
 /* What one domain has here. Guarded by the lock. */
 struct tenant {
@@ -116,7 +140,7 @@ struct tenant {
 	uint32_t open[TIERS_MAX]; /* segment plus one */
 };
 
-/* Guarded by the lock, but for what is const. */
+/* Guarded by the lock, but for what is const, and what is the mover's. */
 struct tier {
 	struct store *store; /* const */
 	bool slow;	     /* const: not the first, so of the sealed form */
@@ -124,6 +148,42 @@ struct tier {
 	uint32_t used_segments;
 	uint64_t held;	     /* bytes in segments that are not EMPTY */
 	uint64_t live;	     /* of them, of blobs that are not reaped */
+	/* the mover's */
+	bool filling;		/* over its mark: until it is below the lower one */
+	_Atomic uint64_t retry_ns; /* it failed, or is full: not written to before */
+	uint64_t pause_ns;	   /* ... and how long that was */
+	_Atomic int write_error;   /* the last one, 0: the last write went well */
+	_Atomic int64_t budget;	   /* bytes it may still write (daily) */
+	uint64_t budget_ns;	   /* as of when */
+	/* any thread's */
+	_Atomic uint64_t in_bytes, gc_bytes; /* written: from above, to tidy up */
+	_Atomic uint64_t corrupt;  /* gets that failed their check */
+	_Atomic int read_error;	   /* the last one */
+	_Atomic uint64_t read_error_ns;
+};
+
+/*
+ * The mover: takes what lives in one segment, batch by batch, to another tier
+ * or (garbage collection) to a better segment of the same one. The house lock's.
+ */
+struct mover {
+	uint32_t victim;  /* segment plus one; 0: none */
+	uint32_t to;	  /* tier */
+	uint32_t cursor;  /* memory form: byte; sealed form: batch */
+	uint32_t record;  /* sealed form: the next one of that batch */
+	bool collecting;  /* garbage, not room */
+	bool left;	  /* some could not be moved */
+	/* a batch of the victim, read; sealed form */
+	unsigned char *batch;
+	unsigned char *table;
+	uint32_t nr_records;
+	/* the batch that is being put together */
+	unsigned char *raw, *out;
+	struct sealed_frame *frames;
+	uint64_t *from;	  /* their locations */
+	uint32_t n, bytes;
+	struct seal *seal;
+	uint8_t machine[16];
 };
 
 struct blobstore {
@@ -138,6 +198,13 @@ struct blobstore {
 	struct seal *seal;	/* for those who may wait; under seal_lock */
 	pthread_mutex_t seal_lock;
 	unsigned char *seal_buffer;
+	/* One housekeeper at a time; taken before `lock`. */
+	pthread_mutex_t house;
+	struct mover mover;
+	_Atomic uint64_t move_down_ns; /* unused for so long: down; 0: only for room */
+	_Atomic uint32_t wanted[WANTED]; /* blobs to be brought up; 0: none */
+	_Atomic bool has_wanted;
+	uint64_t promoted_bytes;
 
 	/* Guards what follows and the blob table. Never taken by fault
 	   threads (INV-2). */
@@ -151,7 +218,7 @@ struct blobstore {
 	uint32_t cursor;	/* how far */
 	uint64_t compacted_bytes;
 
-	_Atomic uint32_t now_s; /* a moment ago, for used_s */
+	_Atomic uint32_t clock; /* a moment ago, in ticks */
 	_Atomic uint64_t duplicates;
 	_Atomic uint64_t corrupt;
 };
@@ -165,15 +232,15 @@ void segment_unpin(struct segment *seg);
 int blobstore_check(struct blobstore *bs, blob_id id, const struct segment *seg, const void *page, int r);
 /* A serial number that was never given out under this key. */
 uint64_t blobstore_next_serial(struct blobstore *bs);
-/* Takes the time for what is counted in seconds. */
+/* Takes the time for the clock. */
 void blobstore_tick(struct blobstore *bs);
 
 static inline void segment_touch(struct blobstore *bs, struct segment *seg)
 {
-	uint32_t now = atomic_load_explicit(&bs->now_s, memory_order_relaxed);
+	uint32_t now = atomic_load_explicit(&bs->clock, memory_order_relaxed);
 
-	if (atomic_load_explicit(&seg->used_s, memory_order_relaxed) != now)
-		atomic_store_explicit(&seg->used_s, now, memory_order_relaxed);
+	if (atomic_load_explicit(&seg->used, memory_order_relaxed) != now)
+		atomic_store_explicit(&seg->used, now, memory_order_relaxed);
 }
 
 /* ---- blobstore_fetch.c ---- */
@@ -181,6 +248,30 @@ static inline void segment_touch(struct blobstore *bs, struct segment *seg)
 /* A frame and its tag, as read from a sealed segment: decrypted, decompressed. */
 int blobstore_unseal(struct seal *seal, struct codec *codec, uint64_t serial, uint64_t loc,
 		     const void *bytes, void *page);
+
+/* ---- blobstore_down.c; under the house lock ---- */
+
+bool mover_init(struct blobstore *bs);
+void mover_deinit(struct blobstore *bs);
+/* One batch of what has to move. True: there is more to do. */
+bool mover_step(struct blobstore *bs);
+/* Makes room in the first tier, whatever its marks say: at least one segment.
+   False: it can't. */
+bool mover_make_room(struct blobstore *bs);
+
+/* ---- blobstore_up.c ---- */
+
+/* Brings up what blobstore_want has asked for. True: there is more. */
+bool promote_step(struct blobstore *bs);
+
+/* ---- blobstore_work.c ---- */
+
+/* A record of the memory form at offset, header and frame, in buf; its size, 0
+   when it makes no sense. */
+uint32_t record_read(struct blobstore *bs, uint32_t segment, uint32_t offset, struct record *record,
+		     unsigned char *buf);
+/* The blob still lives at loc. Under the lock. */
+bool record_is_live(struct blobstore *bs, blob_id id, uint64_t loc);
 
 /* ---- blobstore_segment.c; under the lock ---- */
 
@@ -192,10 +283,10 @@ int segment_tenant(struct blobstore *bs, const struct domain *domain);
  */
 int segment_open(struct blobstore *bs, const struct domain *domain, uint32_t tier, bool last);
 /*
- * Appends a record of size bytes to the domain's open segment of the first tier
+ * Appends a record, size bytes with its frame, to the domain's open segment of the first tier
  * and counts it as live. 0 or the store's error.
  */
-int segment_append(struct blobstore *bs, struct domain *domain, const void *record, uint32_t size,
+int segment_append(struct blobstore *bs, struct domain *domain, const void *bytes, uint32_t size,
 		   bool last, uint64_t *loc);
 /* size bytes more of the segment are in use. The domain owes them. */
 void segment_count(struct blobstore *bs, struct domain *domain, uint32_t segment, uint32_t size);

@@ -34,6 +34,9 @@ static void make_empty(struct blobstore *bs, uint32_t segment)
 	bs->empty = segment + 1;
 	if (bs->victim == segment + 1)
 		bs->victim = 0;
+	if (bs->mover.victim == segment + 1)
+		bs->mover.victim = 0;
+	seg->moving = false;
 }
 
 void segment_seal(struct blobstore *bs, uint32_t segment)
@@ -111,9 +114,9 @@ int segment_open(struct blobstore *bs, const struct domain *domain, uint32_t tie
 	seg->tier = (uint8_t)tier;
 	seg->fill = 0;
 	seg->batches = 0;
-	seg->walked = false;
+	seg->walked = seg->stays = false;
 	seg->state = SEGMENT_OPEN;
-	atomic_store_explicit(&seg->used_s, atomic_load_explicit(&bs->now_s, memory_order_relaxed),
+	atomic_store_explicit(&seg->used, atomic_load_explicit(&bs->clock, memory_order_relaxed),
 			      memory_order_relaxed);
 	write_entry(bs, segment, domain, place_make(tier, carrier));
 	bs->tenants[domain->index].open[tier] = segment + 1;
@@ -123,9 +126,10 @@ int segment_open(struct blobstore *bs, const struct domain *domain, uint32_t tie
 
 /* ---- records ---- */
 
-int segment_append(struct blobstore *bs, struct domain *domain, const void *record, uint32_t size,
+int segment_append(struct blobstore *bs, struct domain *domain, const void *bytes, uint32_t size,
 		   bool last, uint64_t *loc)
 {
+	struct record record;
 	struct tenant *tenant;
 	struct segment *seg;
 	uint32_t segment;
@@ -144,14 +148,14 @@ int segment_append(struct blobstore *bs, struct domain *domain, const void *reco
 	}
 	segment = tenant->open[0] - 1;
 	seg = &bs->segments[segment];
-	r = store_write(bs->tiers[0].store, place_carrier(seg->place), seg->fill, record, size);
+	r = store_write(bs->tiers[0].store, place_carrier(seg->place), seg->fill, bytes, size);
 	if (r) {
 		/* A write that failed may land yet: never other bytes there. */
 		segment_seal(bs, segment);
 		return r;
 	}
-	*loc = blob_loc_make(BLOB_ZSTD, segment, seg->fill + (uint32_t)sizeof(struct record),
-			     size - (uint32_t)sizeof(struct record));
+	memcpy(&record, bytes, sizeof(record));
+	*loc = record_loc(&record, segment, seg->fill + (uint32_t)sizeof(record));
 	segment_count(bs, domain, segment, size);
 	return 0;
 }

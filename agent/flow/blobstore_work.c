@@ -45,7 +45,7 @@ static bool too_much_garbage(const struct blobstore *bs)
 
 static bool may_be_victim(const struct blobstore *bs, const struct segment *seg)
 {
-	if (seg->walked || seg->tier)
+	if (seg->walked || seg->tier || seg->moving)
 		return false;
 	/* An open one is sealed for it: not when another can't be opened, or
 	   its domain would have none. */
@@ -79,30 +79,33 @@ static bool pick_victim(struct blobstore *bs)
 	return true;
 }
 
-/* The record at the cursor, header and frame, in buf; 0 when it makes no
-   sense. */
-static uint32_t read_record(struct blobstore *bs, struct record *record, unsigned char *buf)
+uint32_t record_read(struct blobstore *bs, uint32_t segment, uint32_t offset, struct record *record,
+		     unsigned char *buf)
 {
-	const struct segment *seg = &bs->segments[bs->victim - 1];
-	uint32_t left = seg->fill - bs->cursor, size;
+	uint32_t left = bs->segments[segment].fill - offset, size;
 	const void *bytes;
 	int error;
 
 	if (left < sizeof(*record))
 		return 0;
-	bytes = segment_bytes(bs, bs->victim - 1, bs->cursor, sizeof(*record), buf, &error);
+	bytes = segment_bytes(bs, segment, offset, sizeof(*record), buf, &error);
 	if (!bytes)
 		return 0;
 	memcpy(record, bytes, sizeof(*record));
 	size = (uint32_t)sizeof(*record) + record->len;
-	if (record->magic != RECORD_MAGIC || !record->len || size > RECORD_MAX || size > left)
+	if (!record_is_valid(record) || size > RECORD_MAX || size > left)
 		return 0;
-	bytes = segment_bytes(bs, bs->victim - 1, bs->cursor, size, buf, &error);
+	bytes = segment_bytes(bs, segment, offset, size, buf, &error);
 	if (!bytes)
 		return 0;
 	if (bytes != buf)
 		memcpy(buf, bytes, size);
 	return size;
+}
+
+bool record_is_live(struct blobstore *bs, blob_id id, uint64_t loc)
+{
+	return blob_loc_of_any(bs->blobs, id) == loc && !blob_is_dead(bs->blobs, id);
 }
 
 enum step { STEP_MORE, STEP_DONE, STEP_STUCK };
@@ -119,11 +122,11 @@ static enum step move_one(struct blobstore *bs)
 
 	if (bs->cursor >= seg->fill)
 		return STEP_DONE;
-	size = read_record(bs, &record, buf);
+	size = record_read(bs, victim, bs->cursor, &record, buf);
 	if (!size)
 		return STEP_DONE; /* damaged: it goes when its last blob does */
-	loc = blob_loc_make(BLOB_ZSTD, victim, bs->cursor + (uint32_t)sizeof(record), record.len);
-	if (blob_loc_of_any(bs->blobs, record.id) == loc && !blob_is_dead(bs->blobs, record.id)) {
+	loc = record_loc(&record, victim, bs->cursor + (uint32_t)sizeof(record));
+	if (record_is_live(bs, record.id, loc)) {
 		if (segment_append(bs, bs->tenants[seg->tenant].domain, buf, size, true, &new_loc))
 			return STEP_STUCK;
 		blob_move(bs->blobs, record.id, new_loc);
@@ -169,6 +172,8 @@ bool blobstore_work(struct blobstore *bs)
 {
 	bool more = true;
 
+	pthread_mutex_lock(&bs->house);
+	blobstore_tick(bs);
 	/* The dead first: they are not worth moving. */
 	for (unsigned i = 0; more && i < STEPS_PER_CALL; i++) {
 		pthread_mutex_lock(&bs->lock);
@@ -177,5 +182,11 @@ bool blobstore_work(struct blobstore *bs)
 		/* At once: compaction may need it. */
 		more |= segment_free_empty(bs);
 	}
+	if (bs->nr_tiers > 1) {
+		more |= mover_step(bs);
+		more |= promote_step(bs);
+		more |= segment_free_empty(bs);
+	}
+	pthread_mutex_unlock(&bs->house);
 	return more;
 }

@@ -30,7 +30,7 @@ enum blob_kind {
 #define BLOB_LEN_MAX ((1u << 13) - 1)
 #define BLOB_SEGMENTS ((uint32_t)1 << 20)
 
-static inline uint64_t blob_loc_make(enum blob_kind kind, uint32_t segment, uint32_t offset,
+static inline uint64_t blob_loc_make(unsigned kind, uint32_t segment, uint32_t offset,
 				     uint32_t len)
 {
 	return (uint64_t)kind << 55 | (uint64_t)segment << 35 | (uint64_t)offset << 13 | len;
