@@ -46,6 +46,7 @@ SANITIZED_TESTS = \
 # ---- unit: each links the layer it tests and what that stands on ----
 UNIT_TESTS = \
 	tests/flow/test_event_order \
+	tests/flow/test_interleavings \
 	tests/unit/test_blob \
 	tests/unit/test_blobstore \
 	tests/unit/test_codec \
@@ -71,6 +72,22 @@ tests_unit_test_blobstore_LDADD = agent/libflow.a agent/libproc.a agent/libpage.
 
 tests_flow_test_event_order_SOURCES = tests/flow/test_event_order.c
 tests_flow_test_event_order_LDADD = $(tests_unit_test_blobstore_LDADD)
+
+# The agent on a scripted kernel: kernel.c stands for agent/sys/pagemap.c and
+# agent.c for common/reaper.c, so the archives' own members are not taken.
+tests_flow_test_interleavings_SOURCES = \
+	tests/flow/agent.c \
+	tests/flow/explore.c \
+	tests/flow/invariants.c \
+	tests/flow/kernel.c \
+	tests/flow/mover.c \
+	tests/flow/test_interleavings.c \
+	tests/flow/threads.c \
+	tests/flow/world.h
+tests_flow_test_interleavings_LDFLAGS = $(AM_LDFLAGS) \
+	-Wl,--wrap=clock_gettime -Wl,--wrap=sched_yield -Wl,--wrap=getrandom -Wl,--wrap=send \
+	-Wl,--wrap=malloc -Wl,--wrap=calloc -Wl,--wrap=realloc -Wl,--wrap=pthread_mutex_lock
+tests_flow_test_interleavings_LDADD = agent/libengine.a agent/libpolicy.a $(tests_unit_test_blobstore_LDADD)
 
 tests_unit_test_codec_SOURCES = tests/unit/test_codec.c
 tests_unit_test_codec_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm

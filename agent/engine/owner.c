@@ -191,8 +191,7 @@ void owner_settle(struct owner *o)
 	}
 }
 
-/* Processes without a mover end without a sign. */
-static void probe(struct owner *o)
+void owner_probe(struct owner *o)
 {
 	struct session *next;
 
@@ -250,7 +249,7 @@ static void *run(void *arg)
 			(void)slot_pool_reserve(o->slots, SLOT_POOL_STEP);
 		now = now_ns();
 		if (now >= next_probe) {
-			probe(o);
+			owner_probe(o);
 			keep_reserve(o);
 			next_probe = now + PROBE_MS * 1000000ull;
 		}
@@ -259,9 +258,8 @@ static void *run(void *arg)
 	return NULL;
 }
 
-int owner_start(struct owner_thread *t, struct flow *flow, int level)
+int owner_open(struct owner *o, struct flow *flow, int level)
 {
-	struct owner *o = &t->owner;
 	struct epoll_event event = { .events = EPOLLIN | EPOLLET }; /* mail */
 	int r;
 
@@ -282,6 +280,15 @@ int owner_start(struct owner_thread *t, struct flow *flow, int level)
 	    slot_pool_reserve(o->slots, SLOT_POOL_STEP) < 0)
 		return -ENOMEM;
 	keep_reserve(o);
+	return 0;
+}
+
+int owner_start(struct owner_thread *t, struct flow *flow, int level)
+{
+	int r = owner_open(&t->owner, flow, level);
+
+	if (r < 0)
+		return r;
 	t->stop.kind = MAIL_STOP;
 	r = -pthread_create(&t->thread, NULL, run, t);
 	t->started = r == 0;

@@ -120,6 +120,8 @@ struct engine {
 int owner_start(struct owner_thread *t, struct flow *flow, int level);
 void owner_stop(struct owner_thread *t);
 void owner_adopt(struct owner *o, struct session *s);
+/* All but the thread; owner_stop undoes it. */
+int owner_open(struct owner *o, struct flow *flow, int level);
 /* What the thread does each time round, after the faults; one by one for a test
    that schedules it. */
 /* False: stop. */
@@ -129,6 +131,8 @@ int owner_run_jobs(struct owner *o);
 void owner_commit_deferred(struct owner *o);
 /* Sessions whose events are not all in are looked at again soon. */
 void owner_settle(struct owner *o);
+/* Processes without a mover end without a sign: looks whether they are there. */
+void owner_probe(struct owner *o);
 
 /* worker.c */
 int worker_start(struct worker *w, struct packers *packers);

@@ -1,0 +1,853 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The agent's own code, all of it but the loops of its threads: each part of
+ * their rounds is an action. What the control thread does with sessions is done
+ * here, after each action.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#include "backends/store.h"
+#include "common/reaper.h"
+#include "engine/private.h"
+#include "flow/blobstore.h"
+#include "page/domain.h"
+#include "world.h"
+
+#define UID 1000
+
+extern const struct uffd_ops uffd_scripted;
+
+static struct flow flow;
+static struct owner_thread owner_thread;
+static struct owner *const owner = &owner_thread.owner;
+static struct worker worker;
+static struct packers packers;
+static struct codec *codec;
+static struct store *store;
+static int empty_dir = -1, smaps = -1, statm = -1;
+static struct order orders[2];
+static size_t nodes_taken; /* of the slot pool, when nobody is there */
+
+/* ---- what the process's clock and thread library are here ---- */
+
+int __wrap_clock_gettime(clockid_t clock, struct timespec *ts);
+int __wrap_sched_yield(void);
+ssize_t __wrap_send(int sock, const void *from, size_t n, int flags);
+ssize_t __real_send(int sock, const void *from, size_t n, int flags);
+ssize_t __wrap_getrandom(void *to, size_t n, unsigned flags);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t n);
+int __wrap_pthread_mutex_lock(pthread_mutex_t *m);
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t n);
+int __real_pthread_mutex_lock(pthread_mutex_t *m);
+
+int __wrap_clock_gettime(clockid_t clock, struct timespec *ts)
+{
+	(void)clock;
+	w.clock_ns += NSEC_PER_USEC;
+	*ts = (struct timespec){ .tv_sec = (time_t)(w.clock_ns / NSEC_PER_SEC),
+				 .tv_nsec = (long)(w.clock_ns % NSEC_PER_SEC) };
+	return 0;
+}
+
+int __wrap_sched_yield(void)
+{
+	return 0; /* who it is for has its turn when the owner's is over */
+}
+
+ssize_t __wrap_getrandom(void *to, size_t n, unsigned flags)
+{
+	(void)flags;
+	memset(to, 0x5a, n);
+	return (ssize_t)n;
+}
+
+static bool sent; /* something is in a socket */
+
+ssize_t __wrap_send(int sock, const void *from, size_t n, int flags)
+{
+	sent = true;
+	return __real_send(sock, from, n, flags);
+}
+
+static void check_fault_path(const char *what)
+{
+	if (w.in_fault_path && !w.saw_event)
+		violated("INV-2: %s while a fault waits", what);
+}
+
+void *__wrap_malloc(size_t n)
+{
+	check_fault_path("malloc");
+	return __real_malloc(n);
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+	check_fault_path("calloc");
+	return __real_calloc(n, size);
+}
+
+void *__wrap_realloc(void *p, size_t n)
+{
+	check_fault_path("realloc");
+	return __real_realloc(p, n);
+}
+
+int __wrap_pthread_mutex_lock(pthread_mutex_t *m)
+{
+	check_fault_path("a mutex is taken");
+	return __real_pthread_mutex_lock(m);
+}
+
+/* Takes the place of common/reaper.c: no threads here. */
+void reaper_close(int fd)
+{
+	if (fd >= 0)
+		close(fd);
+}
+
+/* ---- the scripted store: memory, and errors by order ---- */
+
+#define SEGMENTS 4
+static unsigned char *segments;
+static bool segment_used[SEGMENTS];
+
+static int scripted_segment_new(void *self, uint32_t *segment)
+{
+	(void)self;
+	for (*segment = 0; *segment < SEGMENTS; (*segment)++)
+		if (!segment_used[*segment]) {
+			segment_used[*segment] = true;
+			return 0;
+		}
+	return -ENOSPC;
+}
+
+static int scripted_store_write(void *self, uint32_t segment, size_t offset, const void *buf, size_t len)
+{
+	(void)self;
+	if (w.full)
+		return -ENOSPC;
+	memcpy(segments + segment * STORE_SEGMENT + offset, buf, len);
+	return 0;
+}
+
+static int scripted_store_read(void *self, uint32_t segment, size_t offset, void *buf, size_t len)
+{
+	(void)self;
+	memcpy(buf, segments + segment * STORE_SEGMENT + offset, len);
+	if (w.corrupt && len)
+		((unsigned char *)buf)[len / 2] ^= 0x10;
+	return 0;
+}
+
+static const void *scripted_store_map(void *self, uint32_t segment, size_t offset, size_t len)
+{
+	static unsigned char damaged[65536];
+
+	if (!w.corrupt || len > sizeof(damaged))
+		return segments + segment * STORE_SEGMENT + offset;
+	scripted_store_read(self, segment, offset, damaged, len);
+	return damaged;
+}
+
+static void scripted_segment_free(void *self, uint32_t segment)
+{
+	(void)self;
+	segment_used[segment] = false;
+}
+
+static uint64_t scripted_used_bytes(void *self)
+{
+	uint64_t n = 0;
+
+	(void)self;
+	for (unsigned i = 0; i < SEGMENTS; i++)
+		n += segment_used[i] ? STORE_SEGMENT : 0;
+	return n;
+}
+
+static const struct store_ops scripted_store = {
+	.name = "scripted",
+	.caps = STORE_MAPPED,
+	.segment_new = scripted_segment_new,
+	.write = scripted_store_write,
+	.read = scripted_store_read,
+	.map = scripted_store_map,
+	.segment_free = scripted_segment_free,
+	.used_bytes = scripted_used_bytes,
+};
+
+/* ---- once in a process ---- */
+
+static void must(bool ok, const char *what)
+{
+	if (ok)
+		return;
+	perror(what);
+	abort();
+}
+
+static int open_empty_dir(void)
+{
+	char path[] = "/tmp/uswap-flow.XXXXXX";
+	int fd;
+
+	must(mkdtemp(path), "mkdtemp");
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	rmdir(path); /* it stays empty for ever */
+	return fd;
+}
+
+static void open_flow(void)
+{
+	must(mailbox_init(&flow.worker) == 0 && mailbox_init(&flow.engine) == 0, "mailbox");
+	flow.next_session_id = 1;
+	flow.backoff_ns = 0; /* what has come back may leave again at once */
+	flow.zeros = calloc(FLOW_WINDOW_MAX, PAGE_BYTES);
+	flow.domains = domain_registry_new();
+	flow.staging = staging_new(256 * PAGE_BYTES);
+	flow.blobstore = blobstore_new(store, 1024);
+	must(flow.zeros && flow.domains && flow.staging && flow.blobstore, "flow");
+}
+
+void agent_open(void)
+{
+	uffd_ops = &uffd_scripted;
+	segments = calloc(SEGMENTS, STORE_SEGMENT);
+	store = store_new(&scripted_store, NULL, SEGMENTS);
+	must(segments && store, "store");
+	open_flow();
+	must(owner_open(owner, &flow, -1) == 0, "owner");
+	must(packers_start(&packers, &flow, 0, -1) == 0, "packers");
+	worker = (struct worker){ .flow = &flow, .packers = &packers, .scan_ns = 1,
+				  .policy = { .stall_budget = 1.0 } };
+	worker.epoll = epoll_create1(EPOLL_CLOEXEC);
+	codec = codec_new(-1);
+	empty_dir = open_empty_dir();
+	smaps = memfd_create("smaps", MFD_CLOEXEC);
+	statm = memfd_create("statm", MFD_CLOEXEC);
+	must(worker.epoll >= 0 && codec && empty_dir >= 0 && smaps >= 0 && statm >= 0, "agent");
+}
+
+/* ---- one process's /proc ---- */
+
+static void write_smaps(const struct mm *mm)
+{
+	static char written[1024];
+	char text[1024] = "";
+	int n = 0;
+
+	for (unsigned a = 0; a < AREAS; a++)
+		if (mm->mapped[a])
+			n += snprintf(text + n, sizeof(text) - (size_t)n,
+				      "%llx-%llx rw-p 00000000 00:00 0 \nLocked: 0 kB\n"
+				      "VmFlags: rd wr mr mw me ac%s sd \n",
+				      AREA_START(a), AREA_START(a) + AREA_PAGES * PAGE_BYTES,
+				      mm->registered[a] ? " um" : "");
+	if (!strcmp(text, written))
+		return;
+	strcpy(written, text);
+	must(ftruncate(smaps, 0) == 0 && pwrite(smaps, text, (size_t)n, 0) == n, "smaps");
+}
+
+static int proc_fd(int of, int mm)
+{
+	int fd = fcntl(of, F_DUPFD_CLOEXEC, 3);
+
+	mm_bind_fd(fd, mm);
+	return fd;
+}
+
+static void open_proc(int i, struct session_fds *fds)
+{
+	int pair[2];
+
+	must(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0, "socketpair");
+	fds->mem = proc_fd(statm, i);
+	fds->pagemap = proc_fd(statm, i);
+	fds->maps = proc_fd(statm, i);
+	fds->statm = proc_fd(statm, i);
+	fds->smaps = proc_fd(smaps, i);
+	fds->tasks = proc_fd(empty_dir, i);
+	fds->mover = pair[0];
+	fds->gate_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	w.mm[i].sock = pair[1];
+	w.mm[i].mover = true;
+}
+
+static struct wire_gate *new_gate(void)
+{
+	struct wire_gate *gate = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE,
+				      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	must(gate != MAP_FAILED, "gate");
+	return gate;
+}
+
+/* ---- a run begins ---- */
+
+static void attach_first(void)
+{
+	int i = mm_new(-1);
+	struct mm *mm = &w.mm[i];
+	struct session *s = session_new(atomic_fetch_add(&flow.next_session_id, 1), UID);
+
+	must(s, "session");
+	mm->uffd = s->fds.uffd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	mm_bind_fd(mm->uffd, i);
+	open_proc(i, &s->fds);
+	s->owner = owner;
+	s->domain = domain_get(flow.domains, UID, UINT64_MAX);
+	s->store_max = UINT64_MAX;
+	s->transit = TRANSIT_START;
+	s->identity = IDENTITY_START;
+	s->gate = new_gate();
+	slotmap_init(&s->slots, owner->slots, &flow_slot_refs, s);
+	uffd_register(s->fds.uffd, s->transit, WIRE_TRANSIT_PAGES * PAGE_BYTES);
+	uffd_register(s->fds.uffd, s->identity, PAGE_BYTES);
+	mm->session = s;
+	mm->held = true;
+	s->mover_pid = 1;
+	notice_send(&owner->box, &s->to_owner, SESSION_OWN_ADD);
+	notice_send(&flow.worker, &s->to_worker, SESSION_WORK_ADD);
+	owner_take_mail(owner);
+	worker_take_mail(&worker);
+}
+
+void agent_begin(const struct scenario *s)
+{
+	static const struct scenario *last;
+	char text[64];
+	int n = snprintf(text, sizeof(text), "1000 %u 0\n", s->quota);
+
+	if (last != s)
+		must(ftruncate(statm, 0) == 0 && pwrite(statm, text, (size_t)n, 0) == n, "statm");
+	last = s;
+	memset(orders, 0, sizeof(orders));
+	nodes_taken = (slot_pool_bytes(owner->slots) >> PAGE_SHIFT) - slot_pool_ready(owner->slots);
+	attach_first();
+}
+
+/* ---- the control thread ---- */
+
+static void forked(struct session *s)
+{
+	s->domain = domain_get(flow.domains, s->uid, UINT64_MAX);
+	s->store_max = UINT64_MAX;
+	w.mm[mm_of_fd(s->fds.uffd)].session = s;
+}
+
+static void adopted(struct session *s)
+{
+	struct adoption *a = s->adoption;
+
+	s->adoption = NULL;
+	if (a->done) {
+		s->mover_pid = 1;
+		notice_send(&flow.worker, &s->to_worker, SESSION_WORK_ADD);
+	} else {
+		session_close_fds(&a->fds);
+		munmap(a->gate, PAGE_BYTES);
+	}
+	free(a);
+}
+
+static void bury(struct session *s)
+{
+	for (int i = 0; i < MMS; i++)
+		if (w.mm[i].used && w.mm[i].session == s) {
+			w.mm[i].session = NULL;
+			w.mm[i].held = false;
+			kernel_put_uffd(i);
+		}
+	domain_unref(flow.domains, s->domain);
+	session_free(s);
+}
+
+static void take_news(struct session *s)
+{
+	uint32_t bits = notice_take(&s->to_engine);
+
+	if (bits & SESSION_NEWS_FORKED)
+		forked(s);
+	if (bits & SESSION_NEWS_ADOPTED)
+		adopted(s);
+	if (bits & SESSION_NEWS_ENDED)
+		notice_send(&owner->box, &s->to_owner, SESSION_OWN_BURY);
+	if (bits & SESSION_NEWS_BURIED)
+		bury(s);
+}
+
+void agent_after(void)
+{
+	struct mail *next;
+
+	for (struct mail *mail = mailbox_take(&flow.engine); mail; mail = next) {
+		next = mail->next;
+		if (mail->kind == SESSION_MAIL)
+			take_news(CONTAINER_OF(mail, struct session, to_engine.mail));
+	}
+	for (int i = 0; sent && i < MMS; i++)
+		mover_receive(i);
+	sent = false;
+}
+
+/* ---- actions ---- */
+
+static struct session *session_at(int mm)
+{
+	return w.mm[mm].used ? w.mm[mm].session : NULL;
+}
+
+static bool may_serve(int i)
+{
+	const struct session *s = session_at(i);
+
+	if (!s || !s->polled)
+		return false;
+	return w.mm[i].gate_event || (!s->gate_wait_ns && kernel_readable(i));
+}
+
+static bool may_tick(int i)
+{
+	const struct session *s = session_at(i);
+
+	return s && s->gate && !s->busy && !s->leaving && !s->closed && !s->ended && w.mm[i].users &&
+	       session_state(s) == SESSION_ACTIVE && w.ticks < w.scenario->ticks;
+}
+
+static bool may_make_room(int i)
+{
+	const struct session *s = session_at(i);
+
+	return s && s->room_asked && s->gate && !s->busy && !s->leaving && !s->closed && !s->ended &&
+	       session_state(s) == SESSION_ACTIVE;
+}
+
+bool agent_may(const struct action *a)
+{
+	const struct session *s = a->kind == DO_GONE || a->kind == DO_MESSAGE ? session_at(a->a) : NULL;
+
+	switch (a->kind) {
+	case DO_SERVE:
+		return may_serve(a->a);
+	case DO_MAIL:
+		return owner->box.head != NULL;
+	case DO_JOBS:
+		return owner->jobs != NULL;
+	case DO_DEFERRED:
+		return owner->deferred != NULL;
+	case DO_SETTLE:
+		return owner->unquiet;
+	case DO_FORGET:
+		return staging_forwarders(flow.staging) != 0;
+	case DO_TICK:
+		return may_tick(a->a);
+	case DO_WORKER_MAIL:
+		return flow.worker.head != NULL;
+	case DO_MESSAGE:
+		return s && s->gate && (w.mm[a->a].reports || w.mm[a->a].socket_shut);
+	case DO_GONE:
+		return s && s->gate && !w.mm[a->a].users && !w.mm[a->a].pidfd_seen;
+	case DO_ROOM:
+		return may_make_room(a->a);
+	case DO_PACK:
+		return packers.urgent || packers.head;
+	default:
+		return false;
+	}
+}
+
+static void serve(int i)
+{
+	w.mm[i].gate_event = false;
+	w.saw_event = false;
+	w.in_fault_path = true;
+	fault_serve(owner, session_at(i));
+	w.in_fault_path = false;
+}
+
+static void tick(int i)
+{
+	struct session *s = session_at(i);
+
+	write_smaps(&w.mm[i]);
+	worker.grace_ns = w.scenario->grace ? 1000 * NSEC_PER_SEC : 0;
+	s->mappings_ns = 0; /* read anew */
+	s->next_tick_ns = 0;
+	w.clock_ns += NSEC_PER_USEC;
+	evictor_tick(&worker, s, w.clock_ns);
+}
+
+static void take_message(int i)
+{
+	struct mm *mm = &w.mm[i];
+
+	if (mm->reports)
+		mm->reports--;
+	else
+		mm->socket_shut = false; /* read once, and out of the epoll set */
+	evictor_message(&worker, mm->session);
+}
+
+static void pack(void)
+{
+	struct batch *b = packers_take(&packers, UINT64_MAX);
+
+	evict_pack(&flow, codec, b);
+	mailbox_send(&session_owner(b->session)->box, &b->mail);
+}
+
+void agent_do(const struct action *a)
+{
+	switch (a->kind) {
+	case DO_SERVE:
+		serve(a->a);
+		break;
+	case DO_MAIL:
+		owner_take_mail(owner);
+		break;
+	case DO_JOBS:
+		owner_run_jobs(owner);
+		break;
+	case DO_DEFERRED:
+		owner_commit_deferred(owner);
+		break;
+	case DO_SETTLE:
+		owner_settle(owner);
+		break;
+	case DO_FORGET:
+		owner_probe(owner);
+		break;
+	case DO_TICK:
+		w.ticks++;
+		tick(a->a);
+		break;
+	case DO_ROOM:
+		tick(a->a);
+		break;
+	case DO_WORKER_MAIL:
+		worker_take_mail(&worker);
+		break;
+	case DO_MESSAGE:
+		take_message(a->a);
+		break;
+	case DO_GONE:
+		w.mm[a->a].pidfd_seen = true;
+		evictor_leave(&worker, session_at(a->a));
+		break;
+	case DO_PACK:
+		pack();
+		break;
+	default:
+		break;
+	}
+}
+
+/* ---- trouble ---- */
+
+static void give_order(struct session *s, bool detach)
+{
+	struct order *order = &orders[detach];
+
+	if (s->restore_order)
+		return;
+	*order = (struct order){ .kind = 0 };
+	atomic_store(&s->restore_order, order);
+	notice_send(&owner->box, &s->to_owner, detach ? SESSION_OWN_DETACH : SESSION_OWN_RESTORE);
+}
+
+static int child_to_adopt(void)
+{
+	for (int i = 1; i < MMS; i++) {
+		const struct session *s = session_at(i);
+
+		if (s && w.mm[i].users && w.mm[i].child_ready && session_state(s) == SESSION_SERVED &&
+		    !s->gate && !s->adoption)
+			return i;
+	}
+	return -1;
+}
+
+static void say_hello(int i)
+{
+	struct session *s = session_at(i);
+	struct adoption *a = calloc(1, sizeof(*a));
+
+	must(a, "adoption");
+	a->fds = SESSION_FDS_NONE;
+	open_proc(i, &a->fds);
+	a->attach.transit = TRANSIT_START;
+	a->gate = new_gate();
+	s->adoption = a;
+	notice_send(&owner->box, &s->to_owner, SESSION_OWN_ADOPT);
+}
+
+bool agent_may_trouble(enum trouble t)
+{
+	const struct session *s = session_at(0);
+
+	switch (t) {
+	case TROUBLE_MOVER:
+		return w.mm[0].mover;
+	case TROUBLE_REVOKE:
+		return s && s->reporting && s->reporting->ordered;
+	case TROUBLE_RESTORE:
+	case TROUBLE_DETACH:
+		return s && session_state(s) <= SESSION_ACTIVE;
+	case TROUBLE_HELLO:
+		return child_to_adopt() >= 0;
+	default:
+		return true;
+	}
+}
+
+static void reclaim(void)
+{
+	for (int m = 0; m < MMS; m++)
+		for (unsigned i = 0; i < PAGES; i++) {
+			struct mm *mm = &w.mm[m];
+
+			for (unsigned lane = 0; lane < WIRE_LANES; lane++)
+				if (mm->transit[lane][i].lazy)
+					mm->transit[lane][i] = (struct page){ 0 };
+			if (!mm->page[i].lazy)
+				continue;
+			mm->page[i] = (struct page){ 0 };
+			mm->may[i] = MAY(0);
+		}
+}
+
+void agent_trouble(enum trouble t)
+{
+	switch (t) {
+	case TROUBLE_NOMEM:
+		w.nomem = true;
+		break;
+	case TROUBLE_AGAIN:
+		w.again = true;
+		break;
+	case TROUBLE_HALF_MAP:
+		w.half_map = true;
+		break;
+	case TROUBLE_RECLAIM:
+		reclaim();
+		break;
+	case TROUBLE_MOVER:
+		mover_exit(0);
+		break;
+	case TROUBLE_REVOKE:
+		notice_send(&owner->box, &session_at(0)->to_owner, SESSION_OWN_REVOKE);
+		break;
+	case TROUBLE_UNREADABLE:
+		w.unreadable = true;
+		break;
+	case TROUBLE_CORRUPT:
+		w.corrupt = true;
+		w.lost = ~0u;
+		break;
+	case TROUBLE_FULL:
+		w.full = true;
+		break;
+	case TROUBLE_EMFILE:
+		w.emfile = true;
+		break;
+	case TROUBLE_RESTORE:
+	case TROUBLE_DETACH:
+		give_order(session_at(0), t == TROUBLE_DETACH);
+		break;
+	case TROUBLE_HELLO:
+		say_hello(child_to_adopt());
+		break;
+	default:
+		break;
+	}
+}
+
+/* ---- a run ends ---- */
+
+static bool anything_left(void)
+{
+	for (int i = 0; i < MMS; i++)
+		if (w.mm[i].used && w.mm[i].session)
+			return true;
+	return false;
+}
+
+static void round_of_all(void)
+{
+	for (int i = 0; i < MMS; i++) {
+		for (unsigned kind = DO_SERVE; kind <= DO_PACK; kind++) {
+			struct action a = { (uint8_t)kind, (uint8_t)i, 0 };
+
+			if (kind != DO_TICK && agent_may(&a))
+				agent_do(&a);
+			agent_after();
+		}
+		while (w.mm[i].used && mover_may_step(&w.mm[i])) {
+			mover_step(i);
+			agent_after();
+		}
+	}
+}
+
+void agent_end(void)
+{
+	struct blobstore_stats stats;
+
+	for (unsigned n = 0; anything_left() && n < 1000; n++) {
+		round_of_all();
+		if (n > 20) /* its half second is over */
+			for (int i = 0; i < MMS; i++)
+				mover_exit(i);
+		owner_probe(owner);
+	}
+	if (anything_left())
+		violated("a process has ended, and its session stays");
+	while (blobstore_work(flow.blobstore))
+		;
+	blobstore_get_stats(flow.blobstore, &stats);
+	if (stats.blobs || stats.live_bytes)
+		violated("INV-8: %llu blobs are held for nobody", (unsigned long long)stats.blobs);
+	if (staging_used_bytes(flow.staging) || staging_forwarders(flow.staging))
+		violated("INV-8: staging holds %llu bytes for nobody",
+			 (unsigned long long)staging_used_bytes(flow.staging));
+	if ((slot_pool_bytes(owner->slots) >> PAGE_SHIFT) - slot_pool_ready(owner->slots) != nodes_taken)
+		violated("INV-8: nodes of slots are held for nobody");
+	if (worker.reserved)
+		violated("%llu pages of staging stay reserved", (unsigned long long)worker.reserved);
+	if (slot_pool_ready(owner->slots) < 64)
+		(void)slot_pool_reserve(owner->slots, 512);
+}
+
+/* ---- the state, for explore.c ---- */
+
+struct out {
+	unsigned char *at, *end;
+};
+
+static void put(struct out *o, const void *from, size_t n)
+{
+	if (o->at + n > o->end)
+		abort();
+	memcpy(o->at, from, n);
+	o->at += n;
+}
+
+#define PUT(o, value)                             \
+	do {                                      \
+		__typeof__(value) put_ = (value); \
+		put(o, &put_, sizeof(put_));      \
+	} while (0)
+
+static void put_slot(struct out *o, slot_t slot)
+{
+	unsigned char page[PAGE_BYTES];
+	const void *bytes = NULL;
+
+	PUT(o, (uint8_t)slot_state(slot));
+	PUT(o, (uint8_t)(slot_flags(slot) & SLOT_F_WAITING));
+	if (slot_state(slot) == SLOT_STAGED && !staging_forwarded(flow.staging, (uint32_t)slot_value(slot)))
+		bytes = staging_page(flow.staging, (uint32_t)slot_value(slot));
+	else if (slot_state(slot) == SLOT_STORED && !w.corrupt &&
+		 blobstore_get(flow.blobstore, codec, (blob_id)slot_value(slot), page) == 0)
+		bytes = page;
+	if (bytes)
+		PUT(o, (int8_t)token_of(bytes));
+	else if (slot_state(slot) == SLOT_FILL || slot_state(slot) == SLOT_LEAVING)
+		PUT(o, slot_value(slot));
+}
+
+static void put_batch(struct out *o, const struct batch *b)
+{
+	PUT(o, b->mail.kind);
+	PUT(o, b->lane);
+	PUT(o, b->nr);
+	PUT(o, b->ordered);
+	PUT(o, b->moved);
+	for (unsigned i = 0; i < b->nr; i++) {
+		PUT(o, b->page[i].vpn);
+		PUT(o, b->page[i].result);
+		if (b->page[i].result == BATCH_PAGE_PULLED)
+			PUT(o, (int8_t)token_of(staging_page(flow.staging, b->page[i].value)));
+	}
+}
+
+static void put_box(struct out *o, struct mailbox *box)
+{
+	for (struct mail *mail = box->head; mail; mail = mail->next) {
+		PUT(o, mail->kind);
+		if (mail->kind >= BATCH_MARK && mail->kind <= BATCH_DONE)
+			put_batch(o, CONTAINER_OF(mail, struct batch, mail));
+	}
+}
+
+static void put_ranges(struct out *o, const struct ranges *r)
+{
+	PUT(o, (uint32_t)r->nr);
+	if (r->nr)
+		put(o, r->v, r->nr * sizeof(*r->v));
+}
+
+static void put_session(struct out *o, const struct session *s)
+{
+	const bool flags[] = { s->polled, s->gate_wait_ns != 0, s->wake_all, s->barred, s->detach,
+			       s->mover_gone, s->in_job, s->busy, s->leaving, s->closed, s->ended,
+			       s->heir_of != NULL, s->heirs != NULL, s->tampered, s->adoption != NULL };
+
+	PUT(o, s->state);
+	put(o, flags, sizeof(flags));
+	for (unsigned p = 0; p < PAGES; p++)
+		put_slot(o, slotmap_get(&s->slots, page_address(p) >> PAGE_SHIFT));
+	put_ranges(o, &s->registered);
+	put_ranges(o, &s->vacated);
+	put_ranges(o, &s->superseded);
+	for (unsigned i = 0; i < s->nr_waiting; i++)
+		put(o, &s->waiting[i], sizeof(s->waiting[i]));
+	for (unsigned i = 0; i < WIRE_TRANSIT_PAGES; i++)
+		if (s->transit_vpn[i]) {
+			PUT(o, i);
+			PUT(o, s->transit_vpn[i]);
+		}
+	PUT(o, s->to_owner.bits);
+	PUT(o, s->to_worker.bits);
+	PUT(o, s->hand);
+	PUT(o, s->quota);
+	if (s->reporting)
+		put_batch(o, s->reporting);
+	if (s->gate) {
+		PUT(o, s->gate->word);
+		PUT(o, s->gate->wanted);
+	}
+}
+
+size_t agent_hash(void *to, size_t room)
+{
+	struct out o = { to, (unsigned char *)to + room };
+
+	for (int i = 0; i < MMS; i++)
+		if (session_at(i))
+			put_session(&o, session_at(i));
+	put_box(&o, &owner->box);
+	put_box(&o, &flow.worker);
+	for (struct batch *b = owner->deferred; b; b = b->next)
+		put_batch(&o, b);
+	for (struct batch *b = packers.urgent; b; b = b->next)
+		put_batch(&o, b);
+	for (struct batch *b = packers.head; b; b = b->next)
+		put_batch(&o, b);
+	return (size_t)(o.at - (unsigned char *)to);
+}
