@@ -401,7 +401,7 @@ void agent_after(void)
 			take_news(CONTAINER_OF(mail, struct session, to_engine.mail));
 	}
 	for (int i = 0; sent && i < MMS; i++)
-		mover_receive(i);
+		scripted_mover_receive(i);
 	sent = false;
 }
 
@@ -647,7 +647,7 @@ void agent_trouble(enum trouble t)
 		reclaim();
 		break;
 	case TROUBLE_MOVER:
-		mover_exit(0);
+		scripted_mover_exit(0);
 		break;
 	case TROUBLE_REVOKE:
 		notice_send(&owner->box, &session_at(0)->to_owner, SESSION_OWN_REVOKE);
@@ -697,8 +697,8 @@ static void round_of_all(void)
 				agent_do(&a);
 			agent_after();
 		}
-		while (w.mm[i].used && mover_may_step(&w.mm[i])) {
-			mover_step(i);
+		while (w.mm[i].used && scripted_mover_may_step(&w.mm[i])) {
+			scripted_mover_step(i);
 			agent_after();
 		}
 	}
@@ -712,7 +712,7 @@ void agent_end(void)
 		round_of_all();
 		if (n > 20) /* its half second is over */
 			for (int i = 0; i < MMS; i++)
-				mover_exit(i);
+				scripted_mover_exit(i);
 		owner_probe(owner);
 	}
 	if (anything_left())

@@ -106,7 +106,7 @@ static bool is_enabled(const struct action *a)
 	case DO_STEP:
 		return thread_may_step(&w.thread[a->a]);
 	case DO_MOVER:
-		return w.mm[a->a].used && mover_may_step(&w.mm[a->a]);
+		return w.mm[a->a].used && scripted_mover_may_step(&w.mm[a->a]);
 	case DO_TROUBLE:
 		return (w.scenario->trouble >> a->b & 1) && !(w.troubles >> a->b & 1) &&
 		       (unsigned)(unsigned)__builtin_popcount(w.troubles) < MAX(w.scenario->troubles, 1u) &&
@@ -133,7 +133,7 @@ static void perform(const struct action *a)
 		thread_step(a->a);
 		break;
 	case DO_MOVER:
-		mover_step(a->a);
+		scripted_mover_step(a->a);
 		break;
 	case DO_TROUBLE:
 		w.troubles |= 1u << a->b;

@@ -12,7 +12,7 @@
 
 enum { MOVER_IDLE, MOVER_WAITS, MOVER_INSIDE, MOVER_DONE };
 
-void mover_receive(int i)
+void scripted_mover_receive(int i)
 {
 	struct mm *mm = &w.mm[i];
 	ssize_t n;
@@ -32,7 +32,7 @@ static void next_order(struct mm *mm)
 	mm->mover_step = MOVER_IDLE;
 }
 
-void mover_exit(int i)
+void scripted_mover_exit(int i)
 {
 	struct mm *mm = &w.mm[i];
 	struct thread *t = &w.thread[MOVER_THREAD];
@@ -157,7 +157,7 @@ static bool transit_is_empty(const struct mm *mm)
 	return true;
 }
 
-bool mover_may_step(const struct mm *mm)
+bool scripted_mover_may_step(const struct mm *mm)
 {
 	const struct thread *t = &w.thread[MOVER_THREAD];
 
@@ -189,13 +189,13 @@ static void step_move(struct mm *mm, const struct wire_order *o)
 	}
 }
 
-void mover_step(int i)
+void scripted_mover_step(int i)
 {
 	struct mm *mm = &w.mm[i];
 	struct wire_order *o = &mm->orders[0];
 
 	if (!mm->nr_orders) {
-		mover_exit(i);
+		scripted_mover_exit(i);
 		return;
 	}
 	switch (o->op) {
@@ -210,6 +210,6 @@ void mover_step(int i)
 		populate(i, o);
 		break;
 	default:
-		mover_exit(i);
+		scripted_mover_exit(i);
 	}
 }

@@ -243,10 +243,10 @@ void thread_forget(struct thread *t); /* it ends, wherever it is */
 const char *op_name(unsigned op);
 
 /* mover.c */
-bool mover_may_step(const struct mm *mm);
-void mover_step(int mm);
-void mover_exit(int mm);
-void mover_receive(int mm); /* takes the orders out of the socket */
+bool scripted_mover_may_step(const struct mm *mm);
+void scripted_mover_step(int mm);
+void scripted_mover_exit(int mm);
+void scripted_mover_receive(int mm); /* takes the orders out of the socket */
 
 /* agent.c */
 void agent_open(void); /* once in a process */
