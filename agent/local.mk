@@ -11,6 +11,8 @@ agent_libpage_a_SOURCES = \
 	agent/page/blob_index.h \
 	agent/page/codec.c \
 	agent/page/codec.h \
+	agent/page/dict.c \
+	agent/page/dict.h \
 	agent/page/domain.c \
 	agent/page/domain.h \
 	agent/page/seal.c \
@@ -63,6 +65,8 @@ agent_libflow_a_SOURCES = \
 	agent/flow/blobstore.c \
 	agent/flow/blobstore.h \
 	agent/flow/blobstore_down.c \
+	agent/flow/blobstore_encode.c \
+	agent/flow/blobstore_family.c \
 	agent/flow/blobstore_fetch.c \
 	agent/flow/blobstore_private.h \
 	agent/flow/blobstore_segment.c \

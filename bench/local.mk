@@ -4,6 +4,8 @@ noinst_PROGRAMS += \
 	bench/bare_fault \
 	bench/compress_page \
 	bench/evicted_fault \
+	bench/heap_image \
+	bench/heap_ratio \
 	bench/idle_work
 
 bench_bare_fault_SOURCES = bench/bare_fault.c
@@ -15,9 +17,22 @@ bench_compress_page_LDADD = common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) -lm
 bench_evicted_fault_SOURCES = bench/evicted_fault.c
 bench_evicted_fault_LDADD = common/libcommon.a -lm
 
+bench_heap_image_SOURCES = bench/heap_image.c
+bench_heap_image_LDADD = common/libcommon.a
+
+bench_heap_ratio_SOURCES = bench/heap_ratio.c
+bench_heap_ratio_CPPFLAGS = $(AM_CPPFLAGS) $(BENCH_CPPFLAGS)
+bench_heap_ratio_LDADD = \
+	agent/libflow.a agent/libproc.a agent/libpage.a agent/libsys.a backends/libbackends.a \
+	common/libcommon.a $(RADOS_LIBS) $(ZSTD_LIBS) $(CRYPTO_LIBS) $(BENCH_LIBS) -lm
+
 bench_idle_work_SOURCES = bench/idle_work.c
 bench_idle_work_LDADD = common/libcommon.a -lm
 
 EXTRA_DIST += \
+	bench/heap-images \
+	bench/heaps/Records.java \
+	bench/heaps/records.js \
+	bench/heaps/records.py \
 	bench/touch.h \
 	bench/uswap-bench

@@ -53,6 +53,7 @@ UNIT_TESTS = \
 	tests/unit/test_config \
 	tests/unit/test_domain \
 	tests/unit/test_file \
+	tests/unit/test_family \
 	tests/unit/test_kept \
 	tests/unit/test_objects \
 	tests/unit/test_policy \
@@ -69,6 +70,9 @@ tests_unit_test_blob_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(C
 
 tests_unit_test_blobstore_SOURCES = tests/unit/test_blobstore.c
 tests_unit_test_blobstore_LDADD = agent/libflow.a agent/libproc.a agent/libpage.a agent/libsys.a backends/libbackends.a common/libcommon.a $(URING_LIBS) $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
+
+tests_unit_test_family_SOURCES = tests/unit/test_family.c
+tests_unit_test_family_LDADD = $(tests_unit_test_blobstore_LDADD)
 
 tests_flow_test_event_order_SOURCES = tests/flow/test_event_order.c
 tests_flow_test_event_order_LDADD = $(tests_unit_test_blobstore_LDADD)

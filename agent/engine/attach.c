@@ -292,7 +292,8 @@ static int fill_session(struct engine *e, struct session *s, struct attaching *a
 	if (gate < 0)
 		return gate;
 	s->domain = domain_get(e->flow.domains, a->peer.uid, e->user_max);
-	r = s->domain ? send_attached(a, s->id, gate, s->fds.gate_event) : -ENOMEM;
+	s->family = s->domain ? blobstore_family_new(e->flow.blobstore, s->domain) : NULL;
+	r = s->family ? send_attached(a, s->id, gate, s->fds.gate_event) : -ENOMEM;
 	close(gate);
 	return r;
 }
@@ -316,8 +317,8 @@ static void make_session(struct engine *e, struct attaching *a, int *fds, const 
 
 	if (r < 0) {
 		refuse(e, a, r == -EINVAL ? WIRE_UNSUPPORTED : WIRE_FAILED, strerror(-r));
-		if (s && s->domain)
-			domain_unref(e->flow.domains, s->domain);
+		if (s)
+			session_unref_domain(e, s);
 		session_free(s);
 		return;
 	}

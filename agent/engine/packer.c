@@ -43,13 +43,14 @@ static void wait_locked(struct packers *p)
 }
 
 /* One thread at a time; soon again if there is more to do or was a batch. */
-static void keep_house(struct packers *p, bool busy)
+static void keep_house(struct packers *p, struct codec *codec, bool busy)
 {
+	struct blobstore *bs = p->flow->blobstore;
 	uint64_t pause;
 
 	if (pthread_mutex_trylock(&p->housekeeping))
 		return;
-	pause = blobstore_work(p->flow->blobstore) ? 0 : busy ? BUSY_NS : IDLE_NS;
+	pause = blobstore_work(bs) || blobstore_learn(bs, codec) ? 0 : busy ? BUSY_NS : IDLE_NS;
 	pthread_mutex_unlock(&p->housekeeping);
 	pthread_mutex_lock(&p->lock);
 	p->house_due_ns = now_ns() + pause;
@@ -80,7 +81,7 @@ static void *run(void *arg)
 			mailbox_send(&session_owner(b->session)->box, &b->mail);
 		}
 		if (house)
-			keep_house(p, b);
+			keep_house(p, codec, b);
 		pthread_mutex_lock(&p->lock);
 	}
 	pthread_mutex_unlock(&p->lock);

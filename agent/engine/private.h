@@ -172,6 +172,8 @@ void registry_add(struct engine *e, struct session *s);
 void registry_notice(struct engine *e, struct session *s);
 /* Logs what the threads that must not log have counted. */
 void registry_report(struct engine *e, uint64_t now);
+/* Of a session that nobody uses any more: its domain and family. */
+void session_unref_domain(struct engine *e, struct session *s);
 struct session *registry_find(struct engine *e, uint64_t id);
 void registry_add_counters(struct engine_counters *sum, const struct session *s);
 

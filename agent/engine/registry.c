@@ -101,21 +101,25 @@ static void unlist(struct engine *e, struct session *s)
 		e->news.process_gone(e->news.ctx, s->id);
 }
 
+void session_unref_domain(struct engine *e, struct session *s)
+{
+	blobstore_family_unref(s->family);
+	domain_unref(e->flow.domains, s->domain);
+}
+
 static void bury(struct engine *e, struct session *s)
 {
-	if (s->domain)
-		domain_unref(e->flow.domains, s->domain);
+	session_unref_domain(e, s);
 	session_free(s);
 	e->nr_ending--;
 }
 
-/* A fork child that came by an event: it shares its parent's domain. */
+/* A fork child that came by an event; in its parent's domain and family. */
 static void add_forked(struct engine *e, struct session *s)
 {
-	s->domain = domain_get(e->flow.domains, s->uid, e->user_max);
 	s->store_max = e->process_max;
 	registry_add(e, s);
-	if (e->draining || !s->domain)
+	if (e->draining)
 		notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_DETACH);
 }
 

@@ -7,6 +7,8 @@
 
 #include "flow/blobstore_private.h"
 
+#define DICT_LEVEL 1 /* what pays: docs/PERFORMANCE.md */
+
 /* What belongs to the table of segments as a whole; kept. */
 struct entries_own {
 	uint64_t serial; /* the last one given out */
@@ -68,7 +70,8 @@ struct blobstore *blobstore_new_tiers(struct store *const *stores, unsigned nr, 
 	pthread_mutex_init(&bs->house, NULL);
 	blobstore_tick(bs);
 	bs->blobs = blob_table_new(MIN(max_blobs, BLOB_ID_MAX));
-	if (!bs->blobs || !open_tiers(bs, stores, nr) || !open_seal(bs, secret, secret_len))
+	bs->dicts = dict_table_new(DICT_LEVEL);
+	if (!bs->blobs || !bs->dicts || !open_tiers(bs, stores, nr) || !open_seal(bs, secret, secret_len))
 		return blobstore_free(bs);
 	return bs;
 }
@@ -91,6 +94,7 @@ struct blobstore *blobstore_free(struct blobstore *bs)
 	}
 	blob_table_free(bs->blobs);
 	mover_deinit(bs);
+	dict_table_free(bs->dicts);
 	seal_free(bs->seal);
 	free(bs->seal_buffer);
 	explicit_bzero(&bs->key, sizeof(bs->key));
@@ -149,9 +153,10 @@ void segment_unpin(struct segment *seg)
 }
 
 /* By those who may wait: packers, housekeeping. */
-static int read_slow(struct blobstore *bs, struct codec *codec, const struct segment *seg, uint64_t place,
-		     uint64_t loc, void *page)
+static int read_slow(struct blobstore *bs, struct codec *codec, uint64_t place, blob_id id, uint64_t loc,
+		     void *page)
 {
+	uint64_t serial = bs->segments[blob_loc_segment(loc)].serial;
 	uint32_t len = blob_loc_len(loc);
 	int r;
 
@@ -159,24 +164,23 @@ static int read_slow(struct blobstore *bs, struct codec *codec, const struct seg
 	r = store_read(bs->tiers[place_tier(place)].store, place_carrier(place), blob_loc_offset(loc),
 		       bs->seal_buffer, len + SEAL_TAG);
 	if (!r)
-		r = blobstore_unseal(bs->seal, codec, seg->serial, loc, bs->seal_buffer, page);
+		r = blobstore_unseal(bs, bs->seal, codec, serial, id, loc, bs->seal_buffer, page);
 	pthread_mutex_unlock(&bs->seal_lock);
 	return r;
 }
 
-static int read_page(struct blobstore *bs, struct codec *codec, const struct segment *seg, uint64_t loc,
-		     void *page)
+int read_page(struct blobstore *bs, struct codec *codec, blob_id id, uint64_t loc, void *page)
 {
 	unsigned char buf[BLOB_LEN_MAX];
-	uint64_t place = atomic_load(&seg->place);
+	uint64_t place = atomic_load(&bs->segments[blob_loc_segment(loc)].place);
 	uint32_t len = blob_loc_len(loc);
 	const void *frame;
 	int r;
 
 	if (place_tier(place))
-		return read_slow(bs, codec, seg, place, loc, page);
+		return read_slow(bs, codec, place, id, loc, page);
 	frame = segment_bytes(bs, blob_loc_segment(loc), blob_loc_offset(loc), len, buf, &r);
-	return frame ? codec_decompress(codec, page, frame, len) : r;
+	return frame ? decode(bs, codec, id, loc, frame, page) : r;
 }
 
 int blobstore_check(struct blobstore *bs, blob_id id, const struct segment *seg, const void *page, int r)
@@ -199,7 +203,7 @@ int blobstore_get(struct blobstore *bs, struct codec *codec, blob_id id, void *p
 {
 	uint64_t loc;
 	struct segment *seg = segment_pin(bs, id, &loc);
-	int r = read_page(bs, codec, seg, loc, page);
+	int r = read_page(bs, codec, id, loc, page);
 
 	r = blobstore_check(bs, id, seg, page, r);
 	segment_unpin(seg);
@@ -259,9 +263,10 @@ static blob_id find_equal(struct blobstore *bs, struct codec *codec, const struc
 }
 
 static enum blobstore_result add_locked(struct blobstore *bs, struct domain *domain, uint64_t hash,
-					unsigned char *buf, uint32_t len, blob_id *id)
+					unsigned char *buf, const struct encoded *e, blob_id *id)
 {
-	struct record record = record_make(0, BLOB_ZSTD, len);
+	struct record record = record_make(0, e->kind, e->len);
+	enum stream stream = e->kind == BLOB_DELTA ? STREAM_DELTA : STREAM_NEW;
 	uint64_t loc;
 	int r;
 
@@ -269,7 +274,8 @@ static enum blobstore_result add_locked(struct blobstore *bs, struct domain *dom
 	if (!record.id)
 		return BLOBSTORE_FULL;
 	memcpy(buf, &record, sizeof(record));
-	r = segment_append(bs, domain, buf, (uint32_t)sizeof(record) + len, false, &loc);
+	encode_name(buf + sizeof(record), e, record.id);
+	r = segment_append(bs, domain, stream, buf, (uint32_t)sizeof(record) + e->len, false, &loc);
 	if (r) {
 		blob_free(bs->blobs, record.id);
 		return r == -ENOSPC ? BLOBSTORE_FULL : BLOBSTORE_ERROR;
@@ -291,42 +297,71 @@ static bool make_room(struct blobstore *bs)
 }
 
 /* Room is made by whoever needs it, in the packers: they may wait. */
-static enum blobstore_result add(struct blobstore *bs, struct domain *domain, uint64_t hash,
-				 unsigned char *buf, uint32_t len, blob_id *id)
+static enum blobstore_result add(struct blobstore *bs, const struct blobstore_source *from, uint64_t hash,
+				 unsigned char *buf, struct encoded *e, blob_id *id)
 {
 	enum blobstore_result result;
 
 	for (unsigned tries = 0;; tries++) {
 		pthread_mutex_lock(&bs->lock);
-		result = add_locked(bs, domain, hash, buf, len, id);
+		result = add_locked(bs, from->domain, hash, buf, e, id);
+		if (result == BLOBSTORE_STORED)
+			encode_done(bs, from, e, *id);
 		pthread_mutex_unlock(&bs->lock);
 		if (result != BLOBSTORE_FULL || bs->nr_tiers == 1 || tries == 2 || !make_room(bs))
 			return result;
 	}
 }
+
+/* A page that none is equal to. */
+static enum blobstore_result put_new(struct blobstore *bs, struct codec *codec,
+				     const struct blobstore_source *from, uint64_t hash,
+				     const void *page, blob_id *id)
+{
+	enum blobstore_result result = BLOBSTORE_INCOMPRESSIBLE;
+	unsigned char buf[RECORD_MAX];
+	struct encoded e;
+	uint32_t bytes;
+
+	if (encode(bs, codec, from, hash, page, buf + sizeof(struct record), &e)) {
+		bytes = (uint32_t)sizeof(struct record) + e.len;
+		/* Charged before it is there: the sum never lags behind (INV-8). */
+		result = domain_charge(from->domain, bytes) ? BLOBSTORE_STORED : BLOBSTORE_QUOTA;
+	}
+	if (result == BLOBSTORE_STORED) {
+		result = add(bs, from, hash, buf, &e, id);
+		if (result == BLOBSTORE_STORED)
+			return result;
+		domain_uncharge(from->domain, bytes);
+	}
+	pthread_mutex_lock(&bs->lock);
+	encode_done(bs, from, &e, 0);
+	pthread_mutex_unlock(&bs->lock);
+	return result;
+}
+
+enum blobstore_result blobstore_put_from(struct blobstore *bs, struct codec *codec,
+					 const struct blobstore_source *from, const void *page,
+					 blob_id *id)
+{
+	uint64_t hash = page_hash(page, from->domain->seed);
+
+	*id = find_equal(bs, codec, from->domain, hash, page);
+	if (*id) {
+		atomic_fetch_add_explicit(&bs->duplicates, 1, memory_order_relaxed);
+		family_duplicate(bs, from, *id);
+		return BLOBSTORE_DUPLICATE;
+	}
+	return page_looks_random(page) ? BLOBSTORE_INCOMPRESSIBLE :
+					 put_new(bs, codec, from, hash, page, id);
+}
+
 enum blobstore_result blobstore_put(struct blobstore *bs, struct codec *codec,
 				    struct domain *domain, const void *page, blob_id *id)
 {
-	uint64_t hash = page_hash(page, domain->seed);
-	unsigned char buf[RECORD_MAX];
-	enum blobstore_result result;
-	size_t len;
+	const struct blobstore_source from = { .domain = domain };
 
-	*id = find_equal(bs, codec, domain, hash, page);
-	if (*id) {
-		atomic_fetch_add_explicit(&bs->duplicates, 1, memory_order_relaxed);
-		return BLOBSTORE_DUPLICATE;
-	}
-	len = codec_compress(codec, buf + sizeof(struct record), BLOBSTORE_FRAME_MAX, page);
-	if (!len)
-		return BLOBSTORE_INCOMPRESSIBLE;
-	/* Charged before it is there: the sum never lags behind (INV-8). */
-	if (!domain_charge(domain, sizeof(struct record) + len))
-		return BLOBSTORE_QUOTA;
-	result = add(bs, domain, hash, buf, (uint32_t)len, id);
-	if (result != BLOBSTORE_STORED)
-		domain_uncharge(domain, sizeof(struct record) + len);
-	return result;
+	return blobstore_put_from(bs, codec, &from, page, id);
 }
 
 /* A failed read is news for so long. */
@@ -384,6 +419,9 @@ void blobstore_get_stats(struct blobstore *bs, struct blobstore_stats *stats)
 	stats->metadata_bytes = blob_table_bytes(bs->blobs) +
 				bs->top_segment * (sizeof(struct segment) + sizeof(struct segment_entry)) +
 				bs->nr_tenants * sizeof(struct tenant);
+	stats->metadata_bytes += dict_table_bytes(bs->dicts) + bs->base_bytes;
+	stats->dicts = dict_count(bs->dicts);
+	stats->encodings = bs->encodings;
 	stats->compacted_bytes_total = bs->compacted_bytes;
 	stats->promoted_bytes_total = bs->promoted_bytes;
 	add_tier_stats(bs, stats);

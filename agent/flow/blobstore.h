@@ -8,8 +8,8 @@
  * A blob id is 1 .. 2^31-1; 0 is none. It lives while its reference count is
  * above 0.
  *
- * Threads: get, ref and unref are wait-free (fault threads; INV-2). put and
- * work take locks that fault threads never take (pack threads).
+ * Threads: get, ref and unref are wait-free (fault threads; INV-2). put, work
+ * and learn take locks that fault threads never take (pack threads).
  */
 #ifndef USWAP_FLOW_BLOBSTORE_H
 #define USWAP_FLOW_BLOBSTORE_H
@@ -57,6 +57,15 @@ struct blobstore_tier {
 	struct store_status status;
 };
 
+/* How pages were encoded, since the start. Bytes are those of the frames. */
+struct blobstore_encodings {
+	uint64_t plain_pages, plain_bytes;
+	uint64_t dict_pages, dict_bytes;
+	uint64_t delta_pages, delta_bytes;
+	int64_t dict_saved_bytes; /* against none; from samples */
+	uint64_t dicts_trained, dicts_retired;
+};
+
 struct blobstore_stats {
 	uint64_t blobs;		  /* distinct pages */
 	uint64_t live_bytes;	  /* of their frames and records, in all tiers */
@@ -69,6 +78,8 @@ struct blobstore_stats {
 	struct store_stats store; /* of the first tier */
 	unsigned nr_tiers;
 	struct blobstore_tier tier[BLOBSTORE_TIERS_MAX];
+	uint32_t dicts;		  /* dictionaries in use */
+	struct blobstore_encodings encodings;
 };
 
 /* The store stays the caller's. max_blobs bounds the table (address space
@@ -81,8 +92,30 @@ struct blobstore *blobstore_new_tiers(struct store *const *stores, unsigned nr, 
 				      const void *secret, size_t secret_len);
 struct blobstore *blobstore_free(struct blobstore *bs);
 
-/* Stores page (PAGE_BYTES) for domain; *id has one reference for the caller
-   when STORED or DUPLICATE. */
+/*
+ * A process and those forked from it: they share a dictionary, and pages at the
+ * same address are stored as differences. new, unref: the control thread;
+ * forked (one more reference, for the child): any. All are gone before the
+ * blobstore is freed.
+ */
+struct family;
+struct family *blobstore_family_new(struct blobstore *bs, const struct domain *domain);
+void blobstore_family_forked(struct family *family);
+void blobstore_family_unref(struct family *family);
+
+/* Whose page. */
+struct blobstore_source {
+	struct domain *domain;
+	struct family *family; /* of that domain; NULL: neither dictionary nor differences */
+	uint64_t vpn;
+};
+
+/* Stores page (PAGE_BYTES); *id has one reference for the caller when STORED or
+   DUPLICATE. */
+enum blobstore_result blobstore_put_from(struct blobstore *bs, struct codec *codec,
+					 const struct blobstore_source *from, const void *page,
+					 blob_id *id);
+/* The same for a page of no family. */
 enum blobstore_result blobstore_put(struct blobstore *bs, struct codec *codec,
 				    struct domain *domain, const void *page, blob_id *id);
 /* 0 and the page's bytes, or -EBADMSG when they fail their checksum (INV-7) or
@@ -95,6 +128,7 @@ int blobstore_get(struct blobstore *bs, struct codec *codec, blob_id id, void *p
 struct blobstore_fetch {
 	struct store_read read; /* buf and done are the caller's */
 	blob_id id;
+	blob_id from; /* whose frame is read: its own, or what it is the difference to */
 	uint64_t loc;
 	struct segment *segment; /* pinned */
 };
@@ -102,7 +136,7 @@ struct blobstore_fetch {
 #define BLOBSTORE_FETCH_ROOM STORE_READ_ROOM((size_t)8192 + 16)
 
 /* blobstore_get would have to wait. The caller holds a reference. */
-bool blobstore_is_slow(const struct blobstore *bs, blob_id id);
+bool blobstore_is_slow(struct blobstore *bs, blob_id id);
 /*
  * Begins to read id, to which the caller holds a reference until the end.
  * False: it is not slow any more, nothing has begun. Else read.done comes, and
@@ -133,6 +167,10 @@ void blobstore_unref(struct blobstore *bs, blob_id id);
  * segment while held bytes exceed 1.15 of live ones. True: there is more.
  */
 bool blobstore_work(struct blobstore *bs);
+/* More of it, by the same thread, with less haste: trains a dictionary where
+   one is due (some 50 ms), frees those that are not used any more. True: there
+   was something to do. */
+bool blobstore_learn(struct blobstore *bs, struct codec *codec);
 /* Pages unused for so long leave the first tier; 0: only to make room. */
 void blobstore_set_move_down(struct blobstore *bs, uint64_t ns);
 void blobstore_get_stats(struct blobstore *bs, struct blobstore_stats *stats);

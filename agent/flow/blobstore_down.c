@@ -100,9 +100,11 @@ static uint32_t tier_below(struct blobstore *bs, uint32_t tier, uint32_t tenant,
 
 /* ---- which segment ---- */
 
+/* Differences stay: they are small, and reading one must not wait twice. */
 static bool is_movable(const struct blobstore *bs, const struct segment *seg)
 {
-	return (seg->state == SEGMENT_SEALED || seg->state == SEGMENT_OPEN) && seg->live && !seg->stays &&
+	return seg->stream != STREAM_DELTA &&
+	       (seg->state == SEGMENT_SEALED || seg->state == SEGMENT_OPEN) && seg->live && !seg->stays &&
 	       bs->victim != (uint32_t)(seg - bs->segments) + 1;
 }
 
@@ -388,8 +390,8 @@ static void note_write(struct tier *t, int r, uint32_t bytes)
 static int open_segment(struct blobstore *bs, const struct domain *domain, uint32_t *segment)
 {
 	struct mover *m = &bs->mover;
-	uint32_t *open = &bs->tenants[domain->index].open[m->to];
-	int r = *open ? 0 : segment_open(bs, domain, m->to, m->collecting);
+	uint32_t *open = &bs->tenants[domain->index].open[STREAM_TIER + m->to];
+	int r = *open ? 0 : segment_open(bs, domain, STREAM_TIER + m->to, m->collecting);
 
 	if (!r)
 		*segment = *open - 1;
@@ -437,7 +439,7 @@ static void change_locations(struct blobstore *bs, struct domain *domain, uint32
 			bs->tiers[m->to].held += record_size(loc);
 			continue;
 		}
-		segment_count(bs, domain, segment, record_size(loc));
+		segment_count(bs, domain, segment, f->kind, record_size(loc));
 		blob_move(bs->blobs, f->id, loc);
 		segment_drop(bs, m->from[i]);
 	}

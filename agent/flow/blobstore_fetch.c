@@ -8,14 +8,14 @@
 
 _Static_assert(BLOBSTORE_FETCH_ROOM >= STORE_READ_ROOM(BLOB_LEN_MAX + SEAL_TAG), "the largest frame");
 
-int blobstore_unseal(struct seal *seal, struct codec *codec, uint64_t serial, uint64_t loc,
-		     const void *bytes, void *page)
+int blobstore_unseal(struct blobstore *bs, struct seal *seal, struct codec *codec, uint64_t serial,
+		     blob_id id, uint64_t loc, const void *bytes, void *page)
 {
 	unsigned char frame[BLOB_LEN_MAX];
 	uint32_t len = blob_loc_len(loc);
 	int r = sealed_read_frame(seal, serial, blob_loc_offset(loc), bytes, len, frame);
 
-	return r ? r : codec_decompress(codec, page, frame, len);
+	return r ? r : decode(bs, codec, id, loc, frame, page);
 }
 
 bool blobstore_has_slow(const struct blobstore *bs)
@@ -28,16 +28,20 @@ struct seal *blobstore_seal_new(const struct blobstore *bs)
 	return seal_new(&bs->key);
 }
 
-bool blobstore_is_slow(const struct blobstore *bs, blob_id id)
+bool blobstore_is_slow(struct blobstore *bs, blob_id id)
 {
-	uint64_t loc = blob_loc(bs->blobs, id);
+	uint64_t loc;
 
-	return bs->nr_tiers > 1 && place_tier(atomic_load(&bs->segments[blob_loc_segment(loc)].place)) > 0;
+	if (bs->nr_tiers == 1)
+		return false;
+	loc = blob_loc(bs->blobs, decode_from(bs, id));
+	return place_tier(atomic_load(&bs->segments[blob_loc_segment(loc)].place)) > 0;
 }
 
 bool blobstore_fetch_start(struct blobstore *bs, struct blobstore_fetch *fetch, blob_id id)
 {
-	struct segment *seg = segment_pin(bs, id, &fetch->loc);
+	blob_id from = decode_from(bs, id);
+	struct segment *seg = segment_pin(bs, from, &fetch->loc);
 	uint64_t place = atomic_load(&seg->place);
 
 	if (!place_tier(place)) {
@@ -45,6 +49,7 @@ bool blobstore_fetch_start(struct blobstore *bs, struct blobstore_fetch *fetch, 
 		return false;
 	}
 	fetch->id = id;
+	fetch->from = from;
 	fetch->segment = seg;
 	fetch->read.segment = place_carrier(place);
 	fetch->read.offset = blob_loc_offset(fetch->loc);
@@ -56,10 +61,15 @@ bool blobstore_fetch_start(struct blobstore *bs, struct blobstore_fetch *fetch, 
 int blobstore_fetch_page(struct blobstore *bs, struct blobstore_fetch *fetch, struct codec *codec,
 			 struct seal *seal, void *page)
 {
+	_Alignas(64) unsigned char base[PAGE_BYTES];
+	bool is_delta = fetch->from != fetch->id;
 	int r = fetch->read.result;
 
 	if (!r)
-		r = blobstore_unseal(seal, codec, fetch->segment->serial, fetch->loc, fetch->read.data, page);
+		r = blobstore_unseal(bs, seal, codec, fetch->segment->serial, fetch->from, fetch->loc,
+				     fetch->read.data, is_delta ? base : page);
+	if (!r && is_delta)
+		r = decode_delta(bs, codec, fetch->id, base, page);
 	return blobstore_check(bs, fetch->id, fetch->segment, page, r);
 }
 

@@ -42,6 +42,7 @@
 #include "common/util.h"
 #include "flow/blobstore.h"
 #include "page/blob.h"
+#include "page/dict.h"
 #include "page/domain.h"
 #include "page/sealed.h"
 
@@ -53,7 +54,7 @@ struct record {
 };
 _Static_assert(sizeof(struct record) == 8, "8 bytes a record");
 #define RECORD_MAGIC (0x5b << 9)
-#define RECORD_KIND 0x1ff
+#define RECORD_KIND (BLOB_KINDS - 1)
 
 static inline struct record record_make(uint32_t id, unsigned kind, uint32_t len)
 {
@@ -74,6 +75,12 @@ static inline uint64_t record_loc(const struct record *record, uint32_t segment,
 }
 
 #define RECORD_MAX (sizeof(struct record) + BLOBSTORE_FRAME_MAX)
+
+/* Before the frame of a difference. */
+struct delta {
+	uint32_t base;  /* id; the blob has a reference to it */
+	uint32_t check; /* of base and the blob's own id: a wrong base is worse than none */
+};
 
 enum segment_state { SEGMENT_UNUSED, SEGMENT_OPEN, SEGMENT_SEALED, SEGMENT_EMPTY };
 
@@ -124,6 +131,7 @@ struct segment {
 	uint8_t state;
 	uint8_t tier;
 	uint8_t batches;
+	uint8_t stream;
 	bool walked;	  /* compacted; what is left can't be moved */
 	bool moving;	  /* the mover's victim */
 	bool stays;	  /* the mover could not move all of it down */
@@ -133,11 +141,25 @@ struct segment {
 #define WANTED 64
 #define CLOCK_SHIFT 26 /* ticks of 67 ms */
 
+/* Segments that a domain has open at a time: those of a stream lie together. */
+enum stream {
+	STREAM_NEW,
+	STREAM_DELTA, /* differences: small, and stay in the first tier */
+	STREAM_COLD,  /* compressed again */
+	STREAM_TIER,  /* plus the tier, for those below the first */
+	NR_STREAMS = STREAM_TIER + TIERS_MAX,
+};
+
+static inline uint32_t stream_tier(unsigned stream)
+{
+	return stream > STREAM_TIER ? stream - STREAM_TIER : 0;
+}
+
 /* What one domain has here. Guarded by the lock. */
 struct tenant {
 	struct domain *domain; /* NULL while nothing is live */
 	uint64_t live;
-	uint32_t open[TIERS_MAX]; /* segment plus one */
+	uint32_t open[NR_STREAMS]; /* segment plus one */
 };
 
 /* Guarded by the lock, but for what is const, and what is the mover's. */
@@ -217,10 +239,16 @@ struct blobstore {
 	uint32_t victim;	/* being compacted, plus one */
 	uint32_t cursor;	/* how far */
 	uint64_t compacted_bytes;
+	struct family *families; /* all */
+	uint64_t base_bytes;	 /* of their lists of bases */
+	struct dict_table *dicts;
+	uint32_t dict_unused;	 /* number plus one of one that nobody uses */
+	uint32_t dict_checked;	 /* ... and the segments seen without readers since */
 
 	_Atomic uint32_t clock; /* a moment ago, in ticks */
 	_Atomic uint64_t duplicates;
 	_Atomic uint64_t corrupt;
+	struct blobstore_encodings encodings; /* guarded by the lock */
 };
 
 /* ---- blobstore.c ---- */
@@ -246,8 +274,58 @@ static inline void segment_touch(struct blobstore *bs, struct segment *seg)
 /* ---- blobstore_fetch.c ---- */
 
 /* A frame and its tag, as read from a sealed segment: decrypted, decompressed. */
-int blobstore_unseal(struct seal *seal, struct codec *codec, uint64_t serial, uint64_t loc,
-		     const void *bytes, void *page);
+int blobstore_unseal(struct blobstore *bs, struct seal *seal, struct codec *codec, uint64_t serial,
+		     blob_id id, uint64_t loc, const void *bytes, void *page);
+
+/* ---- blobstore_encode.c: how a page becomes a frame, and back ---- */
+
+struct encoded {
+	unsigned kind;
+	uint32_t len;
+	blob_id base;	/* BLOB_DELTA: with a reference for the blob; else 0 */
+	bool with_dict; /* a use of it is held until encode_done */
+	uint32_t dict;
+	uint32_t plain; /* bytes without a dictionary, where that was tried too; 0: not */
+};
+
+/* The frame in buf, which has room for BLOBSTORE_FRAME_MAX bytes. False: it does
+   not compress. encode_done must follow in either case. */
+bool encode(struct blobstore *bs, struct codec *codec, const struct blobstore_source *from,
+	    uint64_t hash, const void *page, unsigned char *buf, struct encoded *e);
+/* Under the lock: the blob has become id (which is its base's other end), or
+   nothing (0). */
+void encode_done(struct blobstore *bs, const struct blobstore_source *from, struct encoded *e,
+		 blob_id id);
+/* The blob's number goes into the frame of a difference. Under the lock. */
+void encode_name(unsigned char *buf, const struct encoded *e, blob_id id);
+/* The page at loc, whose segment is pinned; not checked against its hash. */
+int read_page(struct blobstore *bs, struct codec *codec, blob_id id, uint64_t loc, void *page);
+/* The same from its frame. 0 or -EBADMSG or an error of the store. */
+int decode(struct blobstore *bs, struct codec *codec, blob_id id, uint64_t loc, const void *frame,
+	   void *page);
+/* The blob that a reader of id needs the frame of: id, or what it is the
+   difference to. */
+blob_id decode_from(struct blobstore *bs, blob_id id);
+/* A difference from its base's page. 0 or -EBADMSG. */
+int decode_delta(struct blobstore *bs, struct codec *codec, blob_id id, const void *base, void *page);
+/* The blob that id is the difference to, 0 where that can't be told. */
+blob_id delta_base(const void *frame, uint32_t len, blob_id id);
+
+/* ---- blobstore_family.c ---- */
+
+/* Under the lock: what to make a page's frame from. The dictionary's number (a
+   use of it is the caller's), or -1; a blob to differ from, or 0 (a reference
+   is the caller's). */
+int family_dict(struct blobstore *bs, struct family *family);
+blob_id family_base(struct blobstore *bs, const struct blobstore_source *from);
+/* Under the lock: a page has become this blob, by itself (no difference). */
+void family_stored(struct blobstore *bs, const struct blobstore_source *from,
+		   const struct encoded *e, blob_id id);
+/* Takes the lock itself: the page was there already, as this blob. */
+void family_duplicate(struct blobstore *bs, const struct blobstore_source *from, blob_id id);
+/* Under the lock: a blob of this kind is there, is there no more. */
+void kind_use(struct blobstore *bs, unsigned kind);
+void kind_unuse(struct blobstore *bs, unsigned kind);
 
 /* ---- blobstore_down.c; under the house lock ---- */
 
@@ -278,18 +356,20 @@ bool record_is_live(struct blobstore *bs, blob_id id, uint64_t loc);
 /* Makes sure that the domain has its row. 0 or -ENOMEM. */
 int segment_tenant(struct blobstore *bs, const struct domain *domain);
 /*
- * A new open segment of the domain in a tier. `last` allows to use the store's
- * last free segment, kept for compaction. 0 or the store's error.
+ * A new open segment of the domain for a stream, in its tier. `last` allows to
+ * use the store's last free segment, kept for compaction. 0 or the store's error.
  */
-int segment_open(struct blobstore *bs, const struct domain *domain, uint32_t tier, bool last);
+int segment_open(struct blobstore *bs, const struct domain *domain, unsigned stream, bool last);
 /*
- * Appends a record, size bytes with its frame, to the domain's open segment of the first tier
- * and counts it as live. 0 or the store's error.
+ * Appends a record, size bytes with its frame, to the domain's open segment of that stream, one
+ * of the first tier, and counts it as live. 0 or the store's error.
  */
-int segment_append(struct blobstore *bs, struct domain *domain, const void *bytes, uint32_t size,
-		   bool last, uint64_t *loc);
-/* size bytes more of the segment are in use. The domain owes them. */
-void segment_count(struct blobstore *bs, struct domain *domain, uint32_t segment, uint32_t size);
+int segment_append(struct blobstore *bs, struct domain *domain, enum stream stream,
+		   const void *bytes, uint32_t size, bool last, uint64_t *loc);
+/* size bytes more of the segment are in use, by a blob of that kind. The domain
+   owes them. */
+void segment_count(struct blobstore *bs, struct domain *domain, uint32_t segment, unsigned kind,
+		   uint32_t size);
 /* The record at loc is no longer live. The domain may be gone after the
    uncharge that must follow. */
 void segment_drop(struct blobstore *bs, uint64_t loc);

@@ -42,7 +42,7 @@ static void make_empty(struct blobstore *bs, uint32_t segment)
 void segment_seal(struct blobstore *bs, uint32_t segment)
 {
 	struct segment *seg = &bs->segments[segment];
-	uint32_t *open = &bs->tenants[seg->tenant].open[seg->tier];
+	uint32_t *open = &bs->tenants[seg->tenant].open[seg->stream];
 
 	assert(seg->state == SEGMENT_OPEN && *open == segment + 1);
 	*open = 0;
@@ -89,8 +89,9 @@ static void write_entry(struct blobstore *bs, uint32_t segment, const struct dom
 	atomic_store(&seg->place, place);
 }
 
-int segment_open(struct blobstore *bs, const struct domain *domain, uint32_t tier, bool last)
+int segment_open(struct blobstore *bs, const struct domain *domain, unsigned stream, bool last)
 {
+	uint32_t tier = stream_tier(stream);
 	struct tier *t = &bs->tiers[tier];
 	struct segment *seg;
 	uint32_t segment, carrier;
@@ -115,38 +116,40 @@ int segment_open(struct blobstore *bs, const struct domain *domain, uint32_t tie
 	seg->fill = 0;
 	seg->batches = 0;
 	seg->walked = seg->stays = false;
+	seg->stream = (uint8_t)stream;
 	seg->state = SEGMENT_OPEN;
 	atomic_store_explicit(&seg->used, atomic_load_explicit(&bs->clock, memory_order_relaxed),
 			      memory_order_relaxed);
 	write_entry(bs, segment, domain, place_make(tier, carrier));
-	bs->tenants[domain->index].open[tier] = segment + 1;
+	bs->tenants[domain->index].open[stream] = segment + 1;
 	t->used_segments++;
 	return 0;
 }
 
 /* ---- records ---- */
 
-int segment_append(struct blobstore *bs, struct domain *domain, const void *bytes, uint32_t size,
-		   bool last, uint64_t *loc)
+int segment_append(struct blobstore *bs, struct domain *domain, enum stream stream,
+		   const void *bytes, uint32_t size, bool last, uint64_t *loc)
 {
 	struct record record;
 	struct tenant *tenant;
 	struct segment *seg;
-	uint32_t segment;
+	uint32_t segment, *open;
 	int r;
 
 	r = segment_tenant(bs, domain);
 	if (r)
 		return r;
 	tenant = &bs->tenants[domain->index];
-	if (tenant->open[0] && bs->segments[tenant->open[0] - 1].fill + size > STORE_SEGMENT)
-		segment_seal(bs, tenant->open[0] - 1);
-	if (!tenant->open[0]) {
-		r = segment_open(bs, domain, 0, last);
+	open = &tenant->open[stream];
+	if (*open && bs->segments[*open - 1].fill + size > STORE_SEGMENT)
+		segment_seal(bs, *open - 1);
+	if (!*open) {
+		r = segment_open(bs, domain, stream, last);
 		if (r)
 			return r;
 	}
-	segment = tenant->open[0] - 1;
+	segment = *open - 1;
 	seg = &bs->segments[segment];
 	r = store_write(bs->tiers[0].store, place_carrier(seg->place), seg->fill, bytes, size);
 	if (r) {
@@ -156,17 +159,19 @@ int segment_append(struct blobstore *bs, struct domain *domain, const void *byte
 	}
 	memcpy(&record, bytes, sizeof(record));
 	*loc = record_loc(&record, segment, seg->fill + (uint32_t)sizeof(record));
-	segment_count(bs, domain, segment, size);
+	segment_count(bs, domain, segment, blob_loc_kind(*loc), size);
 	return 0;
 }
 
-void segment_count(struct blobstore *bs, struct domain *domain, uint32_t segment, uint32_t size)
+void segment_count(struct blobstore *bs, struct domain *domain, uint32_t segment, unsigned kind,
+		   uint32_t size)
 {
 	struct tenant *tenant = &bs->tenants[domain->index];
 	struct segment *seg = &bs->segments[segment];
 	struct tier *tier = tier_of(bs, seg);
 
 	assert(!tenant->live || tenant->domain == domain);
+	kind_use(bs, kind);
 	tenant->domain = domain;
 	tenant->live += size;
 	seg->fill += size;
@@ -183,6 +188,7 @@ void segment_drop(struct blobstore *bs, uint64_t loc)
 	struct tier *tier = tier_of(bs, seg);
 
 	assert(seg->live >= size && tenant->live >= size && tier->live >= size); /* INV-8 */
+	kind_unuse(bs, blob_loc_kind(loc));
 	seg->live -= size;
 	tenant->live -= size;
 	tier->live -= size;
@@ -191,7 +197,7 @@ void segment_drop(struct blobstore *bs, uint64_t loc)
 	if (tenant->live)
 		return;
 	/* The domain owes nothing any more: no segment, and no pointer. */
-	for (unsigned i = 0; i < bs->nr_tiers; i++)
+	for (unsigned i = 0; i < NR_STREAMS; i++)
 		if (tenant->open[i])
 			segment_seal(bs, tenant->open[i] - 1);
 	tenant->domain = NULL;

@@ -60,7 +60,7 @@ static void promote(struct blobstore *bs, struct domain *domain, blob_id id)
 		return;
 	memcpy(buf, &record, sizeof(record));
 	pthread_mutex_lock(&bs->lock);
-	if (!segment_append(bs, domain, buf, record_size(loc), false, &new_loc)) {
+	if (!segment_append(bs, domain, STREAM_NEW, buf, record_size(loc), false, &new_loc)) {
 		blob_move(bs->blobs, id, new_loc);
 		segment_drop(bs, loc);
 		bs->promoted_bytes += record_size(loc);

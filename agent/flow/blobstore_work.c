@@ -17,6 +17,24 @@
 
 /* ---- dead blobs ---- */
 
+/* A difference's reference to its base. Where the frame is damaged, the base
+   stays for ever: better than to drop another's. */
+static void drop_base(struct blobstore *bs, blob_id id, uint64_t loc)
+{
+	unsigned char buf[sizeof(struct delta)];
+	blob_id base = 0;
+	const void *frame;
+	int error;
+
+	frame = segment_bytes(bs, blob_loc_segment(loc), blob_loc_offset(loc), sizeof(buf), buf, &error);
+	if (frame)
+		base = delta_base(frame, blob_loc_len(loc), id);
+	if (base)
+		blob_unref(bs->blobs, base);
+	else
+		atomic_fetch_add_explicit(&bs->corrupt, 1, memory_order_relaxed);
+}
+
 static bool reap_one(struct blobstore *bs)
 {
 	uint32_t id = blob_next_dead(bs->blobs);
@@ -26,6 +44,8 @@ static bool reap_one(struct blobstore *bs)
 	if (!id)
 		return false;
 	loc = blob_loc(bs->blobs, id);
+	if (blob_loc_kind(loc) == BLOB_DELTA)
+		drop_base(bs, id, loc);
 	domain = bs->tenants[bs->segments[blob_loc_segment(loc)].tenant].domain;
 	assert(domain);
 	segment_drop(bs, loc);
@@ -127,7 +147,8 @@ static enum step move_one(struct blobstore *bs)
 		return STEP_DONE; /* damaged: it goes when its last blob does */
 	loc = record_loc(&record, victim, bs->cursor + (uint32_t)sizeof(record));
 	if (record_is_live(bs, record.id, loc)) {
-		if (segment_append(bs, bs->tenants[seg->tenant].domain, buf, size, true, &new_loc))
+		if (segment_append(bs, bs->tenants[seg->tenant].domain, seg->stream, buf, size, true,
+				   &new_loc))
 			return STEP_STUCK;
 		blob_move(bs->blobs, record.id, new_loc);
 		segment_drop(bs, loc);

@@ -223,6 +223,9 @@ static void apply_fork(struct owner *o, struct session *parent, int uffd)
 	if (!child)
 		return;
 	child->fds.uffd = uffd;
+	child->domain = domain_ref(parent->domain);
+	child->family = parent->family;
+	blobstore_family_forked(child->family);
 	if (make_child(o, parent, child) < 0)
 		return;
 	notice_send(&o->flow->engine, &child->to_engine, SESSION_NEWS_FORKED);

@@ -10,6 +10,7 @@
 
 static void pack_page(struct flow *flow, struct codec *codec, struct session *s, struct batch_page *page)
 {
+	const struct blobstore_source from = { .domain = s->domain, .family = s->family, .vpn = page->vpn };
 	enum blobstore_result result;
 	blob_id blob = 0;
 
@@ -21,8 +22,8 @@ static void pack_page(struct flow *flow, struct codec *codec, struct session *s,
 	page->result = BATCH_PAGE_KEEP;
 	result = counter_get(&s->counters.stored_bytes) >= s->store_max ?
 			 BLOBSTORE_QUOTA :
-			 blobstore_put(flow->blobstore, codec, s->domain,
-				       staging_page(flow->staging, page->value), &blob);
+			 blobstore_put_from(flow->blobstore, codec, &from,
+					    staging_page(flow->staging, page->value), &blob);
 	switch (result) {
 	case BLOBSTORE_STORED:
 	case BLOBSTORE_DUPLICATE:

@@ -24,7 +24,11 @@
 
 /* ---- a location: kind:9 | segment:20 | offset:22 | len:13, never 0 ---- */
 enum blob_kind {
-	BLOB_ZSTD = 1, /* codec.h's frame of one page */
+	BLOB_ZSTD = 1,	/* codec.h's frame of one page */
+	BLOB_RAW = 2,	/* the page as it is */
+	BLOB_DELTA = 3, /* the difference to another blob, which is none itself */
+	BLOB_DICT = 8,	/* plus the number of a dictionary (page/dict.h): made with it */
+	BLOB_KINDS = 512,
 };
 
 #define BLOB_LEN_MAX ((1u << 13) - 1)

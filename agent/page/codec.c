@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "common/util.h"
+#include "page/dict.h"
 
 /* Both contexts live in memory of ours: zstd then never allocates, which is
    what lets a fault thread decompress while memory is short. */
@@ -18,7 +19,11 @@ struct codec {
 	ZSTD_DCtx *dctx;
 	void *cmem;
 	void *dmem;
+	int level;
 };
+
+/* What a page may refer to besides itself: sizes the compressor's tables. */
+#define REACH (DICT_BYTES + PAGE_BYTES)
 
 /* Two bytes of header: no content size, checksum or dictionary (0), and the
    window. Then blocks. */
@@ -43,9 +48,9 @@ static ZSTD_CCtx_params *params_new(int level)
 		r = ZSTD_CCtxParams_setParameter(params, ZSTD_c_checksumFlag, 0);
 	if (!ZSTD_isError(r))
 		r = ZSTD_CCtxParams_setParameter(params, ZSTD_c_dictIDFlag, 0);
-	/* Sizes the tables (and the estimate) for one page. */
+	/* Sizes the estimate only: the size of what is compressed is known. */
 	if (!ZSTD_isError(r))
-		r = ZSTD_CCtxParams_setParameter(params, ZSTD_c_srcSizeHint, PAGE_BYTES);
+		r = ZSTD_CCtxParams_setParameter(params, ZSTD_c_srcSizeHint, REACH);
 	if (!ZSTD_isError(r))
 		return params;
 	ZSTD_freeCCtxParams(params);
@@ -81,18 +86,25 @@ static bool decompressor_init(struct codec *codec)
 								   ZSTD_f_zstd1_magicless));
 }
 
-/* A page there and back: faults in the tables, and proves the estimate. */
+/* A page there and back, alone and as a difference: faults in the tables, and
+   proves the estimate. */
 static bool warm_up(struct codec *codec)
 {
-	_cleanup_free_ unsigned char *page = malloc(2 * PAGE_BYTES);
+	_cleanup_free_ unsigned char *page = malloc(3 * PAGE_BYTES);
+	unsigned char *base = page + PAGE_BYTES, *frame = base + PAGE_BYTES;
 	size_t len;
 
 	if (!page)
 		return false;
-	for (size_t i = 0; i < PAGE_BYTES; i++)
+	for (size_t i = 0; i < PAGE_BYTES; i++) {
 		page[i] = (unsigned char)(i % 61 * (i >> 9));
-	len = codec_compress(codec, page + PAGE_BYTES, PAGE_BYTES, page);
-	return len && !codec_decompress(codec, page, page + PAGE_BYTES, len);
+		base[i] = (unsigned char)(i % 59 * (i >> 9));
+	}
+	len = codec_compress(codec, frame, PAGE_BYTES, page);
+	if (!len || codec_decompress(codec, page, frame, len))
+		return false;
+	len = codec_compress_delta(codec, base, frame, PAGE_BYTES, page);
+	return len && !codec_decompress_delta(codec, base, page, frame, len);
 }
 
 struct codec *codec_new(int level)
@@ -101,9 +113,18 @@ struct codec *codec_new(int level)
 
 	if (!codec)
 		return NULL;
+	codec->level = level;
 	if (compressor_init(codec, level) && decompressor_init(codec) && warm_up(codec))
 		return codec;
 	return codec_free(codec);
+}
+
+void codec_set_level(struct codec *codec, int level)
+{
+	if (level == codec->level)
+		return;
+	codec->level = level;
+	ZSTD_CCtx_setParameter(codec->cctx, ZSTD_c_compressionLevel, level);
 }
 
 struct codec *codec_free(struct codec *codec)
@@ -117,11 +138,41 @@ struct codec *codec_free(struct codec *codec)
 	return NULL;
 }
 
-size_t codec_compress(struct codec *codec, void *dst, size_t cap, const void *page)
+static size_t compress(struct codec *codec, void *dst, size_t cap, const void *page)
 {
 	size_t len = ZSTD_compress2(codec->cctx, dst, cap, page, PAGE_BYTES);
 
 	return ZSTD_isError(len) ? 0 : len;
+}
+
+size_t codec_compress(struct codec *codec, void *dst, size_t cap, const void *page)
+{
+	ZSTD_CCtx_refCDict(codec->cctx, NULL);
+	return compress(codec, dst, cap, page);
+}
+
+size_t codec_compress_dict(struct codec *codec, const struct dict *dict, void *dst, size_t cap,
+			   const void *page)
+{
+	ZSTD_CCtx_refCDict(codec->cctx, dict->pack);
+	return compress(codec, dst, cap, page);
+}
+
+size_t codec_compress_delta(struct codec *codec, const void *base, void *dst, size_t cap,
+			    const void *page)
+{
+	ZSTD_CCtx_refPrefix(codec->cctx, base, PAGE_BYTES); /* for one frame, instead of any other */
+	return compress(codec, dst, cap, page);
+}
+
+bool codec_can_be_base(const void *page)
+{
+	uint32_t magic;
+
+	/* zstd would take such a prefix for a trained dictionary when it
+	   decompresses. */
+	memcpy(&magic, page, sizeof(magic));
+	return magic != ZSTD_MAGIC_DICTIONARY;
 }
 
 /*
@@ -149,16 +200,43 @@ static bool is_one_frame(const unsigned char *src, size_t len)
 	return false;
 }
 
-int codec_decompress(struct codec *codec, void *page, const void *src, size_t len)
+static bool prepare(const void *src, size_t len)
 {
 	/* It was put away long ago: fetch its lines together, not one by one. */
 	for (size_t at = 0; at < len; at += CACHE_LINE)
 		__builtin_prefetch((const char *)src + at);
-	if (!is_one_frame(src, len))
+	return is_one_frame(src, len);
+}
+
+static int check_size(size_t size)
+{
+	return size == PAGE_BYTES ? 0 : -EBADMSG;
+}
+
+int codec_decompress(struct codec *codec, void *page, const void *src, size_t len)
+{
+	if (!prepare(src, len))
 		return -EBADMSG;
-	if (ZSTD_decompressDCtx(codec->dctx, page, PAGE_BYTES, src, len) != PAGE_BYTES)
+	return check_size(ZSTD_decompress_usingDDict(codec->dctx, page, PAGE_BYTES, src, len, NULL));
+}
+
+int codec_decompress_dict(struct codec *codec, const struct dict *dict, void *page,
+			  const void *src, size_t len)
+{
+	if (!prepare(src, len))
 		return -EBADMSG;
-	return 0;
+	return check_size(ZSTD_decompress_usingDDict(codec->dctx, page, PAGE_BYTES, src, len,
+						     dict->unpack));
+}
+
+int codec_decompress_delta(struct codec *codec, const void *base, void *page, const void *src,
+			   size_t len)
+{
+	if (!prepare(src, len) || !codec_can_be_base(base))
+		return -EBADMSG;
+	/* Not by ZSTD_DCtx_refPrefix, which allocates. */
+	return check_size(ZSTD_decompress_usingDict(codec->dctx, page, PAGE_BYTES, src, len, base,
+						    PAGE_BYTES));
 }
 
 bool page_same_filled(const void *page, uint32_t *pattern)
@@ -182,6 +260,31 @@ void page_fill(void *page, uint32_t pattern)
 
 	for (size_t i = 0; i < PAGE_BYTES; i += sizeof(word))
 		memcpy(to + i, &word, sizeof(word));
+}
+
+/*
+ * How often the byte values of a part of the page occur, squared and summed:
+ * n + n(n-1)/256 for noise on the average, some ten times that for heaps. The
+ * part is eight runs, since a page may hold two things.
+ */
+#define PROBE_RUNS 8
+#define PROBE_RUN 64
+#define PROBE_BYTES (PROBE_RUNS * PROBE_RUN)
+#define PROBE_NOISE (PROBE_BYTES + PROBE_BYTES * (PROBE_BYTES - 1) / 256)
+
+bool page_looks_random(const void *page)
+{
+	uint16_t count[256] = { 0 };
+	unsigned sum = 0;
+
+	/* The sum of squares, one by one: the n-th of its kind adds 2n - 1. */
+	for (size_t run = 0; run < PROBE_RUNS; run++) {
+		const uint8_t *at = (const uint8_t *)page + run * (PAGE_BYTES / PROBE_RUNS);
+
+		for (size_t i = 0; i < PROBE_RUN; i++)
+			sum += 2u * ++count[at[i]] - 1;
+	}
+	return sum < PROBE_NOISE * 9 / 8;
 }
 
 uint64_t page_hash(const void *page, uint64_t seed)

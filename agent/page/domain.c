@@ -184,12 +184,14 @@ struct domain *domain_get(struct domain_registry *reg, uint32_t uid, uint64_t li
 	return domain;
 }
 
-struct domain *domain_ref(struct domain_registry *reg, struct domain *domain)
+struct domain *domain_ref(struct domain *domain)
 {
-	pthread_mutex_lock(&reg->lock);
-	assert(domain->refs);
-	domain->refs++;
-	pthread_mutex_unlock(&reg->lock);
+	if (domain) {
+		uint32_t old = atomic_fetch_add_explicit(&domain->refs, 1, memory_order_relaxed);
+
+		assert(old); /* the caller's */
+		(void)old;
+	}
 	return domain;
 }
 

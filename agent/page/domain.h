@@ -5,8 +5,8 @@
  * the bytes the store holds live (INV-8), and a domain's charge is zero when
  * the last blob of its processes is gone.
  *
- * Threads: domain_ref/get/unref under the registry's lock (attach and exit);
- * charge is atomic.
+ * Threads: domain_get and domain_unref take the registry's lock (attach and
+ * exit); domain_ref, by somebody who holds a reference, and charge are atomic.
  */
 #ifndef USWAP_PAGE_DOMAIN_H
 #define USWAP_PAGE_DOMAIN_H
@@ -22,7 +22,7 @@ struct domain {
 	_Atomic uint64_t charged;    /* bytes */
 	_Atomic uint64_t limit;	     /* bytes, UINT64_MAX: none */
 	/* private to domain.c */
-	uint32_t refs;
+	_Atomic uint32_t refs;
 	struct domain *next;
 };
 
@@ -39,7 +39,7 @@ struct domain *domain_at(struct domain_registry *reg, uint32_t index);
    NULL on ENOMEM. A domain lives on while it is charged, so that blobs of
    processes that are gone are still accounted. */
 struct domain *domain_get(struct domain_registry *reg, uint32_t uid, uint64_t limit);
-struct domain *domain_ref(struct domain_registry *reg, struct domain *domain);
+struct domain *domain_ref(struct domain *domain);
 void domain_unref(struct domain_registry *reg, struct domain *domain);
 
 /* False, and nothing charged, when it would pass the limit. */

@@ -152,6 +152,7 @@ struct session {
 	uint64_t id;
 	uid_t uid;
 	struct domain *domain;
+	struct family *family; /* of the flow layer: it and those forked from it */
 	void *owner; /* struct owner of the flow layer */
 	uint64_t attached_ns;
 	uint64_t nonce; /* by which a fork child says who it is; 0: none */

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#define ZSTD_STATIC_LINKING_ONLY
+#include <zstd.h>
+#define ZDICT_STATIC_LINKING_ONLY
+#include <zdict.h>
+
+#include "page/dict.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "common/kept.h"
+#include "common/util.h"
+
+#define KEPT_DICTS "dictionaries"
+#define KEPT_VERSION 1
+
+/* Smaller ones are not worth their tables. */
+#define DICT_BYTES_MIN 1024
+
+struct dict_table {
+	struct kept kept;	/* DICT_MAX times DICT_BYTES */
+	_Atomic uint32_t *size; /* of each, in kept.own; 0: none. Written last. */
+	int level;
+	unsigned count;
+	size_t bytes;
+	struct dict dicts[DICT_MAX];
+};
+_Static_assert(DICT_MAX * sizeof(uint32_t) <= KEPT_OWN, "sizes fit into the header");
+
+static void *content_of(const struct dict_table *table, unsigned number)
+{
+	return (char *)table->kept.base + number * DICT_BYTES;
+}
+
+static size_t bytes_of(const struct dict *dict)
+{
+	return DICT_BYTES + ZSTD_sizeof_CDict(dict->pack) + ZSTD_sizeof_DDict(dict->unpack);
+}
+
+static void count(struct dict_table *table, const struct dict *dict)
+{
+	table->count++;
+	table->bytes += bytes_of(dict);
+}
+
+/* Those of a worker before us, for decompressing. */
+static int adopt(struct dict_table *table)
+{
+	for (unsigned i = 0; i < DICT_MAX; i++) {
+		struct dict *dict = &table->dicts[i];
+		uint32_t size = atomic_load_explicit(&table->size[i], memory_order_acquire);
+
+		if (!size)
+			continue;
+		if (size > DICT_BYTES)
+			return -EBADMSG;
+		dict->unpack = ZSTD_createDDict_byReference(content_of(table, i), size);
+		if (!dict->unpack)
+			return -ENOMEM;
+		count(table, dict);
+	}
+	return 0;
+}
+
+struct dict_table *dict_table_new(int level)
+{
+	struct dict_table *table = calloc(1, sizeof(*table));
+	int r;
+
+	if (!table)
+		return NULL;
+	table->level = level;
+	r = kept_open(&table->kept, KEPT_DICTS, DICT_MAX * DICT_BYTES, KEPT_VERSION);
+	if (r == 0) {
+		table->size = table->kept.own;
+		r = adopt(table);
+	}
+	if (r < 0) {
+		dict_table_free(table);
+		errno = -r;
+		return NULL;
+	}
+	return table;
+}
+
+struct dict_table *dict_table_free(struct dict_table *table)
+{
+	if (!table)
+		return NULL;
+	for (unsigned i = 0; i < DICT_MAX; i++) {
+		ZSTD_freeCDict(table->dicts[i].pack);
+		ZSTD_freeDDict(table->dicts[i].unpack);
+	}
+	if (table->size)
+		kept_close(&table->kept);
+	free(table);
+	return NULL;
+}
+
+size_t dict_train(void *content, const void *pages, unsigned n)
+{
+	/* Tried on heaps: letting the trainer search for better values takes five
+	   times as long and gains nothing. */
+	const ZDICT_fastCover_params_t params = { .k = 200, .d = 8, .f = 18, .accel = 1 };
+	size_t sizes[DICT_SAMPLES], size;
+
+	assert(n && n <= DICT_SAMPLES);
+	for (unsigned i = 0; i < n; i++)
+		sizes[i] = PAGE_BYTES;
+	size = ZDICT_trainFromBuffer_fastCover(content, DICT_BYTES, pages, sizes, n, params);
+	return ZDICT_isError(size) || size < DICT_BYTES_MIN ? 0 : size;
+}
+
+static int free_number(const struct dict_table *table)
+{
+	for (unsigned i = 0; i < DICT_MAX; i++)
+		if (!table->dicts[i].unpack)
+			return (int)i;
+	return -ENOSPC;
+}
+
+int dict_new(struct dict_table *table, const void *content, size_t size)
+{
+	int number = free_number(table);
+	struct dict *dict;
+	void *kept;
+	int r;
+
+	if (number < 0)
+		return number;
+	r = kept_back(&table->kept, (size_t)number * DICT_BYTES, DICT_BYTES);
+	if (r < 0)
+		return r;
+	dict = &table->dicts[number];
+	kept = memcpy(content_of(table, (unsigned)number), content, size);
+	dict->pack = ZSTD_createCDict_advanced(kept, size, ZSTD_dlm_byRef, ZSTD_dct_auto,
+					       ZSTD_getCParams(table->level, PAGE_BYTES, 0),
+					       ZSTD_defaultCMem);
+	dict->unpack = ZSTD_createDDict_byReference(kept, size);
+	if (!dict->pack || !dict->unpack) {
+		dict_free(table, (unsigned)number);
+		return -ENOMEM;
+	}
+	atomic_store_explicit(&dict->uses, 1, memory_order_relaxed);
+	atomic_store_explicit(&table->size[number], (uint32_t)size, memory_order_release);
+	count(table, dict);
+	return number;
+}
+
+const struct dict *dict_at(const struct dict_table *table, unsigned number)
+{
+	return number < DICT_MAX && table->dicts[number].unpack ? &table->dicts[number] : NULL;
+}
+
+void dict_use(struct dict_table *table, unsigned number)
+{
+	assert(number < DICT_MAX);
+	atomic_fetch_add_explicit(&table->dicts[number].uses, 1, memory_order_relaxed);
+}
+
+void dict_unuse(struct dict_table *table, unsigned number)
+{
+	uint32_t old;
+
+	assert(number < DICT_MAX);
+	old = atomic_fetch_sub_explicit(&table->dicts[number].uses, 1, memory_order_acq_rel);
+	assert(old);
+	(void)old;
+}
+
+int dict_next_unused(const struct dict_table *table, unsigned from)
+{
+	for (unsigned i = from; i < DICT_MAX; i++)
+		if (table->dicts[i].unpack &&
+		    !atomic_load_explicit(&table->dicts[i].uses, memory_order_acquire))
+			return (int)i;
+	return -1;
+}
+
+void dict_free(struct dict_table *table, unsigned number)
+{
+	struct dict *dict = &table->dicts[number];
+
+	assert(!atomic_load_explicit(&dict->uses, memory_order_relaxed));
+	if (atomic_exchange(&table->size[number], 0)) {
+		table->count--;
+		table->bytes -= bytes_of(dict);
+	}
+	ZSTD_freeCDict(dict->pack);
+	ZSTD_freeDDict(dict->unpack);
+	dict->pack = NULL;
+	dict->unpack = NULL;
+	kept_give_back(&table->kept, number * DICT_BYTES, DICT_BYTES);
+}
+
+unsigned dict_count(const struct dict_table *table)
+{
+	return table->count;
+}
+
+size_t dict_table_bytes(const struct dict_table *table)
+{
+	return table->bytes;
+}
