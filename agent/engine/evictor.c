@@ -22,8 +22,7 @@
 #define FULL_REST_NS NSEC_PER_SEC
 #define ORDER_ROUNDS 16u
 #define FORCED_PAGES 4096u /* in staging */
-#define ROOM_NS (100 * 1000000ull)   /* between looks at a group with a limit */
-#define NO_LIMIT_NS (10 * NSEC_PER_SEC)
+#define NO_LIMIT_NS (10 * NSEC_PER_SEC) /* between looks at a group without a limit */
 #define OWN_ROOM_BYTES ((uint64_t)32 << 20)
 #define BUSY_NS 1000000ull	     /* a look that is due, when a batch is under way */
 #define ORDER_PAUSE_NS 1000000ull /* for the packers to make room */
@@ -59,7 +58,7 @@ static void look_at_group(struct session *s, uint64_t now)
 	if (now < s->room_due_ns)
 		return;
 	has_limit = cgroup_read_room(s->pid, &room);
-	s->room_due_ns = now + (has_limit ? ROOM_NS : NO_LIMIT_NS);
+	s->room_due_ns = has_limit ? 0 : now + NO_LIMIT_NS;
 	s->room_limit = has_limit ? room.limit : 0;
 	s->room_bytes = room.room;
 }
@@ -78,7 +77,8 @@ static bool is_full(struct worker *w, const struct session *s, uint64_t now)
 
 static void set_quota(struct worker *w, struct session *s, uint64_t now)
 {
-	uint64_t stall = counter_get(&s->counters.stall_ns_total);
+	uint64_t stall = counter_get(&s->counters.stall_ns_total), missing;
+	int64_t left;
 	struct policy_facts facts = {
 		.age_ns = now - s->attached_ns,
 		.tick_ns = now - s->last_tick_ns,
@@ -88,6 +88,7 @@ static void set_quota(struct worker *w, struct session *s, uint64_t now)
 		.store_full = is_full(w, s, now),
 	};
 
+	left = room_left(s);
 	look_at_group(s, now);
 	facts.group_limit_bytes = s->room_limit;
 	facts.group_room_bytes = s->room_bytes;
@@ -96,12 +97,12 @@ static void set_quota(struct worker *w, struct session *s, uint64_t now)
 	s->last_stall_ns = stall;
 	s->last_tick_ns = now;
 	s->quota = s->enabled ? policy_quota(&w->policy, &facts) : 0;
+	missing = policy_missing_room(&facts);
 	/* Those that came back lately last: when the others are not enough. */
-	s->hard_pressed = s->left_since < policy_missing_room(&facts) / 4;
+	s->hard_pressed = s->left_since < missing / 4;
 	s->left_since = 0;
-	/* Where nothing may leave, waiting for room is in vain. */
-	room_set(s, !s->room_limit || !s->quota ? SESSION_ROOM_UNLIMITED :
-							       (int64_t)(s->room_bytes >> PAGE_SHIFT));
+	room_set(s, left, s->room_limit ? (int64_t)(s->room_bytes >> PAGE_SHIFT) : SESSION_ROOM_UNLIMITED,
+		 missing && !s->quota);
 	s->forced = s->evict_order != NULL;
 }
 
@@ -302,6 +303,7 @@ void evictor_leave(struct worker *w, struct session *s)
 
 	(void)w;
 	s->leaving = true;
+	room_set(s, 0, SESSION_ROOM_UNLIMITED, true); /* nobody looks any more */
 	if (!s->busy && s->fds.mover >= 0)
 		(void)send(s->fds.mover, &leave, sizeof(leave), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
@@ -327,6 +329,7 @@ static void lost_mover(struct worker *w, struct session *s)
 {
 	epoll_ctl(w->epoll, EPOLL_CTL_DEL, s->fds.mover, NULL);
 	s->leaving = true;
+	room_set(s, 0, SESSION_ROOM_UNLIMITED, true);
 	notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_CHECK);
 }
 

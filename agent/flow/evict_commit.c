@@ -77,6 +77,8 @@ static bool bring_back(struct owner *o, struct session *s, struct batch_page *pa
 	slot_t slot = slotmap_get(&s->slots, page->vpn);
 
 	if (slot_names(slot, page) && session_state(s) < SESSION_CLOSING) {
+		if (!room_use(o, s, 1))
+			return false;
 		switch (refault_place(o, s, page->vpn, slot, true)) {
 		case PLACED_DONE:
 			counter_add(&s->counters.incompressible_total, page->incompressible);

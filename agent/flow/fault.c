@@ -151,6 +151,8 @@ static enum placed answer(struct owner *o, struct session *s, uint64_t vpn, bool
 	case SLOT_STAGED:
 	case SLOT_STORED:
 	case SLOT_FILL:
+		if (!room_take(o, s, 1))
+			return PLACED_NOMEM;
 		counter_add(&s->counters.refaults_total, 1);
 		return refault_place(o, s, vpn, slot, write);
 	case SLOT_POISONED:

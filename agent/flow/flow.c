@@ -177,12 +177,27 @@ static bool end_restore(struct owner *o, struct session *s)
 	return false;
 }
 
+/* No room in its control group. An order ends there, short of its aim; who is
+   to be let go has to wait, as he would be killed for going on. */
+static bool stop_restore(struct owner *o, struct session *s)
+{
+	if (s->detach)
+		return false;
+	s->in_job = false;
+	s->state = s->gate ? SESSION_ACTIVE : SESSION_SERVED;
+	order_finish(o->flow, &s->restore_order, -ENOMEM);
+	notice_send(&o->flow->engine, &s->to_engine, SESSION_NEWS_STATE);
+	return false;
+}
+
 /* False: the slice must end here. */
 static bool restore_page(struct owner *o, struct session *s, uint64_t vpn)
 {
 	slot_t slot = slotmap_get(&s->slots, vpn);
 	struct order *order = s->restore_order;
 
+	if (!room_use(o, s, 1))
+		return stop_restore(o, s);
 	switch (refault_place(o, s, vpn, slot, false)) {
 	case PLACED_DONE:
 		if (order)
@@ -203,8 +218,10 @@ static bool restore_page(struct owner *o, struct session *s, uint64_t vpn)
 		s->in_job = false;
 		flow_close(o, s);
 		return false;
-	case PLACED_RETRY:
 	case PLACED_NOMEM:
+		room_none(o, s);
+		return stop_restore(o, s);
+	case PLACED_RETRY:
 		return false;
 	}
 	return false;

@@ -117,13 +117,18 @@ slot_t refault_backoff(const struct owner *o, slot_t before, bool harder);
 bool refault_may_leave(slot_t slot, uint64_t now);
 
 /* room.c */
-/* May so many pages be placed now? False: the worker is making room; as if the
-   kernel had said ENOMEM. The owner. */
+/* May so many pages be placed now? False: there is no room. The owner. */
+bool room_use(struct owner *o, struct session *s, unsigned pages);
+/* The same for a fault: false while the worker is making room, as if the kernel
+   had said ENOMEM; true when it can't or takes too long. */
 bool room_take(struct owner *o, struct session *s, unsigned pages);
 /* The kernel has said ENOMEM. The owner. */
 void room_none(struct owner *o, struct session *s);
-/* The worker's new figure; so many have left. */
-void room_set(struct session *s, int64_t pages);
+/* The worker's new figure, and whether none will be made. `before` was left when
+   it looked: what has been placed since counts against the new figure. */
+int64_t room_left(const struct session *s);
+void room_set(struct session *s, int64_t before, int64_t pages, bool vain);
+/* So many pages have left. */
 void room_give(struct session *s, uint64_t pages);
 
 /* evict_mark.c, evict_stage.c, evict_commit.c: the owner's steps. */

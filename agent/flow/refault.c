@@ -94,8 +94,6 @@ enum placed refault_place(struct owner *o, struct session *s, uint64_t vpn, slot
 	const void *bytes;
 
 	assert(slot_is_evicted(slot));
-	if (!room_take(o, s, 1))
-		return PLACED_NOMEM;
 	bytes = fetch(o, slot);
 	if (!bytes)
 		return lose(o, s, vpn, slot);

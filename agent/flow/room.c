@@ -19,26 +19,32 @@ static void ask(struct owner *o, struct session *s)
 		notice_send(&o->flow->worker, &s->to_worker, SESSION_WORK_ROOM);
 }
 
-bool room_take(struct owner *o, struct session *s, unsigned pages)
+bool room_use(struct owner *o, struct session *s, unsigned pages)
 {
-	int64_t left = atomic_load_explicit(&s->room_pages, memory_order_relaxed);
+	int64_t left = room_left(s);
 
 	if (left == SESSION_ROOM_UNLIMITED)
 		return true;
 	if (left < LOW_PAGES)
 		ask(o, s);
-	if (left >= pages) {
-		atomic_fetch_sub_explicit(&s->room_pages, pages, memory_order_relaxed);
+	if (left < pages)
+		return false;
+	atomic_fetch_sub_explicit(&s->room_pages, pages, memory_order_relaxed);
+	return true;
+}
+
+bool room_take(struct owner *o, struct session *s, unsigned pages)
+{
+	if (room_use(o, s, pages)) {
 		s->room_wait_ns = 0;
 		return true;
 	}
+	/* Where nothing may leave, waiting is in vain. */
+	if (atomic_load_explicit(&s->room_vain, memory_order_relaxed))
+		return true;
 	if (!s->room_wait_ns)
 		s->room_wait_ns = o->now;
-	if (o->now - s->room_wait_ns < PATIENCE_NS)
-		return false;
-	s->room_wait_ns = 0;
-	room_set(s, SESSION_ROOM_UNLIMITED);
-	return true;
+	return o->now - s->room_wait_ns >= PATIENCE_NS;
 }
 
 void room_none(struct owner *o, struct session *s)
@@ -47,15 +53,24 @@ void room_none(struct owner *o, struct session *s)
 	ask(o, s);
 }
 
-void room_set(struct session *s, int64_t pages)
+int64_t room_left(const struct session *s)
 {
-	atomic_store_explicit(&s->room_pages, pages, memory_order_relaxed);
+	return atomic_load_explicit(&s->room_pages, memory_order_relaxed);
+}
+
+void room_set(struct session *s, int64_t before, int64_t pages, bool vain)
+{
+	atomic_store_explicit(&s->room_vain, vain, memory_order_relaxed);
+	if (before == SESSION_ROOM_UNLIMITED || pages == SESSION_ROOM_UNLIMITED)
+		atomic_store_explicit(&s->room_pages, pages, memory_order_relaxed);
+	else
+		atomic_fetch_add_explicit(&s->room_pages, pages - before, memory_order_relaxed);
 	atomic_store_explicit(&s->room_asked, false, memory_order_relaxed);
 }
 
 void room_give(struct session *s, uint64_t pages)
 {
-	int64_t left = atomic_load_explicit(&s->room_pages, memory_order_relaxed);
+	int64_t left = room_left(s);
 
 	while (left != SESSION_ROOM_UNLIMITED &&
 	       !atomic_compare_exchange_weak_explicit(&s->room_pages, &left,

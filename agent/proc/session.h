@@ -232,6 +232,7 @@ struct session {
 	   worker, used up by the owner, who has asked for a new look or not. */
 	_Atomic int64_t room_pages;
 	_Atomic bool room_asked;
+	_Atomic bool room_vain; /* nothing may leave to make room; worker */
 	_Atomic(const char *) reason;
 	_Atomic(struct order *) evict_order;
 	_Atomic(struct order *) restore_order;

@@ -99,6 +99,24 @@ left=$(($(total pages_out_total) - before))
 [ $left -ge $((LIMIT_MIB * 256)) ] || fail "vacuous: $left pages have left"
 say "$((LIMIT_MIB * 2)) MiB in a group of $LIMIT_MIB MiB: $left pages left"
 live_idle
+
+# what is out of a group that has become too small comes back page by page; an
+# order to bring all of it back ends where the room does, and nobody is killed
+group_make $name-small 200
+# shellcheck disable=SC2016
+peer_start bash -c 'echo $$ >"$0" && exec env LD_PRELOAD="$1" "$2" 40' \
+	"$GROUPS_ROOT/$name-small/cgroup.procs" "$LIB" "$WORKLOADS/fill_serve"
+bounded 60 "$CTL" evict "$PEER_PID" >/dev/null || fail "evict: status $?"
+echo $((36 << 20)) >"$GROUPS_ROOT/$name-small/$LIMIT_FILE" || fail "it can't be made smaller"
+sleep 0.5 # the agent looks ten times a second
+status=0
+bounded 60 "$CTL" restore "$PEER_PID" >"$DIR/restored" 2>&1 || status=$?
+[ $status = 1 ] || fail "restore into a small group: status $status, $(cat "$DIR/restored")"
+grep -q 'no room' "$DIR/restored" || fail "restore into a small group: $(cat "$DIR/restored")"
+[ "$(ask "$PEER" verify)" = $((40 * 256)) ] || fail "verify in a small group"
+[ "$(kills $name-small)" = 0 ] || fail "$(kills $name-small) were killed in a small group"
+peer_stop "$PEER"
+live_idle
 agent_stop
 
 # the agent's own limit: it serves, and takes nothing more
