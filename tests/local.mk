@@ -93,6 +93,42 @@ tests_flow_test_interleavings_LDFLAGS = $(AM_LDFLAGS) \
 	-Wl,--wrap=malloc -Wl,--wrap=calloc -Wl,--wrap=realloc -Wl,--wrap=pthread_mutex_lock
 tests_flow_test_interleavings_LDADD = agent/libengine.a agent/libpolicy.a $(tests_unit_test_blobstore_LDADD)
 
+# How the above is compiled and linked, for bugs planted into copies of it.
+tests/flow/planted.flags: Makefile
+	$(AM_V_GEN)$(MKDIR_P) $(@D) && \
+	echo "$(DEFS) $(AM_CPPFLAGS) $(CPPFLAGS) $(AM_CFLAGS) $(CFLAGS)" >$@ && \
+	echo "$(tests_flow_test_interleavings_OBJECTS)" >>$@ && \
+	echo "$(tests_flow_test_interleavings_LDFLAGS) $(LDFLAGS) $(tests_flow_test_interleavings_LDADD) $(LIBS)" >>$@
+check_DATA = tests/flow/planted.flags
+CLEANFILES += tests/flow/planted.flags
+PLANTED_TESTS = tests/flow/test_planted.sh
+EXTRA_DIST += \
+	tests/flow/planted/bar-lifted-by-eexist.patch \
+	tests/flow/planted/checksum-not-compared.patch \
+	tests/flow/planted/child-without-its-batch.patch \
+	tests/flow/planted/double-commit.patch \
+	tests/flow/planted/eagain-is-done.patch \
+	tests/flow/planted/eexist-without-wake.patch \
+	tests/flow/planted/emfile-blocks-fork.patch \
+	tests/flow/planted/enoent-in-a-change-is-final.patch \
+	tests/flow/planted/fault-before-event.patch \
+	tests/flow/planted/forgotten-charge.patch \
+	tests/flow/planted/gate-ignored.patch \
+	tests/flow/planted/generation-not-raised.patch \
+	tests/flow/planted/late-unmap-hits-what-moved-there.patch \
+	tests/flow/planted/leaving-gets-zeros.patch \
+	tests/flow/planted/lost-page-is-resident.patch \
+	tests/flow/planted/refcount-lost-on-fork.patch \
+	tests/flow/planted/remap-does-not-wait.patch \
+	tests/flow/planted/remap-forgets-transit.patch \
+	tests/flow/planted/restore-forgets-leaving.patch \
+	tests/flow/planted/served-fault-rule-forgotten.patch \
+	tests/flow/planted/staging-dropped-before-commit.patch \
+	tests/flow/planted/transit-dropped-before-read.patch \
+	tests/flow/planted/waiting-not-woken.patch \
+	tests/flow/planted/wake-lost-after-enoent.patch \
+	tests/flow/planted/withheld-faults-forgotten.patch
+
 tests_unit_test_codec_SOURCES = tests/unit/test_codec.c
 tests_unit_test_codec_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
@@ -250,8 +286,8 @@ CEPH_TESTS = \
 SYSTEMD_TESTS = \
 	tests/systemd/test_unit.sh
 
-TESTS += $(STATIC_TESTS) $(UNIT_TESTS) $(CONTROL_TESTS) $(LIVE_TESTS) $(CEPH_TESTS) $(SYSTEMD_TESTS)
-EXTRA_DIST += tests/run.sh $(STATIC_TESTS) $(CONTROL_TESTS) $(LIVE_TESTS) $(CEPH_TESTS) $(SYSTEMD_TESTS)
+TESTS += $(STATIC_TESTS) $(UNIT_TESTS) $(PLANTED_TESTS) $(CONTROL_TESTS) $(LIVE_TESTS) $(CEPH_TESTS) $(SYSTEMD_TESTS)
+EXTRA_DIST += tests/run.sh $(STATIC_TESTS) $(PLANTED_TESTS) $(CONTROL_TESTS) $(LIVE_TESTS) $(CEPH_TESTS) $(SYSTEMD_TESTS)
 EXTRA_DIST += \
 	tests/ceph/lib.sh \
 	tests/ceph/mini-ceph.sh \

@@ -146,10 +146,16 @@ static int scripted_store_write(void *self, uint32_t segment, size_t offset, con
 
 static int scripted_store_read(void *self, uint32_t segment, size_t offset, void *buf, size_t len)
 {
+	unsigned char damage = 0;
+
 	(void)self;
+	/* Another record's, if there is one of that size; else damaged. */
+	if (w.corrupt && offset >= len + 16)
+		offset -= len + 8;
+	else if (w.corrupt)
+		damage = 0x10;
 	memcpy(buf, segments + segment * STORE_SEGMENT + offset, len);
-	if (w.corrupt && len)
-		((unsigned char *)buf)[len / 2] ^= 0x10;
+	((unsigned char *)buf)[len / 2] ^= damage;
 	return 0;
 }
 
@@ -327,6 +333,15 @@ static void attach_first(void)
 	worker_take_mail(&worker);
 }
 
+unsigned agent_reserve(void)
+{
+	unsigned n = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(owner->reserve); i++)
+		n += owner->reserve[i] >= 0;
+	return n;
+}
+
 void agent_begin(const struct scenario *s)
 {
 	static const struct scenario *last;
@@ -337,6 +352,9 @@ void agent_begin(const struct scenario *s)
 		must(ftruncate(statm, 0) == 0 && pwrite(statm, text, (size_t)n, 0) == n, "statm");
 	last = s;
 	memset(orders, 0, sizeof(orders));
+	for (size_t i = 0; i < ARRAY_SIZE(owner->reserve); i++)
+		if (owner->reserve[i] < 0)
+			owner->reserve[i] = eventfd(0, EFD_CLOEXEC);
 	nodes_taken = (slot_pool_bytes(owner->slots) >> PAGE_SHIFT) - slot_pool_ready(owner->slots);
 	attach_first();
 }
@@ -664,6 +682,9 @@ void agent_trouble(enum trouble t)
 		break;
 	case TROUBLE_EMFILE:
 		w.emfile = true;
+		break;
+	case TROUBLE_HASTE:
+		w.haste = true;
 		break;
 	case TROUBLE_RESTORE:
 	case TROUBLE_DETACH:

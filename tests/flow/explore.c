@@ -70,6 +70,7 @@ static void print_action(FILE *to, const struct action *a)
 		[TROUBLE_RESTORE] = "order: restore",
 		[TROUBLE_DETACH] = "order: detach",
 		[TROUBLE_HELLO] = "a child says hello",
+		[TROUBLE_HASTE] = "threads will run on while their events are in the owner's hand",
 	};
 	const struct scenario *s = w.scenario;
 
@@ -244,8 +245,6 @@ static void evict_all(void)
 
 static void begin_run(const struct scenario *s)
 {
-	static const struct choice write_all[] = { { OP_WRITE, 0, 1 }, { OP_WRITE, 1, 1 }, { OP_WRITE, 2, 1 },
-						   { OP_WRITE, 3, 1 } };
 	static struct scenario quiet;
 
 	memset(&w, 0, sizeof(w));
@@ -255,15 +254,19 @@ static void begin_run(const struct scenario *s)
 	quiet.ticks = 255;
 	quiet.grace = s->staged || s->grace;
 	agent_begin(s);
-	w.mm[0].mapped[AREA_A] = true;
-	w.mm[0].mapped[AREA_B] = s->mapped_b;
+	for (unsigned a = 0; a < AREAS; a++)
+		w.mm[0].mapped[a] = (s->areas ? s->areas : 1u) >> a & 1;
 	for (unsigned p = 0; p < PAGES; p++)
 		w.mm[0].may[p] = w.mm[0].mapped[p / AREA_PAGES] ? MAY(0) : MAY_SEGV;
 	for (unsigned t = 0; t < MAX(s->threads, 1u); t++)
 		w.thread[t] = (struct thread){ .used = true };
 	w.scenario = &quiet;
-	for (unsigned p = 0; p < (s->mapped_b ? 4 : 2); p++)
-		do_op(0, &write_all[p]);
+	for (unsigned p = 0; p < PAGES; p++) {
+		struct choice write = { OP_WRITE, (uint8_t)p, 1 };
+
+		if (w.mm[0].mapped[p / AREA_PAGES])
+			do_op(0, &write);
+	}
 	if (s->evicted || s->staged)
 		evict_all();
 	for (unsigned i = 0; i < ARRAY_SIZE(s->script) && s->script[i].op; i++)
@@ -280,7 +283,7 @@ static void end_run(void)
 		for (unsigned p = 0; t != MOVER_THREAD && t != 1 && p < PAGES; p++) {
 			struct choice read = { OP_READ, (uint8_t)p, 1 };
 
-			w.half_map = w.again = w.nomem = false;
+			w.half_map = w.again = w.nomem = w.haste = false;
 			if (w.thread[t].used)
 				do_op(t, &read);
 			check_end();
@@ -537,6 +540,10 @@ static void show(const struct scenario *s)
 	struct action sequence[SEQUENCE_MAX];
 	struct job job = { .scenario = s, .sequence = sequence };
 
+	if (getenv("USWAP_FLOW_BRIEF")) {
+		printf("# %s\n", shared->message);
+		return;
+	}
 	memcpy(sequence, shared->sequence, sizeof(sequence));
 	job.nr = shorten(s, sequence, shared->nr);
 	printf("# %s, the shortest order found that fails (of %u actions):\n", s->name, shared->nr);

@@ -24,7 +24,7 @@ static _Alignas(4096) unsigned char pages[TOKENS][4096];
 
 enum token_kind token_kind(unsigned token)
 {
-	if (w.scenario && w.scenario->noise)
+	if (w.scenario && (w.scenario->noise || (w.scenario->mixed && token % 2)))
 		return TOKEN_NOISE;
 	if (w.scenario && w.scenario->fill)
 		return TOKEN_FILL;
@@ -178,15 +178,29 @@ static int open_child(int child)
 {
 	int fd;
 
-	if (w.emfile) {
-		w.emfile = false;
+	if (w.emfile && agent_reserve())
 		return -EMFILE;
-	}
+	w.emfile = false;
 	fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	w.mm[child].uffd = fd;
 	w.mm[child].held = true;
 	mm_bind_fd(fd, child);
 	return fd;
+}
+
+static void run_in_haste(int mm)
+{
+	if (!w.haste)
+		return;
+	for (unsigned t = 0; t < THREADS; t++)
+		while (w.thread[t].used && w.thread[t].mm == mm && w.thread[t].nr_events &&
+		       w.thread[t].event == w.thread[t].nr_events - 1 && thread_may_step(&w.thread[t]) &&
+		       w.thread[t].blocked == EVENT_READ) {
+			thread_step(t);
+			while (w.thread[t].op != OP_NONE && thread_may_step(&w.thread[t]))
+				thread_step(t);
+			w.haste = false;
+		}
 }
 
 static int scripted_read(int fd, struct uffd_msg *msgs, unsigned max)
@@ -212,6 +226,7 @@ static int scripted_read(int fd, struct uffd_msg *msgs, unsigned max)
 		w.saw_event = true;
 		t->blocked = EVENT_READ; /* completed by being read */
 	}
+	run_in_haste(mm);
 	return (int)n;
 }
 

@@ -85,7 +85,7 @@ static enum wire_page move_one(struct mm *mm, uint64_t from, unsigned lane, unsi
 static void move_all(struct mm *mm, const struct wire_order *o)
 {
 	unsigned at = 0;
-	bool stale = mm->session->gate->generation != o->generation || !mm->users;
+	bool stale = mm->mover_stale || !mm->users;
 
 	for (unsigned r = 0; r < o->nr_ranges; r++)
 		for (unsigned k = 0; k < o->range[r].pages; k++, at++) {
@@ -175,6 +175,7 @@ static void step_move(struct mm *mm, const struct wire_order *o)
 	switch (mm->mover_step) {
 	case MOVER_IDLE:
 		mm->session->gate->word = WIRE_GATE_MOVER;
+		mm->mover_stale = mm->session->gate->generation != o->generation;
 		mm->mover_step = MOVER_INSIDE;
 		break;
 	case MOVER_INSIDE:

@@ -9,6 +9,7 @@
  *   USWAP_FLOW_RUNS     at most so many orders of each scenario
  *   USWAP_FLOW_RANDOM   and then so many at random, four times as deep (100)
  *   USWAP_FLOW_SEED     ... other ones
+ *   USWAP_FLOW_BRIEF    what fails is not shortened
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,10 +35,17 @@ static const struct scenario scenarios[] = {
 	  .fill = true, .choices = { READ(0), WRITE(0) } },
 	{ .name = "INV-4: DONTNEED while pages leave", .threads = 2, .ops = 2, .ticks = 2, .quota = 2, .depth = 14,
 	  .choices = { PAGE(DONTNEED, 0), CALL(DONTNEED, 0), READ(0), WRITE(0) } },
+	{ .name = "INV-4: DONTNEED of registered pages", .threads = 2, .ops = 2, .ticks = 1, .quota = 2,
+	  .depth = 12, .evicted = true, .script = { READ(0), READ(1) },
+	  .choices = { PAGE(DONTNEED, 0), READ(0), WRITE(0) } },
+	{ .name = "INV-3: touches while events wait", .threads = 3, .ops = 3, .quota = 2, .depth = 12,
+	  .evicted = true, .areas = 5, .choices = { CALL(REMAP, 0), CALL(REMAP, 2), READ(4) } },
 	{ .name = "INV-4: DONTNEED of evicted pages", .threads = 2, .ops = 3, .ticks = 1, .quota = 2, .depth = 12,
-	  .evicted = true, .choices = { PAGE(DONTNEED, 0), READ(0), WRITE(0) } },
+	  .evicted = true, .trouble = TROUBLE(HASTE), .troubles = 1, .choices = { PAGE(DONTNEED, 0), READ(0), WRITE(0) } },
 	{ .name = "INV-4: DONTNEED of staged pages", .threads = 2, .ops = 2, .ticks = 1, .quota = 2, .depth = 12,
 	  .staged = true, .choices = { CALL(DONTNEED, 0), READ(0), WRITE(0) } },
+	{ .name = "INV-4: the bar of a page that is there", .threads = 2, .ops = 3, .ticks = 1, .quota = 2,
+	  .depth = 18, .evicted = true, .choices = { PAGE(DONTNEED, 0), READ(0) } },
 	{ .name = "INV-4: MADV_FREE", .threads = 2, .ops = 2, .ticks = 2, .quota = 2, .depth = 13,
 	  .trouble = TROUBLE(RECLAIM), .troubles = 1, .choices = { PAGE(FREE, 0), READ(0), WRITE(0) } },
 	{ .name = "INV-4: munmap and mmap while pages leave", .threads = 2, .ops = 2, .ticks = 2, .quota = 2,
@@ -49,7 +57,7 @@ static const struct scenario scenarios[] = {
 	{ .name = "INV-4: mremap of evicted pages", .threads = 2, .ops = 3, .ticks = 1, .quota = 2, .depth = 13,
 	  .evicted = true, .choices = { CALL(REMAP, 0), CALL(REMAP, 2), READ(2), READ(0) } },
 	{ .name = "INV-4: mremap over evicted pages", .open = true, .threads = 2, .ops = 3, .ticks = 1, .quota = 2, .depth = 12,
-	  .evicted = true, .mapped_b = true, .choices = { CALL(REMAP, 0), CALL(REMAP, 2), CALL(UNMAP, 0), READ(0) } },
+	  .evicted = true, .areas = 3, .choices = { CALL(REMAP, 0), CALL(REMAP, 2), CALL(UNMAP, 0), READ(0) } },
 	{ .name = "INV-4: mremap that leaves its source", .open = true, .threads = 2, .ops = 3, .ticks = 1, .quota = 2,
 	  .depth = 12, .evicted = true, .choices = { CALL(DONTUNMAP, 0), CALL(REMAP, 2), READ(0), WRITE(2) } },
 	{ .name = "INV-4: fork while pages leave", .threads = 2, .ops = 3, .ticks = 1, .quota = 2, .depth = 13,
@@ -79,6 +87,9 @@ static const struct scenario scenarios[] = {
 	{ .name = "INV-1: incompressible, and placing fails", .threads = 2, .ops = 2, .ticks = 1, .quota = 2,
 	  .depth = 13, .noise = true, .trouble = TROUBLE(NOMEM) | TROUBLE(AGAIN), .troubles = 1,
 	  .choices = { READ(0), CALL(DONTNEED, 0) } },
+	{ .name = "INV-8: half of a batch is incompressible", .threads = 2, .ops = 2, .ticks = 1, .quota = 2,
+	  .depth = 13, .mixed = true, .trouble = TROUBLE(AGAIN), .troubles = 1,
+	  .choices = { READ(0), CALL(DONTNEED, 0) } },
 	{ .name = "INV-7: the store gives other bytes", .threads = 2, .ops = 2, .ticks = 1, .quota = 2, .depth = 12,
 	  .evicted = true, .trouble = TROUBLE(CORRUPT), .troubles = 1, .choices = { READ(0), WRITE(1) } },
 	{ .name = "INV-7: transit can't be read", .threads = 2, .ops = 2, .ticks = 1, .quota = 2, .depth = 12,
@@ -88,6 +99,11 @@ static const struct scenario scenarios[] = {
 	  .trouble = TROUBLE(FULL), .troubles = 1, .choices = { READ(0), PAGE(DONTNEED, 0) } },
 	{ .name = "INV-1: restored by order while pages leave", .threads = 2, .ops = 2, .ticks = 1, .quota = 2,
 	  .depth = 13, .trouble = TROUBLE(RESTORE), .troubles = 1, .choices = { READ(0), PAGE(DONTNEED, 0) } },
+	{ .name = "INV-1: let go while pages leave", .threads = 2, .ops = 2, .ticks = 1, .quota = 2, .depth = 13,
+	  .trouble = TROUBLE(DETACH), .troubles = 1, .choices = { READ(0), WRITE(1) } },
+	{ .name = "INV-1: let go beside a change", .threads = 2, .ops = 2, .ticks = 1, .quota = 2, .depth = 10,
+	  .evicted = true, .trouble = TROUBLE(DETACH) | TROUBLE(HALF_MAP), .troubles = 2,
+	  .choices = { READ(0), CALL(REMAP, 0) } },
 	{ .name = "INV-1: let go by order", .open = true, .threads = 2, .ops = 3, .ticks = 1, .quota = 2, .depth = 12,
 	  .evicted = true, .trouble = TROUBLE(DETACH) | TROUBLE(AGAIN), .troubles = 2,
 	  .choices = { READ(0), CALL(REMAP, 0), CALL(FORK, 0) }, .child = { READ(0) } },

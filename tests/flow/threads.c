@@ -260,7 +260,7 @@ static void move_origin(struct mm *mm, unsigned from, unsigned to)
 static void begin_remap(struct thread *t)
 {
 	struct mm *mm = mm_of(t);
-	unsigned area = t->page / AREA_PAGES, other = !area, from = t->page, to = other * AREA_PAGES;
+	unsigned area = t->page / AREA_PAGES, other = area == AREA_A ? AREA_B : AREA_A, from = t->page, to = other * AREA_PAGES;
 	bool keep = t->op == OP_DONTUNMAP, registered = mm->registered[area];
 
 	if (!mm->mapped[area]) {

@@ -27,13 +27,13 @@
 #include "uapi/uswap_uapi.h"
 
 /* ---- size ---- */
-enum { AREA_A, AREA_B, AREAS };
+enum { AREA_A, AREA_B, AREA_C, AREAS };
 #define AREA_PAGES 2
 #define PAGES (AREAS * AREA_PAGES) /* that the workload may touch */
 #define MMS 3			   /* a process, its child, its grandchild */
 #define TOKENS 32
-#define THREADS (2 + 1 + 1 + 1) /* two of the first process; its mover's touch; one of each child */
-#define MOVER_THREAD 2
+#define THREADS (3 + 1 + 1 + 1) /* three of the first process; its mover's touch; one of each child */
+#define MOVER_THREAD 3
 #define OPS_MAX 8
 #define FD_MAX 1024
 
@@ -88,6 +88,7 @@ struct mm {
 	struct wire_order orders[8];
 	unsigned nr_orders;
 	unsigned mover_step;
+	bool mover_stale; /* its generation, when it entered the gate */
 	uint8_t results[WIRE_BATCH];
 	unsigned reports; /* sent and not taken */
 };
@@ -141,6 +142,7 @@ enum trouble {
 	TROUBLE_RESTORE,    /* not trouble, orders: bring everything back */
 	TROUBLE_DETACH,
 	TROUBLE_HELLO,	    /* the child says hello and gets a mover */
+	TROUBLE_HASTE,	    /* threads run on while the owner has their events in hand */
 	TROUBLES
 };
 #define TROUBLE(t) (1u << TROUBLE_##t)
@@ -160,7 +162,7 @@ struct scenario {
 	struct choice script[4]; /* done before, on a quiet system; then an eviction */
 	bool evicted;	/* begin with everything evicted and stored */
 	bool staged;	/* ... or staged only */
-	bool mapped_b;	/* area B is there */
+	uint8_t areas;	/* that are there, by bit; A if not said */
 	uint8_t threads;
 	uint8_t ops;	/* system calls and touches in all */
 	uint8_t ticks;	/* looks of the evict worker */
@@ -170,6 +172,7 @@ struct scenario {
 	uint8_t troubles; /* ... how many of them in one run */
 	bool noise;	/* written pages don't compress */
 	bool fill;	/* ... or repeat one word */
+	bool mixed;	/* ... every other one does not compress */
 	bool grace;	/* what is staged stays so */
 };
 
@@ -206,7 +209,7 @@ struct world {
 	uint8_t ops, ticks;
 	uint32_t troubles; /* that have happened */
 	/* armed trouble */
-	bool nomem, again, half_map, unreadable, corrupt, full, emfile;
+	bool nomem, again, half_map, haste, unreadable, corrupt, full, emfile;
 	uint32_t lost;	   /* tokens whose bytes were damaged: SIGBUS is right */
 	uint64_t clock_ns;
 	bool in_fault_path;	 /* of the owner: no allocation, no lock (INV-2) */
@@ -255,6 +258,8 @@ bool agent_may(const struct action *a);
 void agent_do(const struct action *a);
 void agent_trouble(enum trouble t);
 bool agent_may_trouble(enum trouble t);
+/* Descriptors that the owner keeps free. */
+unsigned agent_reserve(void);
 /* Everybody has exited: lets go of all; checks that nothing is left. */
 void agent_end(void);
 size_t agent_hash(void *to, size_t room);
