@@ -19,20 +19,20 @@ plant() { # NAME; prints why it was not found
 	local patch=$here/planted/$1.patch dir=$work/$1 file scenario objects=() object out status
 	scenario=$(sed -n 's/^Scenario: //p' "$patch")
 	mkdir "$dir"
-	for file in $(sed -n 's,^+++ b/\([^[:space:]]*\).*,\1,p' "$patch"); do
+	while read -r file; do
 		mkdir -p "$dir/$(dirname "$file")"
 		cp "$src/$file" "$dir/$file" || { echo "$file is gone"; return 1; }
 		chmod u+w "$dir/$file"
-	done
+	done < <(sed -n 's,^+++ b/\([^[:space:]]*\).*,\1,p' "$patch")
 	out=$(patch -d "$dir" -p1 -s --no-backup-if-mismatch <"$patch" 2>&1) ||
 		{ printf 'the patch does not apply any more\n%s\n' "$out"; return 1; }
-	for file in $(cd "$dir" && find . -name '*.c'); do
+	while read -r file; do
 		object=$dir/$(basename "$file").o
 		# shellcheck disable=SC2086
 		out=$(cd "$build" && eval "$CC $compile -Wno-error" \
 			-c -o "'$object'" "'$dir/$file'" 2>&1) || { printf 'it does not compile\n%s\n' "$out"; return 1; }
 		objects+=("$object")
-	done
+	done < <(cd "$dir" && find . -name '*.c')
 	# shellcheck disable=SC2086
 	out=$(cd "$build" && eval "$CC $compile -o '$dir/test' $test $(printf "'%s' " "${objects[@]}") $link" 2>&1) ||
 		{ printf 'it does not link\n%s\n' "$out"; return 1; }
