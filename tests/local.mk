@@ -191,7 +191,8 @@ check_PROGRAMS += \
 	tests/workloads/threads_churn \
 	tests/workloads/threads_verify \
 	tests/workloads/zero_touch \
-	tests/live/shim_peer
+	tests/live/shim_peer \
+	tests/ceph/store_load
 tests_workloads_exec_verify_SOURCES = tests/workloads/exec_verify.c
 tests_workloads_exec_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_exec_verify_LDFLAGS = -pthread
@@ -246,6 +247,8 @@ tests_workloads_zero_touch_LDFLAGS = -pthread
 tests_live_shim_peer_SOURCES = tests/live/shim_peer.c
 tests_live_shim_peer_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_live_shim_peer_LDFLAGS = -pthread
+tests_ceph_store_load_SOURCES = tests/ceph/store_load.c
+tests_ceph_store_load_LDADD = backends/libbackends.a common/libcommon.a $(URING_LIBS)
 EXTRA_DIST += \
 	tests/workloads/content.h \
 	tests/workloads/workload.h \
@@ -281,7 +284,11 @@ LIVE_TESTS = \
 	tests/live/test_threads.sh
 
 CEPH_TESTS = \
-	tests/ceph/test_cluster.sh
+	tests/ceph/test_access.sh \
+	tests/ceph/test_cluster.sh \
+	tests/ceph/test_full_pool.sh \
+	tests/ceph/test_hosts.sh \
+	tests/ceph/test_osd.sh
 
 SYSTEMD_TESTS = \
 	tests/systemd/test_unit.sh

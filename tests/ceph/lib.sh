@@ -32,6 +32,7 @@ cluster_cleanup() {
 	local status=$?
 
 	trap - EXIT
+	set +e
 	if [ $status -ne 0 ] && [ $status -ne 77 ]; then
 		tail -n 5 "$DIR"/ceph/*.out >&2 || true
 	fi
@@ -64,4 +65,54 @@ objects() { # [POOL [RADOS-ARGUMENT...]]
 # objects_like REGEX [POOL...]: how many
 objects_like() {
 	objects "${@:2}" | grep -cE "$1" || true
+}
+
+# ---- a store under load, without an agent -----------------------------------
+
+# load_start OPTIONS [POOL]: a store_load; sets LOAD to its number.
+load_start() {
+	peer_start "$BUILD/tests/ceph/store_load" \
+		"rados:${2:-uswap},conf=$CEPH_CONF,timeout=2${1:+,$1}"
+	export LOAD=$PEER
+}
+
+# load_is N WORD...: its state is one of them
+load_is() {
+	local state
+
+	state=$(ask "$1" state) || exit 1
+	[[ " ${*:2} " == *" $state "* ]]
+}
+
+load_reason() {
+	local line
+
+	line=$(peer_ask "$1" reason) || exit 1
+	echo "${line#reason }"
+}
+
+# load_counts N COUNTER VALUE: it is beyond that
+load_counts() {
+	[ "$(ask "$1" "$2")" -gt "$3" ]
+}
+
+# load_goes_on N: it writes and reads
+load_goes_on() {
+	wait_until 60 "writes to go on: $(load_reason "$1")" \
+		load_counts "$1" writes "$(($(ask "$1" writes) + 20))"
+	wait_until 30 "reads to go on" load_counts "$1" reads "$(($(ask "$1" reads) + 50))"
+}
+
+# load_right N: every byte that was acknowledged is there
+load_right() {
+	local answer
+
+	answer=$(peer_ask "$1" check) || exit 1
+	[[ $answer == right\ [1-9]* ]] || fail "$2: $answer"
+	[ "$(ask "$1" lost)" = 0 ] || fail "$2: $(ask "$1" lost) reads were lost"
+}
+
+load_stop() {
+	[ "$(peer_ask "$1" quit)" = bye ] || fail "store_load: no bye"
+	peer_close "$1"
 }

@@ -1,0 +1,103 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Monitors that are gone, hang or are out of reach; keys that are wrong or
+# revoked; pools that are missing, deleted and made again; objects that are
+# missing or cut off. Each says what a person can do, and ends by itself.
+# shellcheck source=tests/ceph/lib.sh
+. "${srcdir:-.}/tests/ceph/lib.sh"
+
+admin() {
+	timeout 30 ceph "$@" >/dev/null 2>&1 || fail "ceph $*: status $?"
+}
+
+says() { # N TEXT
+	[[ $(load_reason "$1") == *"$2"* ]] || fail "not \"$2\": $(load_reason "$1")"
+}
+
+live_begin
+cluster_start
+
+# no monitor when it starts
+mini_ceph signal mon.a TERM
+load_start
+wait_until 30 "the monitor to be missed" load_is "$LOAD" away
+says "$LOAD" "no monitor answers"
+mini_ceph run mon.a
+wait_until 60 "the store to be up" load_is "$LOAD" up
+load_goes_on "$LOAD"
+
+# what is connected does without it
+mini_ceph signal mon.a STOP
+load_goes_on "$LOAD"
+mini_ceph signal mon.a CONT
+mini_ceph signal mon.a TERM
+load_goes_on "$LOAD"
+load_right "$LOAD" "without a monitor"
+mini_ceph run mon.a
+mini_ceph wait-osds 1
+say "monitors: ok"
+
+# a key that the cluster does not know, until it does
+load_start id=client.other
+wrong=$LOAD
+wait_until 30 "the key to be refused" load_is "$wrong" denied
+says "$wrong" "refuses the key of client.other"
+mini_ceph key other uswap
+wait_until 30 "the store to be up" load_is "$wrong" up clash connecting
+load_stop "$wrong"
+# one that has been revoked: what is connected goes on, nobody else gets in
+admin auth del client.other
+load_start id=client.other,host=else
+wait_until 30 "the revoked key to be refused" load_is "$LOAD" denied
+says "$LOAD" "refuses the key of client.other"
+load_stop "$LOAD"
+# rights that do not suffice
+admin auth get-or-create client.reader mon 'allow r' osd 'allow r pool=uswap' \
+	-o "$DIR/ceph/client.reader.keyring"
+load_start id=client.reader,host=reader
+wait_until 30 "the rights to be missed" load_is "$LOAD" denied
+says "$LOAD" "is not allowed"
+load_stop "$LOAD"
+say "keys: ok"
+
+# a pool that is missing, until it is there; deleted, and made again
+load_start host=pools later
+pools=$LOAD
+wait_until 30 "the pool to be missed" load_is "$pools" gone
+says "$pools" "there is no pool later"
+mini_ceph pool later
+admin auth caps client.uswap mon 'allow r' osd 'allow rwx pool=uswap, allow rwx pool=later'
+wait_until 30 "the store to be up" load_is "$pools" up
+load_goes_on "$pools"
+admin osd pool rm later later --yes-i-really-really-mean-it
+wait_until 30 "the pool to be missed" load_is "$pools" gone
+load_counts "$pools" lost 0 || fail "a pool is gone, and all reads are right"
+mini_ceph pool later
+wait_until 60 "the store to be up" load_is "$pools" up
+peer_ask "$pools" drop >"$DIR/dropped"
+load_goes_on "$pools"
+answer=$(peer_ask "$pools" check)
+[[ $answer == right\ * ]] || fail "in the new pool: $answer"
+load_stop "$pools"
+[ "$(objects_like . later)" = 0 ] || fail "left in the new pool: $(objects later)"
+say "pools: ok"
+
+# objects that are missing or cut off: an error for those who read there, and
+# nothing else
+load_stop 1
+load_start
+load_goes_on "$LOAD"
+[ "$(peer_ask "$LOAD" pause)" = paused ] || fail "pause"
+load_right "$LOAD" "before objects go"
+name=$(objects | grep ^s | head -n 1)
+timeout 30 rados -p uswap truncate "$name" 1000
+missing=$(ask "$LOAD" check)
+[ "$missing" -gt 0 ] || fail "an object was cut off, and nothing is missing"
+timeout 30 rados -p uswap rm "$name"
+[ "$(ask "$LOAD" check)" -ge "$missing" ] || fail "an object is gone, and less is missing"
+wait_until 10 "the store to be up" load_is "$LOAD" up
+[ "$(peer_ask "$LOAD" go)" = goes ] || fail "go"
+load_goes_on "$LOAD"
+load_stop "$LOAD"
+[ "$(objects_like .)" = 0 ] || fail "left in the pool: $(objects)"
+say "passed"

@@ -1,0 +1,48 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Several hosts in one pool: nobody touches another one's segments, not even
+# with the same host id; what a host has left when it died goes when it is back.
+# shellcheck source=tests/ceph/lib.sh
+. "${srcdir:-.}/tests/ceph/lib.sh"
+
+live_begin
+cluster_start
+load_start host=alpha
+alpha=$LOAD
+load_start host=beta
+beta=$LOAD
+load_goes_on "$alpha"
+load_goes_on "$beta"
+
+# another machine with the name of the first: it keeps out, and says so
+load_start host=alpha
+wait_until 60 "the clash to be seen" load_is "$LOAD" clash
+[[ $(load_reason "$LOAD") == *"another machine (client."*" uses the host id alpha"*host=* ]] ||
+	fail "reason: $(load_reason "$LOAD")"
+[ "$(ask "$LOAD" writes)" = 0 ] || fail "it writes all the same"
+load_stop "$LOAD"
+load_goes_on "$alpha"
+load_right "$alpha" "beside one of the same name"
+
+# a host that dies; its segments stay until it is back
+kill -KILL "${PEER_PIDS[beta]}"
+peer_close "$beta"
+left=$(objects_like '^s\.beta\.')
+[ "$left" -gt 0 ] || fail "nothing is left of a host that died"
+load_goes_on "$alpha"
+load_right "$alpha" "after another host has died"
+[ "$(objects_like '^s\.beta\.')" = "$left" ] || fail "somebody removed what another host left"
+objects | grep '^s\.beta\.' >"$DIR/old"
+load_start host=beta
+wait_until 60 "the host to be up again" load_is "$LOAD" up
+load_goes_on "$LOAD"
+none_of_old() {
+	! objects | grep -qxFf "$DIR/old"
+}
+wait_until 30 "what the earlier one left to go" none_of_old
+load_right "$LOAD" "after its own restart"
+load_right "$alpha" "beside a host that came back"
+load_stop "$LOAD"
+load_stop "$alpha"
+[ "$(objects_like .)" = 0 ] || fail "left in the pool: $(objects)"
+say "passed"
