@@ -5,6 +5,7 @@
  *
  * Names in the pool:
  *	h.HOST			the host's lease, and who holds it
+ *	p.HOST			now and then, while the pool is full: is it still?
  *	s.HOST.INSTANCE.NUMBER	a segment
  * HOST names the machine (of /etc/machine-id). INSTANCE is the boot, and the
  * life of the agent's kept memory: what nothing can refer to any more, all

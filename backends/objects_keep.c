@@ -86,8 +86,24 @@ static bool keep_connection(struct objects *o, uint64_t now)
 
 /* ---- the lease ---- */
 
-/* Who we are, for people and for those who must expel us; the write also tells
-   whether there is room. */
+/* Is there room again? A full cluster still takes a write that replaces as many
+   bytes, so this one is of a new object. */
+static int probe_room(struct objects *o)
+{
+	static const char bytes[PAGE_BYTES];
+	char name[48];
+	int r;
+
+	snprintf(name, sizeof(name), "p.%s", o->host);
+	r = o->ops->remove(o->self, name);
+	if (r == 0 || r == -ENOENT)
+		r = o->ops->put(o->self, name, bytes, sizeof(bytes));
+	if (r == 0)
+		r = o->ops->remove(o->self, name);
+	return r;
+}
+
+/* Who we are, for people and for those who must expel us. */
 static int write_card(struct objects *o)
 {
 	char address[160] = "", host[64] = "", card[384];
@@ -104,7 +120,9 @@ static void lease_is_ours(struct objects *o, uint64_t now)
 {
 	int r = 0;
 
-	if (!o->leased || state_of(o) != STORE_UP)
+	if (state_of(o) == STORE_FULL)
+		r = probe_room(o);
+	if (r == 0 && (!o->leased || state_of(o) != STORE_UP))
 		r = write_card(o);
 	if (r) {
 		objects_blame(o, r, "a write");

@@ -14,6 +14,8 @@ dist_bashcompletion_DATA = \
 	contrib/completion/uswapctl.bash
 dist_zshcompletion_DATA = contrib/completion/_uswapctl
 CLEANFILES += $(systemdsystemunit_DATA)
+# not active: to be copied where it is wanted
+dist_doc_DATA = contrib/systemd/rados.conf
 EXTRA_DIST += \
 	contrib/systemd/uswap-agent.service.in \
 	contrib/systemd/uswap-agent.socket.in \

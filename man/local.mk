@@ -3,4 +3,5 @@ dist_man_MANS += \
 	man/uswapctl.1 \
 	man/libuswap.7 \
 	man/uswap-agent.8 \
+	man/uswap-rados.7 \
 	man/uswap.conf.5

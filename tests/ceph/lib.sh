@@ -47,7 +47,7 @@ cluster_start() {
 
 	trap cluster_cleanup EXIT
 	mkdir "$DIR/ceph"
-	timeout $((90 * FACTOR)) bash "$MINI_CEPH" start "$DIR/ceph" "$@" >"$DIR/ceph.log" 2>&1 ||
+	timeout $((200 * FACTOR)) bash "$MINI_CEPH" start "$DIR/ceph" "$@" >"$DIR/ceph.log" 2>&1 ||
 		status=$?
 	[ $status -ne 77 ] || skip "$(cat "$DIR/ceph.log")"
 	if [ $status -ne 0 ]; then
@@ -115,4 +115,18 @@ load_right() {
 load_stop() {
 	[ "$(peer_ask "$1" quit)" = bye ] || fail "store_load: no bye"
 	peer_close "$1"
+}
+
+# ---- an agent that stores in the cluster -------------------------------------
+
+# tier NAME KEY: of one store
+tier() {
+	"$CTL" --json stats >"$DIR/stats.json" || fail "uswapctl stats: status $?"
+	jq -er --arg name "$1" --arg key "$2" '.agent.tiers[] | select(.name == $name) | .[$key]' \
+		"$DIR/stats.json" || fail "no $2 of $1: $(jq -c .agent.tiers "$DIR/stats.json")"
+}
+
+# tier_is NAME STATE
+tier_is() {
+	[ "$(tier "$1" state)" = "$2" ]
 }

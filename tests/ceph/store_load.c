@@ -9,7 +9,7 @@
  *	reads, writes, lost, failed	"reads N": reads that were right, batches
  *		that were written, reads that ended in an error, writes that did
  *	pause, go	no writes, and no frees; again
- *	check	reads all of every live batch: "right N", or "missing N of M"
+ *	check	reads all of every live batch: "right N", or "missing N"
  *	drop	frees all segments: "dropped N"
  *	quit	"bye", and exit with 0
  * Says "ready PID" first. A wrong byte ends it with status 1.
@@ -211,7 +211,7 @@ static void check_everything(void)
 		pthread_rwlock_unlock(&live[i].lock);
 	}
 	if (missing)
-		printf("missing %u of %u\n", missing, all);
+		printf("missing %u\n", missing);
 	else
 		printf("right %u\n", all);
 }

@@ -28,7 +28,7 @@ nearly_full() {
 }
 
 live_begin
-AGENT_OPTIONS=(--store memory:8M)
+AGENT_STORES=(memory:8M)
 agent_start
 serve_start 64
 big=$SERVED
