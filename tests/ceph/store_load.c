@@ -105,7 +105,12 @@ static bool begin_segment(struct live *l, uint64_t serial)
 static bool write_one(struct live *l, uint64_t serial)
 {
 	static _Alignas(4096) unsigned char buf[BATCH];
+	struct store_status status;
 
+	/* what is there stays while it can't be replaced */
+	store_get_status(store, &status);
+	if (status.state != STORE_UP)
+		return false;
 	free_one(l);
 	if (!begin_segment(l, serial))
 		return false;

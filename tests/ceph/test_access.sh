@@ -15,11 +15,11 @@ says() { # N TEXT
 }
 
 live_begin
-cluster_start
+cluster_start memstore
 
 # no monitor when it starts
 mini_ceph signal mon.a TERM
-load_start
+load_start ""
 wait_until 30 "the monitor to be missed" load_is "$LOAD" away
 says "$LOAD" "no monitor answers"
 mini_ceph run mon.a
@@ -85,7 +85,7 @@ say "pools: ok"
 # objects that are missing or cut off: an error for those who read there, and
 # nothing else
 load_stop 1
-load_start
+load_start ""
 load_goes_on "$LOAD"
 [ "$(peer_ask "$LOAD" pause)" = paused ] || fail "pause"
 load_right "$LOAD" "before objects go"

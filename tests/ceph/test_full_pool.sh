@@ -35,7 +35,7 @@ again() {
 
 live_begin
 cluster_start memstore 1 1 mgr
-load_start
+load_start ""
 load_goes_on "$LOAD"
 ratios 0.0005 0.0007 0.001
 full "cluster is full"

@@ -6,7 +6,7 @@
 . "${srcdir:-.}/tests/ceph/lib.sh"
 
 live_begin
-cluster_start
+cluster_start memstore
 load_start host=alpha
 alpha=$LOAD
 load_start host=beta

@@ -11,7 +11,7 @@ oldest_is_beyond() {
 
 live_begin
 cluster_start bluestore 3 2
-load_start
+load_start ""
 load_goes_on "$LOAD"
 
 mini_ceph signal osd.0 KILL
