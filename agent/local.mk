@@ -56,6 +56,8 @@ agent_libproc_a_SOURCES = \
 	agent/proc/mappings.h \
 	agent/proc/ranges.c \
 	agent/proc/ranges.h \
+	agent/proc/record.c \
+	agent/proc/record.h \
 	agent/proc/session.c \
 	agent/proc/session.h
 
@@ -69,6 +71,7 @@ agent_libflow_a_SOURCES = \
 	agent/flow/blobstore_family.c \
 	agent/flow/blobstore_fetch.c \
 	agent/flow/blobstore_private.h \
+	agent/flow/blobstore_recover.c \
 	agent/flow/blobstore_segment.c \
 	agent/flow/blobstore_up.c \
 	agent/flow/blobstore_work.c \
@@ -97,6 +100,7 @@ agent_libengine_a_SOURCES = \
 	agent/engine/owner.c \
 	agent/engine/packer.c \
 	agent/engine/private.h \
+	agent/engine/recover.c \
 	agent/engine/registry.c \
 	agent/engine/settings.h \
 	agent/engine/stores.c \

@@ -23,12 +23,14 @@
 #include "agent/drain.h"
 #include "agent/options.h"
 #include "agent/setup.h"
+#include "common/kept.h"
 #include "common/log.h"
 #include "common/units.h"
 #include "common/util.h"
 #include "control/control.h"
 #include "control/listener.h"
 #include "engine/engine.h"
+#include "keeper/keeper.h"
 
 #define EXIT_USAGE 2
 
@@ -130,11 +132,13 @@ static int on_reload_signal(sd_event_source *source, const struct signalfd_sigin
 
 /* ---- stop ---- */
 
+static void close_attach(struct agent *agent);
+
 static void on_drain_begun(void *ctx)
 {
 	struct agent *agent = ctx;
 
-	agent->attach = listener_free(agent->attach);
+	close_attach(agent);
 }
 
 static int on_drain_call(void *ctx, char *message)
@@ -189,34 +193,34 @@ static void on_attach(void *ctx, int fd)
 	engine_attach(((struct agent *)ctx)->engine, fd);
 }
 
-struct passed {
-	int attach, control; /* descriptors from the service manager, or -1 */
-};
+/* Names of sockets in the directory of kept descriptors. */
+#define ATTACH_PASSED "attach"	/* by the service manager */
+#define ATTACH_OWN "attach.own" /* bound by a worker */
+#define CONTROL_PASSED "control"
 
-static struct passed take_passed(void)
+/* Before there is a worker: each finds them by name. */
+static void take_passed(void)
 {
-	struct passed passed = { -1, -1 };
 	char **names = NULL;
 	int n = sd_listen_fds_with_names(true, &names);
 
 	for (int i = 0; i < n; i++) {
 		int fd = SD_LISTEN_FDS_START + i;
+		bool known = false;
 
-		if (strcmp(names[i], "attach") == 0 && passed.attach < 0 &&
-		    sd_is_socket(fd, AF_UNIX, SOCK_SEQPACKET, 1) > 0) {
-			passed.attach = fd;
-		} else if (strcmp(names[i], "control") == 0 && passed.control < 0 &&
-			   sd_is_socket(fd, AF_UNIX, SOCK_STREAM, 1) > 0) {
-			passed.control = fd;
-		} else {
-			log_warning("the passed descriptor \"%s\" is not a socket we know: "
-				    "closed", names[i]);
+		if (strcmp(names[i], "attach") == 0 && kept_fd(ATTACH_PASSED) < 0)
+			known = sd_is_socket(fd, AF_UNIX, SOCK_SEQPACKET, 1) > 0 &&
+				kept_set_fd(ATTACH_PASSED, fd) == 0;
+		else if (strcmp(names[i], "control") == 0 && kept_fd(CONTROL_PASSED) < 0)
+			known = sd_is_socket(fd, AF_UNIX, SOCK_STREAM, 1) > 0 &&
+				kept_set_fd(CONTROL_PASSED, fd) == 0;
+		if (!known) {
+			log_warning("the passed descriptor \"%s\" is not a socket we know: closed", names[i]);
 			close(fd);
 		}
 		free(names[i]);
 	}
 	free(names);
-	return passed;
 }
 
 /* The path of a passed socket; that of the configuration if it has none. */
@@ -236,21 +240,34 @@ static void find_paths(struct agent *agent, int fd)
 		 (int)(slash - agent->attach_path), agent->attach_path);
 }
 
-static int open_attach(struct agent *agent, int fd)
+static int open_attach(struct agent *agent)
 {
+	int fd = kept_fd(ATTACH_PASSED);
 	bool own = fd < 0;
 
-	find_paths(agent, fd);
 	if (own)
+		fd = kept_fd(ATTACH_OWN);
+	find_paths(agent, fd);
+	if (fd < 0)
 		fd = listener_bind(agent->attach_path, SOCK_SEQPACKET);
 	if (fd < 0) {
 		log_error("%s: %s", agent->attach_path,
 			  fd == -EADDRINUSE ? "another agent listens there" : strerror(-fd));
 		return fd;
 	}
+	if (own)
+		(void)kept_set_fd(ATTACH_OWN, fd);
 	agent->attach = listener_new(agent->event, fd, own ? agent->attach_path : NULL, on_attach,
 				     agent);
 	return agent->attach ? 0 : -errno;
+}
+
+/* No worker after us is to listen there. */
+static void close_attach(struct agent *agent)
+{
+	kept_forget_fd(ATTACH_PASSED);
+	kept_forget_fd(ATTACH_OWN);
+	agent->attach = listener_free(agent->attach);
 }
 
 /* ---- life ---- */
@@ -282,13 +299,12 @@ static int start(struct agent *agent)
 					  .process_changed = on_process_changed,
 					  .drained = on_drained,
 					  .ctx = agent };
-	struct passed passed = take_passed();
 	int r = open_loop(agent);
 
 	if (r < 0)
 		return r;
 	/* First the socket: it also tells whether another agent runs here. */
-	r = open_attach(agent, passed.attach);
+	r = open_attach(agent);
 	if (r < 0)
 		return r;
 	agent->control = control_new(agent->event, &agent->settings, &hooks);
@@ -307,7 +323,7 @@ static int start(struct agent *agent)
 	if (r < 0)
 		return r;
 	/* Programs are served even if nobody can give orders. */
-	control_start(agent->control, agent->engine, agent->control_path, passed.control);
+	control_start(agent->control, agent->engine, agent->control_path, kept_fd(CONTROL_PASSED));
 	return 0;
 }
 
@@ -316,6 +332,7 @@ static int run(struct agent *agent)
 	int r = start(agent);
 
 	if (r >= 0) {
+		keeper_settled();
 		sd_notify(false, "READY=1");
 		tell_status(agent);
 		log_write(agent->settings.foreground ? LOG_LEVEL_NOTICE : LOG_LEVEL_INFO,
@@ -324,7 +341,7 @@ static int run(struct agent *agent)
 		if (r < 0)
 			log_error("the event loop failed: %s", strerror(-r));
 	}
-	agent->attach = listener_free(agent->attach);
+	close_attach(agent);
 	/* A failure before READY: no program has got in. */
 	agent->engine = engine_free(agent->engine);
 	agent->control = control_free(agent->control);
@@ -359,6 +376,17 @@ static bool kernel_is_fit(void)
 	return getenv("USWAP_ALLOW_KERNEL") != NULL;
 }
 
+static int work(void *arg, const struct keeper_life *life)
+{
+	struct agent *agent = arg;
+
+	setup_limits();
+	engine_close_strays();
+	if (life->deaths)
+		log_warning("a new worker, after %u that have died", life->deaths);
+	return run(agent);
+}
+
 int main(int argc, char *argv[])
 {
 	static struct agent agent;
@@ -381,8 +409,11 @@ int main(int argc, char *argv[])
 		return check_run(&agent.settings) ? EXIT_SUCCESS : EXIT_FAILURE;
 	log_set_level((enum log_level)agent.settings.log_level);
 	setup_signals();
-	setup_limits();
 	if (!kernel_is_fit())
 		return EXIT_FAILURE;
-	return run(&agent);
+	/* Of the keeper's own; a worker's would not be told by its pid. */
+	unsetenv("WATCHDOG_PID");
+	kept_use(kept_directory_new());
+	take_passed();
+	return keeper_run(work, &agent);
 }

@@ -1,28 +1,31 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The memory store: segments are ranges of one memfd, mapped whole. Freed
- * segments are punched out, so the memory goes back at once.
+ * The memory store: segments are ranges of one kept file (common/kept.h), mapped
+ * whole. Freed segments are punched out, so the memory goes back at once.
  *
  * Synchronization: lock guards the list of free segments; backed[] belongs to
  * the thread that writes the segment.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "backends/store.h"
+#include "common/kept.h"
 #include "common/util.h"
 
 /* Memory is taken in these steps and by fallocate: writing into a hole of the
    mapping would answer a lack of memory with SIGBUS instead of an errno. */
 #define BACKING_STEP ((size_t)64 << 10)
 
+#define STORE_VERSION 1
+
 struct memory {
-	int fd;
+	struct kept kept;
 	char *base;
 	uint32_t capacity;
 	uint32_t *backed; /* bytes of each segment with memory behind them */
@@ -53,16 +56,6 @@ static off_t segment_start(uint32_t segment)
 	return (off_t)(segment * (uint64_t)STORE_SEGMENT);
 }
 
-static int memory_fallocate(struct memory *mem, int mode, off_t offset, size_t len)
-{
-	int r;
-
-	do {
-		r = fallocate(mem->fd, mode, offset, (off_t)len);
-	} while (r && errno == EINTR);
-	return r ? -errno : 0;
-}
-
 static int back(struct memory *mem, uint32_t segment, size_t end)
 {
 	size_t from = mem->backed[segment];
@@ -71,7 +64,7 @@ static int back(struct memory *mem, uint32_t segment, size_t end)
 
 	if (end <= from)
 		return 0;
-	r = memory_fallocate(mem, 0, segment_start(segment) + (off_t)from, to - from);
+	r = kept_back(&mem->kept, (size_t)segment_start(segment) + from, to - from);
 	if (r)
 		return r;
 	mem->backed[segment] = (uint32_t)to;
@@ -109,8 +102,7 @@ static void memory_segment_free(void *self, uint32_t segment)
 
 	/* Can't fail on a memfd of ours; if it did, the memory would stay taken
 	   until the segment is used again, and used_bytes would show it. */
-	memory_fallocate(mem, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, segment_start(segment),
-			 STORE_SEGMENT);
+	kept_give_back(&mem->kept, (size_t)segment_start(segment), STORE_SEGMENT);
 	mem->backed[segment] = 0;
 	pthread_mutex_lock(&mem->lock);
 	assert(mem->nr_free < mem->capacity);
@@ -123,20 +115,56 @@ static uint64_t memory_used_bytes(void *self)
 	struct memory *mem = self;
 	struct stat st;
 
-	return fstat(mem->fd, &st) ? 0 : (uint64_t)st.st_blocks * 512;
+	/* Without the kept file's own page. */
+	return fstat(mem->kept.fd, &st) ? 0 : (uint64_t)st.st_blocks * 512 - PAGE_BYTES;
 }
 
 static void memory_destroy(void *self)
 {
 	struct memory *mem = self;
 
-	if (mem->base)
-		munmap(mem->base, mem->capacity * STORE_SEGMENT);
-	safe_close(mem->fd);
+	kept_close(&mem->kept);
 	pthread_mutex_destroy(&mem->lock);
 	free(mem->backed);
 	free(mem->free);
 	free(mem);
+}
+
+/* Those in between stay free: they may be adopted later. */
+static int memory_segment_adopt(void *self, uint32_t segment, uint32_t written)
+{
+	struct memory *mem = self;
+	int r = -EEXIST;
+
+	(void)written;
+	pthread_mutex_lock(&mem->lock);
+	if (segment >= mem->capacity) {
+		r = -ERANGE;
+	} else if (segment >= mem->nr_fresh) {
+		while (mem->nr_fresh < segment)
+			mem->free[mem->nr_free++] = mem->nr_fresh++;
+		mem->nr_fresh++;
+		r = 0;
+	} else {
+		for (uint32_t i = mem->nr_free; r && i-- > 0;)
+			if (mem->free[i] == segment) {
+				mem->free[i] = mem->free[--mem->nr_free];
+				r = 0;
+			}
+	}
+	pthread_mutex_unlock(&mem->lock);
+	return r;
+}
+
+/* What the process before us had taken and nobody has adopted goes back. */
+static void memory_adopt_done(void *self)
+{
+	struct memory *mem = self;
+
+	for (uint32_t i = 0; i < mem->nr_free; i++)
+		kept_give_back(&mem->kept, (size_t)segment_start(mem->free[i]), STORE_SEGMENT);
+	kept_give_back(&mem->kept, (size_t)segment_start(mem->nr_fresh),
+		       (mem->capacity - mem->nr_fresh) * STORE_SEGMENT);
 }
 
 static const struct store_ops memory_ops = {
@@ -146,29 +174,32 @@ static const struct store_ops memory_ops = {
 	.write = memory_write,
 	.read = memory_read,
 	.map = memory_map,
+	.segment_adopt = memory_segment_adopt,
+	.adopt_done = memory_adopt_done,
 	.segment_free = memory_segment_free,
 	.used_bytes = memory_used_bytes,
 	.destroy = memory_destroy,
 };
 
+/* Memory stores find their files by the order they are opened in. */
 static bool memory_init(struct memory *mem)
 {
-	size_t bytes = mem->capacity * STORE_SEGMENT;
-	void *base;
+	static _Atomic unsigned opened;
+	char name[KEPT_NAME];
+	int r;
 
+	snprintf(name, sizeof(name), "store%u", atomic_fetch_add(&opened, 1));
+	r = kept_open(&mem->kept, name, mem->capacity * STORE_SEGMENT, STORE_VERSION);
+	if (r < 0) {
+		errno = -r;
+		return false;
+	}
+	/* All that is there can be adopted. */
+	mem->capacity = (uint32_t)MIN(mem->kept.bytes / STORE_SEGMENT, (size_t)STORE_SEGMENTS_MAX);
+	mem->base = mem->kept.base;
 	mem->backed = calloc(mem->capacity, sizeof(*mem->backed));
 	mem->free = calloc(mem->capacity, sizeof(*mem->free));
-	mem->fd = memfd_create("uswap-store", MFD_CLOEXEC);
-	if (!mem->backed || !mem->free || mem->fd < 0)
-		return false;
-	if (ftruncate(mem->fd, (off_t)bytes))
-		return false;
-	base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, mem->fd, 0);
-	if (base == MAP_FAILED)
-		return false;
-	mem->base = base;
-	madvise(base, bytes, MADV_DONTDUMP); /* other people's memory */
-	return true;
+	return mem->backed && mem->free;
 }
 
 struct store *store_memory_new(uint64_t max_bytes)
@@ -185,7 +216,7 @@ struct store *store_memory_new(uint64_t max_bytes)
 	mem = calloc(1, sizeof(*mem));
 	if (!mem)
 		return NULL;
-	mem->fd = -1;
+	mem->kept = KEPT_NONE;
 	mem->capacity = (uint32_t)segments;
 	pthread_mutex_init(&mem->lock, NULL);
 	if (memory_init(mem))

@@ -295,6 +295,12 @@ int store_segment_adopt(struct store *store, uint32_t segment, size_t written)
 	return 0;
 }
 
+void store_adopt_done(struct store *store)
+{
+	if (store->ops->adopt_done)
+		store->ops->adopt_done(store->self);
+}
+
 void store_segment_free(struct store *store, uint32_t segment)
 {
 	if (!(segment_word(store, segment) & SEGMENT_USED)) {

@@ -145,6 +145,8 @@ struct store_ops {
 	/* The segment was in use when another process of ours had the store:
 	   it is again (restart of the agent). 0 or negative errno; NULL: can't. */
 	int (*segment_adopt)(void *self, uint32_t segment, uint32_t written);
+	/* No more are adopted: what else that process had is garbage. NULL: none. */
+	void (*adopt_done)(void *self);
 	void (*segment_free)(void *self, uint32_t segment);
 	uint64_t (*used_bytes)(void *self);
 	/* NULL: always up. */
@@ -181,6 +183,7 @@ void store_read_submit(struct store *store, struct store_read *read);
 void store_read_cancel(struct store *store, struct store_read *read);
 /* written: how far the segment was. 0, or negative errno: its bytes are lost. */
 int store_segment_adopt(struct store *store, uint32_t segment, size_t written);
+void store_adopt_done(struct store *store);
 void store_segment_free(struct store *store, uint32_t segment);
 void store_get_stats(struct store *store, struct store_stats *stats);
 void store_get_status(struct store *store, struct store_status *status);

@@ -258,7 +258,7 @@ EXTRA_DIST += \
 check_PROGRAMS += tests/control/fake_agent
 tests_control_fake_agent_SOURCES = agent/main.c tests/control/fake_engine.c
 tests_control_fake_agent_LDADD = \
-	agent/libmain.a agent/libcontrol.a agent/libsys.a \
+	agent/libmain.a agent/libkeeper.a agent/libcontrol.a agent/libsys.a \
 	backends/libbackends.a common/libcommon.a $(URING_LIBS) $(SYSTEMD_LIBS) -lm
 
 CONTROL_TESTS = \

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/kept.h"
 #include "common/log.h"
 #include "common/util.h"
 #include "control/private.h"
@@ -42,6 +43,7 @@ struct control *control_free(struct control *control)
 		return NULL;
 	control->engine = NULL;
 	order_cancel_all(control);
+	kept_forget_fd(CONTROL_SOCKET_KEPT);
 	listener_free(control->listener);
 	bus_stop(control);
 	while (control->endpoints)

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <systemd/sd-id128.h>
 
+#include "common/kept.h"
 #include "common/log.h"
 #include "common/reaper.h"
 #include "common/util.h"
@@ -124,7 +125,12 @@ int peer_start(struct control *control, const char *path, int fd)
 	int zero = 0;
 
 	if (fd < 0) {
-		fd = listener_bind(path, SOCK_STREAM);
+		/* A worker before us may have made it. */
+		fd = kept_fd(CONTROL_SOCKET_KEPT);
+		if (fd < 0)
+			fd = listener_bind(path, SOCK_STREAM);
+		if (fd >= 0)
+			(void)kept_set_fd(CONTROL_SOCKET_KEPT, fd);
 		unlink_path = path;
 	}
 	if (fd < 0) {

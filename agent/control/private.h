@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What the files of control/ share. */
 #ifndef USWAP_CONTROL_PRIVATE_H
+/* The name of control.sock, for a worker after us. */
+#define CONTROL_SOCKET_KEPT "control.own"
 #define USWAP_CONTROL_PRIVATE_H
 
 #include <stdbool.h>

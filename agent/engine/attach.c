@@ -258,6 +258,31 @@ static bool is_running(int pidfd)
 	return pidfd >= 0 && poll(&p, 1, 0) == 0;
 }
 
+/* From here on a worker after us would know of it. The connection becomes the
+   mover's when the peer has its answer. */
+static int make_record(struct engine *e, struct session *s, const struct attaching *a)
+{
+	struct record *record;
+
+	s->records = &e->records;
+	record = s->record = record_new(s->records);
+	if (!record)
+		return -ENOMEM;
+	record->uid = s->uid;
+	record->owner = session_owner(s)->index;
+	record->attached_ns = s->attached_ns;
+	record->identity = s->identity;
+	record->disabled = !s->enabled;
+	record->state = SESSION_ACTIVE;
+	s->slots.kept_root = &record->root;
+	record_introduce(s);
+	atomic_store(&record->fds[RECORD_MOVER], a->sock + 1);
+	atomic_store(&record->fds[RECORD_PIDFD], a->pidfd + 1);
+	record_commit(s, 0);
+	record_publish(record, s->id);
+	return 0;
+}
+
 /* What a session needs of its connection. */
 static int fill_session(struct engine *e, struct session *s, struct attaching *a, int *fds,
 			const struct wire_attach *m)
@@ -291,11 +316,11 @@ static int fill_session(struct engine *e, struct session *s, struct attaching *a
 	gate = make_gate(&s->gate, &s->fds.gate_event);
 	if (gate < 0)
 		return gate;
+	s->fds.gate = gate;
 	s->domain = domain_get(e->flow.domains, a->peer.uid, e->user_max);
 	s->family = s->domain ? blobstore_family_new(e->flow.blobstore, s->domain) : NULL;
-	r = s->family ? send_attached(a, s->id, gate, s->fds.gate_event) : -ENOMEM;
-	close(gate);
-	return r;
+	r = s->family ? make_record(e, s, a) : -ENOMEM;
+	return r < 0 ? r : send_attached(a, s->id, gate, s->fds.gate_event);
 }
 
 /* After an exec the program is still the same process to people: what they
@@ -304,8 +329,7 @@ static void inherit_switches(const struct engine *e, struct session *s)
 {
 	for (const struct session *old = e->sessions; old; old = old->next)
 		if (old->introduced && old->pid == s->pid) {
-			s->limit_bytes = old->limit_bytes;
-			s->enabled = old->enabled;
+			engine_switch(s, old->enabled, old->limit_bytes);
 			return;
 		}
 }
@@ -342,13 +366,12 @@ static bool ask_owner(struct engine *e, struct attaching *a, int *fds, const str
 	if (!adoption)
 		return false;
 	adoption->fds = SESSION_FDS_NONE;
-	adoption->gate_memfd = -1;
 	/* The socket is duplicated: the answer goes out by the connection. */
 	adoption->fds.mover = fcntl(a->sock, F_DUPFD_CLOEXEC, 0);
 	if (adoption->fds.mover >= 0 && session_open_proc(a->peer.pid, &adoption->fds) == 0 &&
 	    is_running(a->pidfd))
-		adoption->gate_memfd = make_gate(&adoption->gate, &adoption->fds.gate_event);
-	if (adoption->gate_memfd < 0) {
+		adoption->fds.gate = make_gate(&adoption->gate, &adoption->fds.gate_event);
+	if (adoption->fds.gate < 0) {
 		session_close_fds(&adoption->fds);
 		free(adoption);
 		return false;
@@ -380,7 +403,7 @@ void attach_adopted(struct engine *e, struct session *s)
 		/* Without an answer the child has no mover; its socket's end
 		   then tells the worker so. */
 		if (c)
-			(void)send_attached(c, s->id, a->gate_memfd, a->fds.gate_event);
+			(void)send_attached(c, s->id, a->fds.gate, a->fds.gate_event);
 		notice_send(&e->flow.worker, &s->to_worker, SESSION_WORK_ADD);
 		s->introduced = true;
 		session_read_names(s);
@@ -392,7 +415,6 @@ void attach_adopted(struct engine *e, struct session *s)
 		if (c)
 			refuse(e, c, WIRE_FAILED, "its session ended meanwhile");
 	}
-	safe_close(a->gate_memfd);
 	free(a);
 	if (c)
 		drop(e, c);

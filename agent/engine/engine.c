@@ -77,8 +77,29 @@ static void set_quotas(struct engine *e)
 	e->process_max = e->settings.process_max ? e->settings.process_max : e->user_max;
 }
 
+/* For the control thread: into the record too. */
+void engine_switch(struct session *s, bool enabled, uint64_t limit_bytes)
+{
+	s->enabled = enabled;
+	s->limit_bytes = limit_bytes;
+	if (s->record) {
+		s->record->disabled = !enabled;
+		s->record->limit_bytes = limit_bytes;
+	}
+}
+
+static int open_kept(struct engine *e)
+{
+	int r = record_table_open(&e->records);
+
+	if (r == 0)
+		r = kept_open(&e->rings, ENGINE_RINGS, OWNERS_MAX * PAGE_BYTES, ENGINE_RINGS_VERSION);
+	return r < 0 ? r : kept_back(&e->rings, 0, OWNERS_MAX * PAGE_BYTES);
+}
+
 static int start_threads(struct engine *e)
 {
+	struct batch *found = NULL;
 	unsigned cpus = (unsigned)MAX(get_nprocs(), 1);
 	unsigned packers = e->settings.pack_threads ? e->settings.pack_threads : MIN(cpus, 4);
 	int r;
@@ -86,15 +107,26 @@ static int start_threads(struct engine *e)
 	e->nr_owners = e->settings.fault_threads ? e->settings.fault_threads : MIN(cpus, 8);
 	e->nr_owners = MIN(e->nr_owners, OWNERS_MAX);
 	worker_set_policy(&e->worker, &e->settings.policy);
+	e->nr_owners = MAX(e->nr_owners, recover_owners(e));
 	for (unsigned i = 0; i < e->nr_owners; i++) {
-		r = owner_start(&e->owners[i], &e->flow, e->settings.compression_level);
+		e->owners[i].owner.index = i;
+		e->owners[i].owner.ring = ring_at(&e->rings, i);
+		r = owner_open(&e->owners[i].owner, &e->flow, e->settings.compression_level);
 		if (r < 0)
 			return r;
 	}
+	r = recover_begin(e, &found);
+	for (unsigned i = 0; r == 0 && i < e->nr_owners; i++)
+		r = owner_start(&e->owners[i]);
+	if (r < 0)
+		return r;
 	r = packers_start(&e->packers, &e->flow, MIN(packers, PACKERS_MAX), e->settings.compression_level);
 	if (r < 0)
 		return r;
-	return worker_start(&e->worker, &e->packers);
+	r = worker_start(&e->worker, &e->packers);
+	if (r == 0)
+		recover_end(e, found);
+	return r;
 }
 
 /* Each process takes about ten descriptors. */
@@ -125,7 +157,13 @@ struct engine *engine_new(const struct settings *settings, const struct engine_n
 	e->worker.flow = &e->flow;
 	e->worker.epoll = -1;
 	pthread_mutex_init(&e->worker.lock, NULL);
+	e->rings = KEPT_NONE;
 	raise_descriptor_limit();
+	r = open_kept(e);
+	if (r < 0) {
+		log_error("what an agent before this one has left can't be read: %s", strerror(-r));
+		return engine_free(e);
+	}
 	e->device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
 	if (e->device < 0) {
 		log_error("/dev/userfaultfd: %s", strerror(errno));
@@ -160,6 +198,8 @@ struct engine *engine_free(struct engine *e)
 	staging_free(e->flow.staging);
 	domain_registry_free(e->flow.domains);
 	stores_close(e);
+	kept_close(&e->rings);
+	record_table_close(&e->records);
 	mailbox_deinit(&e->flow.worker);
 	mailbox_deinit(&e->flow.engine);
 	if (e->zeros != MAP_FAILED)
@@ -232,7 +272,7 @@ int engine_set_enabled(struct engine *e, uint64_t id, bool enabled)
 	if (!id)
 		e->enabled = enabled;
 	for (struct session *s = id ? one : e->sessions; s; s = id ? NULL : s->next) {
-		s->enabled = enabled;
+		engine_switch(s, enabled, s->limit_bytes);
 		if (e->news.process_changed)
 			e->news.process_changed(e->news.ctx, s->id);
 	}
@@ -245,7 +285,7 @@ int engine_set_limit(struct engine *e, uint64_t id, uint64_t bytes)
 
 	if (!s)
 		return -ESRCH;
-	s->limit_bytes = bytes;
+	engine_switch(s, s->enabled, bytes);
 	return 0;
 }
 

@@ -118,7 +118,11 @@ struct engine_news { /* any may be NULL; run by engine_dispatch */
 	void *ctx;
 };
 
-/* Starts the threads. NULL after logging why. settings are copied. */
+/* The first thing in a worker's life: closes what the one before had open and no
+   session needs. */
+void engine_close_strays(void);
+/* Starts the threads, and goes on with the sessions that a worker before has left
+   (common/kept.h). NULL after logging why. settings are copied. */
 struct engine *engine_new(const struct settings *settings, const struct engine_news *news);
 /* All sessions must have ended (drained); else programs hang: asserts it. */
 struct engine *engine_free(struct engine *engine);

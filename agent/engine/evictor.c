@@ -225,6 +225,49 @@ static void populate(struct session *s, const struct batch *b)
 		(void)send(s->fds.mover, &order, sizeof(order), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+/* No batch is between marking and staging any more. */
+static void go_on(struct worker *w, struct session *s)
+{
+	if (s->leaving)
+		evictor_leave(w, s);
+	if (s->closed)
+		worker_end_session(w, s);
+	else
+		evictor_next(w, s);
+}
+
+static bool is_lane_used(const struct session *s, uint32_t lane)
+{
+	for (uint32_t i = lane * WIRE_BATCH; i < (lane + 1) * WIRE_BATCH; i++)
+		if (s->recover_lanes >> lane & 1 ||
+		    pagemap_is_populated(s->fds.pagemap, s->transit + (uint64_t)i * PAGE_BYTES))
+			return true;
+	return false;
+}
+
+void evictor_salvage(struct worker *w, struct session *s)
+{
+	struct batch *b;
+
+	while (s->salvaged < WIRE_LANES && !is_lane_used(s, s->salvaged))
+		s->salvaged++;
+	b = s->salvaged < WIRE_LANES ? worker_take_batch(w) : NULL;
+	s->busy = b;
+	if (!b) {
+		go_on(w, s);
+		return;
+	}
+	b->session = s;
+	b->salvage = true;
+	b->nr = b->planned = WIRE_BATCH;
+	b->lane = s->salvaged++;
+	s->nr_batches++;
+	staging_make_room(w->flow->staging, WIRE_BATCH);
+	w->reserved += b->planned;
+	evict_salvage(w->flow, b);
+	send_to_owner(b, BATCH_STAGE);
+}
+
 void evictor_returned(struct worker *w, struct batch *b)
 {
 	struct session *s = b->session;
@@ -232,7 +275,7 @@ void evictor_returned(struct worker *w, struct batch *b)
 	uint64_t out = 0;
 	bool pulled = false;
 
-	s->busy = false;
+	s->busy = b->salvage;
 	s->reporting = NULL;
 	w->reserved -= b->planned; /* they are taken or not needed */
 	for (unsigned i = 0; i < b->nr; i++) {
@@ -256,12 +299,11 @@ void evictor_returned(struct worker *w, struct batch *b)
 		s->nr_batches--;
 		worker_reuse(w, b);
 	}
-	if (s->leaving)
-		evictor_leave(w, s);
-	if (s->closed)
-		worker_end_session(w, s);
-	else
-		evictor_next(w, s);
+	if (s->busy) {
+		evictor_salvage(w, s);
+		return;
+	}
+	go_on(w, s);
 }
 
 static void finish_order(struct worker *w, struct session *s, struct order *order)
@@ -354,6 +396,8 @@ void evictor_message(struct worker *w, struct session *s)
 		lost_mover(w, s); /* gone, or something no mover says */
 	} else if (packet.head.type == WIRE_READY && n == sizeof(packet.ready) && !s->mover_pid) {
 		s->mover_pid = peer;
+		if (s->record)
+			s->record->mover_pid = peer;
 		s->next_tick_ns = 0;
 		w->next_due_ns = 0;
 	} else if (packet.head.type == WIRE_REPORT && n == sizeof(packet.report)) {

@@ -3,14 +3,17 @@
 #include "engine/private.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
+#include "common/kept.h"
 #include "common/util.h"
 #include "proc/gate.h"
+#include "proc/record.h"
 
 #define SLOT_POOL_MAX ((size_t)16 << 30) /* address space; 8 TiB of evicted memory */
 #define SLOT_POOL_LOW 64
@@ -18,6 +21,10 @@
 #define EVENTS 64
 #define PROBE_MS 250
 #define GATE_EVENT ((uintptr_t)1) /* tag of an epoll pointer */
+/* More than any worker can have raised it by without a commit. */
+#define RECOVER_GENERATIONS 65536u
+
+static void owner_recover(struct owner *o, struct session *s);
 
 static void start_serving(struct owner *o, struct session *s)
 {
@@ -31,9 +38,59 @@ static void start_serving(struct owner *o, struct session *s)
 					     .data.u64 = (uintptr_t)s | GATE_EVENT };
 
 		epoll_ctl(o->epoll, EPOLL_CTL_ADD, s->fds.gate_event, &event);
-		s->state = SESSION_ACTIVE;
+		if (!s->recover)
+			session_set_state(s, SESSION_ACTIVE);
 	}
 	notice_send(&o->flow->engine, &s->to_engine, SESSION_NEWS_STATE);
+	if (s->recover)
+		owner_recover(o, s);
+}
+
+/*
+ * The worker before us has died. What it had ordered and the mover has not done
+ * becomes void by a new generation, which takes the gate; then the evict worker
+ * looks into transit for what had been moved. Faults that were read and not
+ * answered come again with the wake; they need no gate.
+ */
+static void owner_recover(struct owner *o, struct session *s)
+{
+	uint32_t agent = WIRE_GATE_AGENT;
+
+	if (s->ending) { /* its transit may be what a fork child waits for */
+		s->recover = SESSION_RECOVERED;
+		if (s->heirs)
+			notice_send(&o->flow->worker, &s->to_worker, SESSION_WORK_SALVAGE);
+		else
+			flow_close(o, s);
+		return;
+	}
+	if (s->recover == SESSION_RECOVER_WAKE) {
+		if (s->gate) /* we were inside */
+			__atomic_compare_exchange_n(&s->gate->word, &agent, WIRE_GATE_FREE, false,
+						    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+		if (!uffd_alive(s->fds.uffd)) {
+			s->recover = 0;
+			flow_close(o, s);
+			return;
+		}
+		(void)uffd_wake_all(s->fds.uffd);
+		s->recover = SESSION_RECOVER_GATE;
+		if (s->fds.mover >= 0)
+			notice_send(&o->flow->worker, &s->to_worker, SESSION_WORK_ADD);
+	}
+	if (!gate_enter(s->gate)) {
+		o->unquiet = true; /* the mover is inside: soon again */
+		return;
+	}
+	s->recover = 0;
+	s->generation += RECOVER_GENERATIONS;
+	record_commit(s, 0);
+	gate_set_generation(s->gate, s->generation);
+	gate_leave(s->gate);
+	if (s->fds.mover >= 0)
+		notice_send(&o->flow->worker, &s->to_worker, SESSION_WORK_SALVAGE);
+	if (session_state(s) == SESSION_RESTORING)
+		flow_start_restore(o, s, s->detach);
 }
 
 /* A fork child has a mover now. */
@@ -53,8 +110,9 @@ void owner_adopt(struct owner *o, struct session *s)
 		s->pid = a->pid;
 		s->gate = a->gate;
 		gate_set_generation(s->gate, s->generation);
+		record_introduce(s);
 		epoll_ctl(o->epoll, EPOLL_CTL_ADD, s->fds.gate_event, &event);
-		s->state = SESSION_ACTIVE;
+		session_set_state(s, SESSION_ACTIVE);
 		a->done = true;
 	}
 	notice_send(&o->flow->engine, &s->to_engine, SESSION_NEWS_ADOPTED);
@@ -64,7 +122,9 @@ void owner_adopt(struct owner *o, struct session *s)
 static void check(struct owner *o, struct session *s)
 {
 	s->mover_gone = true;
-	notice_send(&o->flow->worker, &s->to_worker, SESSION_WORK_ALONE);
+	notice_send(&o->flow->worker, &s->to_worker,
+		    SESSION_WORK_ALONE | (s->recover ? SESSION_WORK_SALVAGE : 0));
+	s->recover = SESSION_RECOVERED;
 	if (session_state(s) >= SESSION_CLOSING)
 		return;
 	if (!uffd_alive(s->fds.uffd)) {
@@ -186,6 +246,8 @@ void owner_settle(struct owner *o)
 {
 	o->unquiet = false;
 	for (struct session *s = o->owned; s; s = s->next_owned) {
+		if (s->recover)
+			owner_recover(o, s);
 		events_settle_idle(o, s);
 		o->unquiet |= !events_are_quiet(s);
 	}
@@ -261,6 +323,7 @@ static void *run(void *arg)
 int owner_open(struct owner *o, struct flow *flow, int level)
 {
 	struct epoll_event event = { .events = EPOLLIN | EPOLLET }; /* mail */
+	char name[KEPT_NAME];
 	int r;
 
 	o->flow = flow;
@@ -272,25 +335,30 @@ int owner_open(struct owner *o, struct flow *flow, int level)
 	o->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (o->epoll < 0 || epoll_ctl(o->epoll, EPOLL_CTL_ADD, o->box.event, &event) < 0)
 		return -errno;
-	o->slots = slot_pool_new(SLOT_POOL_MAX);
+	snprintf(name, sizeof(name), "slots%u", o->index);
+	o->slots = slot_pool_open(name, SLOT_POOL_MAX);
+	if (!o->slots)
+		return -errno;
+	if (!o->ring) /* nobody keeps it */
+		o->ring = o->own_ring = calloc(1, sizeof(*o->ring));
 	o->codec = codec_new(level);
 	o->page = aligned_alloc(PAGE_BYTES, PAGE_BYTES);
-	o->messages = calloc(FLOW_MESSAGES, sizeof(*o->messages));
-	if (!o->slots || !o->codec || !o->page || !o->messages ||
-	    slot_pool_reserve(o->slots, SLOT_POOL_STEP) < 0)
+	if (!o->ring || !o->codec || !o->page)
+		return -ENOMEM;
+	/* What is found there has not been counted yet. */
+	if (!slot_pool_is_found(o->slots) && slot_pool_reserve(o->slots, SLOT_POOL_STEP) < 0)
 		return -ENOMEM;
 	keep_reserve(o);
 	return 0;
 }
 
-int owner_start(struct owner_thread *t, struct flow *flow, int level)
+int owner_start(struct owner_thread *t)
 {
-	int r = owner_open(&t->owner, flow, level);
+	int r = slot_pool_reserve(t->owner.slots, SLOT_POOL_STEP);
 
-	if (r < 0)
-		return r;
 	t->stop.kind = MAIL_STOP;
-	r = -pthread_create(&t->thread, NULL, run, t);
+	if (r == 0)
+		r = -pthread_create(&t->thread, NULL, run, t);
 	t->started = r == 0;
 	return r;
 }
@@ -307,7 +375,7 @@ void owner_stop(struct owner_thread *t)
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(o->reserve); i++)
 		safe_close(o->reserve[i]);
-	free(o->messages);
+	free(o->own_ring);
 	mappings_deinit(&o->fork_buffer);
 	ranges_deinit(&o->wiped);
 	free(o->page);

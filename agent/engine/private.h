@@ -20,6 +20,9 @@
 #include "flow/flow.h"
 #include "flow/order.h"
 #include "policy/policy.h"
+#include "common/kept.h"
+#include "common/util.h"
+#include "proc/record.h"
 #include "proc/session.h"
 
 #define OWNERS_MAX 16
@@ -82,7 +85,6 @@ struct adoption {
 	struct session_fds fds;
 	struct wire_attach attach;
 	struct wire_gate *gate;
-	int gate_memfd;
 	pid_t pid;
 	bool done; /* the owner took it */
 };
@@ -93,6 +95,8 @@ struct engine {
 	struct store *stores[SETTINGS_STORES + 1]; /* the fastest first */
 	unsigned nr_stores;
 	struct flow flow;
+	struct record_table records;
+	struct kept rings;
 	void *zeros;
 	struct owner_thread owners[OWNERS_MAX];
 	unsigned nr_owners;
@@ -117,10 +121,11 @@ struct engine {
 };
 
 /* owner.c */
-int owner_start(struct owner_thread *t, struct flow *flow, int level);
+int owner_start(struct owner_thread *t);
 void owner_stop(struct owner_thread *t);
 void owner_adopt(struct owner *o, struct session *s);
-/* All but the thread; owner_stop undoes it. */
+/* All but the thread; owner_stop undoes it. index and ring are the caller's to set
+   (a ring that is NULL becomes one that isn't kept). 0 or negative errno. */
 int owner_open(struct owner *o, struct flow *flow, int level);
 /* What the thread does each time round, after the faults; one by one for a test
    that schedules it. */
@@ -146,6 +151,8 @@ void evictor_returned(struct worker *w, struct batch *b);
 void evictor_message(struct worker *w, struct session *s);
 void evictor_check_order(struct worker *w, struct session *s);
 void evictor_alone(struct worker *w, struct session *s);
+/* Looks for what a dead worker's batches have left in transit, lane by lane. */
+void evictor_salvage(struct worker *w, struct session *s);
 void evictor_leave(struct worker *w, struct session *s);
 void worker_end_session(struct worker *w, struct session *s);
 void worker_reuse(struct worker *w, struct batch *b);
@@ -167,6 +174,20 @@ void attach_expire(struct engine *e, uint64_t now);
 void attach_adopted(struct engine *e, struct session *s);
 void attach_cancel_all(struct engine *e);
 
+/* recover.c: what a dead worker has left */
+/* How many owners it had sessions for. */
+unsigned recover_owners(const struct engine *e);
+/* Before there are other threads. 0 or negative errno. */
+int recover_begin(struct engine *e, struct batch **batches);
+/* The threads are there. */
+void recover_end(struct engine *e, struct batch *batches);
+#define ENGINE_RINGS "events"
+#define ENGINE_RINGS_VERSION 1
+static inline struct owner_ring *ring_at(const struct kept *rings, unsigned i)
+{
+	return (struct owner_ring *)(void *)((char *)rings->base + i * PAGE_BYTES);
+}
+
 /* registry.c: the list of sessions */
 void registry_add(struct engine *e, struct session *s);
 void registry_notice(struct engine *e, struct session *s);
@@ -183,6 +204,9 @@ bool stores_open(struct engine *e);
 void stores_close(struct engine *e);
 struct blobstore *stores_join(struct engine *e, uint32_t max_blobs);
 uint64_t stores_capacity(const struct engine *e);
+
+/* engine.c: what people have set for a process */
+void engine_switch(struct session *s, bool enabled, uint64_t limit_bytes);
 
 /* order.c */
 void orders_done(struct engine *e, struct order *order);

@@ -83,6 +83,8 @@ static void handle_notice(struct worker *w, struct session *s)
 		add_session(w, s);
 	if (bits & SESSION_WORK_ALONE)
 		evictor_alone(w, s);
+	if (bits & SESSION_WORK_SALVAGE)
+		evictor_salvage(w, s);
 	if (bits & SESSION_WORK_ORDER && s->ended) {
 		order_finish(w->flow, &s->evict_order, -ESRCH);
 	} else if (bits & SESSION_WORK_ORDER) {

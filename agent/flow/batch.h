@@ -77,6 +77,7 @@ struct batch {
 	uint16_t planned;	/* of those the worker had chosen */
 	bool forced;		/* by order: skips back-off and grace */
 	bool hard;		/* no room in its control group: skips back-off */
+	bool salvage;		/* what a dead worker has left in a lane */
 	bool refused;		/* the mapping could not be registered */
 	_Atomic bool ordered;	/* the mover was told: set by the owner as the last thing
 				   it does with the batch before the worker may have it */

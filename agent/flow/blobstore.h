@@ -173,6 +173,18 @@ bool blobstore_work(struct blobstore *bs);
 bool blobstore_learn(struct blobstore *bs, struct codec *codec);
 /* Pages unused for so long leave the first tier; 0: only to make room. */
 void blobstore_set_move_down(struct blobstore *bs, uint64_t ns);
+/*
+ * After the death of the process that had it: begin takes over the segments that
+ * can be had (domains: recovered, see page/domain.h); ref counts a slot that
+ * names id, and returns its bytes, 0 when it is lost; end gives back what nobody
+ * has named. Until blobstore_work has had its way, duplicates are not found.
+ */
+struct domain_registry;
+bool blobstore_is_found(const struct blobstore *bs);
+int blobstore_recover_begin(struct blobstore *bs, struct domain_registry *domains);
+size_t blobstore_recover_ref(struct blobstore *bs, blob_id id);
+void blobstore_recover_end(struct blobstore *bs);
+
 void blobstore_get_stats(struct blobstore *bs, struct blobstore_stats *stats);
 
 #endif

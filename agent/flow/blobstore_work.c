@@ -8,6 +8,7 @@
    some 100 us. */
 #define STEPS_PER_CALL 32
 #define RECORDS_PER_STEP 128
+#define INDEX_PER_STEP 2048
 
 /* Garbage bearable: 15 % of what is live, and a little for small stores. */
 #define GARBAGE_PERCENT 15
@@ -198,7 +199,8 @@ bool blobstore_work(struct blobstore *bs)
 	/* The dead first: they are not worth moving. */
 	for (unsigned i = 0; more && i < STEPS_PER_CALL; i++) {
 		pthread_mutex_lock(&bs->lock);
-		more = reap_step(bs) || compact_step(bs);
+		/* After a restart blobs that aren't indexed yet can't be freed. */
+		more = blob_recover_index(bs->blobs, INDEX_PER_STEP) || reap_step(bs) || compact_step(bs);
 		pthread_mutex_unlock(&bs->lock);
 		/* At once: compaction may need it. */
 		more |= segment_free_empty(bs);

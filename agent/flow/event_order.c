@@ -18,6 +18,7 @@
 #include "flow/flow.h"
 
 #include "common/util.h"
+#include "proc/record.h"
 
 static bool is_registered(const struct session *s, uint64_t start, uint64_t end)
 {
@@ -65,18 +66,30 @@ static void take_out(struct session *s, unsigned i)
 		s->waiting[i] = s->waiting[i + 1];
 }
 
+/* phase: how far the worker before us had come with it. It waits until it is
+   done, so that another one would do it again. */
+static void apply(struct owner *o, struct session *s, unsigned i, unsigned phase)
+{
+	struct uffd_msg msg = s->waiting[i];
+
+	s->applying = i;
+	s->phase = phase;
+	if (!phase)
+		record_note(s, i, 1);
+	events_apply(o, s, &msg);
+	take_out(s, i);
+	record_commit(s, 0);
+}
+
 /* Applies what can be applied, oldest first, until nothing changes. */
 static void settle(struct owner *o, struct session *s)
 {
 	for (unsigned i = 0; i < s->nr_waiting;) {
-		struct uffd_msg msg = s->waiting[i];
-
 		if (must_wait(s, i)) {
 			i++;
 			continue;
 		}
-		take_out(s, i);
-		events_apply(o, s, &msg);
+		apply(o, s, i, 0);
 		i = 0;
 	}
 	if (s->nr_waiting || !s->wake_all)
@@ -87,11 +100,18 @@ static void settle(struct owner *o, struct session *s)
 
 static void force_first(struct owner *o, struct session *s)
 {
-	struct uffd_msg msg = s->waiting[0];
-
-	take_out(s, 0);
-	events_apply(o, s, &msg);
+	apply(o, s, 0, 0);
 	settle(o, s);
+}
+
+void events_recover(struct owner *o, struct session *s)
+{
+	unsigned i, phase = s->record ? record_noted(s->record, &i) : 0;
+
+	if (phase)
+		apply(o, s, i, phase);
+	settle(o, s);
+	o->unquiet |= !events_are_quiet(s);
 }
 
 /* With five levels of page tables a program may have addresses that slotmaps
@@ -119,6 +139,7 @@ void events_take(struct owner *o, struct session *s, const struct uffd_msg *msg)
 	if (s->nr_waiting == SESSION_WAITING_MAX)
 		force_first(o, s);
 	s->waiting[s->nr_waiting++] = *msg;
+	record_commit(s, o->event);
 	settle(o, s);
 	o->unquiet |= !events_are_quiet(s);
 }
@@ -135,4 +156,5 @@ void events_settle_idle(struct owner *o, struct session *s)
 	   were left mapped (MREMAP_DONTUNMAP). */
 	s->vacated.nr = 0;
 	s->superseded.nr = 0;
+	record_commit(s, 0);
 }

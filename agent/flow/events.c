@@ -11,6 +11,7 @@
 #include <sys/random.h>
 
 #include "common/util.h"
+#include "proc/record.h"
 
 #define LEAF_SLOTS 512
 #define LOSE_TRIES 10000u
@@ -130,8 +131,13 @@ static void move_slots(struct owner *o, struct session *s, uint64_t vpn, uint64_
 
 	if (is_empty(s, vpn, n) && is_empty(s, target, n))
 		return;
-	forget_stored_bytes(o->flow, s, target, target + n);
-	while (slotmap_move(&s->slots, vpn, target, n) == -ENOMEM) {
+	/* In two steps, each of which can be done by halves and again: with the
+	   target empty, whatever is there has been moved. */
+	if (s->phase < 2) {
+		clear(o, s, target << PAGE_SHIFT, (target + n) << PAGE_SHIFT, SLOT_NONE);
+		record_note(s, s->applying, 2);
+	}
+	while (slotmap_merge(&s->slots, vpn, target, n) == -ENOMEM) {
 		nodes *= 2;
 		if (slot_pool_reserve(o->slots, nodes) == 0)
 			continue;
@@ -171,6 +177,8 @@ static void inherit_batch(struct session *child, struct session *parent)
 	child->heir_of = root;
 	child->next_heir = root->heirs;
 	root->heirs = child;
+	if (child->record)
+		child->record->heir_of = root->id;
 }
 
 /*
@@ -190,6 +198,30 @@ static void forget_wiped(struct owner *o, struct session *child, const struct se
 		clear(o, child, o->wiped.v[i].start, o->wiped.v[i].end, SLOT_NONE);
 }
 
+/* A session that no worker after us would know of can't be had: its descriptor
+   would be closed, and what is away would read as zeros. */
+static int make_record(struct owner *o, struct session *parent, struct session *child)
+{
+	struct record *record;
+
+	if (!parent->record)
+		return 0;
+	child->records = parent->records;
+	record = child->record = record_new(parent->records);
+	if (!record)
+		return -ENOMEM;
+	record->uid = child->uid;
+	record->owner = o->index;
+	record->attached_ns = child->attached_ns;
+	record->nonce = child->nonce;
+	record->identity = child->identity;
+	record->parent_pid = child->parent_pid;
+	record->disabled = !child->enabled;
+	record_set_fds(record, child);
+	child->slots.kept_root = &record->root;
+	return 0;
+}
+
 static int make_child(struct owner *o, struct session *parent, struct session *child)
 {
 	child->owner = o;
@@ -200,7 +232,7 @@ static int make_child(struct owner *o, struct session *parent, struct session *c
 	if (getrandom(&child->nonce, sizeof(child->nonce), GRND_NONBLOCK) < 0)
 		child->nonce = 0; /* then it stays without a mover */
 	slotmap_init(&child->slots, o->slots, &flow_slot_refs, child);
-	if (ranges_copy(&child->registered, &parent->registered) < 0 ||
+	if (make_record(o, parent, child) < 0 || ranges_copy(&child->registered, &parent->registered) < 0 ||
 	    slot_pool_reserve(o->slots, 64) < 0)
 		return -ENOMEM;
 	while (slotmap_fork(&child->slots, &parent->slots) == -ENOMEM)
@@ -210,14 +242,21 @@ static int make_child(struct owner *o, struct session *parent, struct session *c
 	atomic_store(&child->counters.registered_bytes, ranges_bytes(&child->registered));
 	inherit_batch(child, parent);
 	forget_wiped(o, child, parent);
+	record_commit(child, 0);
+	if (child->record)
+		record_publish(child->record, child->id);
 	return flow_watch(o, child);
 }
 
 static void apply_fork(struct owner *o, struct session *parent, int uffd)
 {
 	uint64_t id = atomic_fetch_add(&o->flow->next_session_id, 1);
-	struct session *child = session_new(id, parent->uid);
+	struct session *child;
 
+	/* The worker before us had come that far. */
+	if (o->recovering && record_knows_uffd(parent->records, uffd))
+		return;
+	child = session_new(id, parent->uid);
 	/* Without memory for its session the child waits for ever; closing its
 	   descriptor would give it zeros instead of its data. */
 	if (!child)

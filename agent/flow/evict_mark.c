@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 
 #include "common/util.h"
+#include "proc/record.h"
 #include "sys/pagemap.h"
 
 /* Mappings we register can't merge with neighbours any more; stay far below
@@ -52,6 +53,7 @@ static bool register_mapping(struct session *s, const struct batch *b)
 		uffd_unregister(s->fds.uffd, b->map_start, len);
 		return false;
 	}
+	record_commit(s, 0);
 	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));
 	return true;
 }

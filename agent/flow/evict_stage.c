@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include "common/util.h"
+#include "proc/record.h"
 
 static slot_t lost(struct session *s, uint64_t vpn)
 {
@@ -124,8 +125,12 @@ void evict_stage(struct owner *o, struct batch *b)
 
 		s->heirs = heir->next_heir;
 		heir->heir_of = NULL;
+		if (heir->record)
+			heir->record->heir_of = 0;
 	}
 	drop_transit(b);
+	if (s->ending && b->lane == WIRE_LANES - 1)
+		flow_close(o, s); /* it was only waited for */
 	b->mail.kind = BATCH_STAGED;
 	mailbox_send(&o->flow->worker, &b->mail);
 }

@@ -162,6 +162,8 @@ static enum placed answer(struct owner *o, struct session *s, uint64_t vpn, bool
 	}
 	if (vpn == s->identity >> PAGE_SHIFT)
 		return give_identity(o, s);
+	if (s->blind && slot_state(slot) == SLOT_NONE)
+		return uffd_place_poison(s->fds.uffd, vpn << PAGE_SHIFT);
 	return zero_touch(o, s, vpn, write);
 }
 
@@ -213,13 +215,15 @@ static bool answer_message(struct owner *o, struct session *s, const struct uffd
 static unsigned answer_all(struct owner *o, struct session *s, unsigned first, unsigned nr,
 			   uint64_t start)
 {
-	struct uffd_msg *m = o->messages;
+	struct uffd_msg *m = o->ring->messages;
 	unsigned again = 0;
 
 	for (unsigned i = first; i < nr; i++) {
 		if (m[i].event == UFFD_EVENT_PAGEFAULT)
 			continue;
+		o->event = atomic_load_explicit(&o->ring->base, memory_order_relaxed) + i;
 		events_take(o, s, &m[i]);
+		m[i].event = 0; /* taken: not to be found again */
 		gate_set_generation(s->gate, ++s->generation);
 	}
 	for (unsigned i = 0; i < nr && session_state(s) < SESSION_CLOSING; i++)
@@ -240,13 +244,28 @@ static bool make_room(struct owner *o)
 	return made;
 }
 
+/*
+ * Straight into kept memory. An event is over for the kernel once it is read, so
+ * at no time may it be known to this process alone: what is in the ring and not
+ * taken yet, a worker after us takes. Faults it may forget: it wakes everybody.
+ */
+static int read_messages(struct owner *o, struct session *s, unsigned from)
+{
+	struct owner_ring *ring = o->ring;
+	uint64_t base = atomic_load_explicit(&ring->base, memory_order_relaxed) + FLOW_MESSAGES;
+
+	atomic_store_explicit(&ring->session, s->id, memory_order_relaxed);
+	atomic_store_explicit(&ring->base, base, memory_order_release);
+	return uffd_read(s->fds.uffd, ring->messages + from, FLOW_MESSAGES - from);
+}
+
 static void serve_inside(struct owner *o, struct session *s)
 {
 	unsigned again = 0, waits = 0;
 
 	for (unsigned round = 0; round < ROUNDS && session_state(s) < SESSION_CLOSING; round++) {
 		uint64_t start = o->now = now_ns();
-		int n = uffd_read(s->fds.uffd, o->messages + again, FLOW_MESSAGES - again);
+		int n = read_messages(o, s, again);
 
 		if (n == -EMFILE && make_room(o))
 			continue;
@@ -268,7 +287,7 @@ static void serve_inside(struct owner *o, struct session *s)
 	/* INV-3: a wake ends a message too; the thread comes back with a new
 	   one, by when the one that changes the mappings has run. */
 	for (unsigned i = 0; i < again && session_state(s) < SESSION_CLOSING; i++)
-		uffd_wake(s->fds.uffd, o->messages[i].arg.pagefault.address & ~(PAGE_BYTES - 1), PAGE_BYTES);
+		uffd_wake(s->fds.uffd, o->ring->messages[i].arg.pagefault.address & ~(PAGE_BYTES - 1), PAGE_BYTES);
 }
 
 static void set_armed(struct owner *o, struct session *s, bool armed)

@@ -106,7 +106,7 @@ void flow_close(struct owner *o, struct session *s)
 {
 	if (session_state(s) >= SESSION_CLOSING)
 		return;
-	s->state = SESSION_CLOSING;
+	session_set_state(s, SESSION_CLOSING);
 	flow_unwatch(o, s);
 	leave_family(s);
 	order_finish(o->flow, &s->restore_order, s->detach ? 0 : -ESRCH);
@@ -118,8 +118,8 @@ void flow_start_restore(struct owner *o, struct session *s, bool detach)
 {
 	if (session_state(s) >= SESSION_CLOSING)
 		return;
-	s->state = SESSION_RESTORING;
 	s->detach |= detach;
+	session_set_state(s, SESSION_RESTORING);
 	s->restore_vpn = 0;
 	add_job(o, s);
 	notice_send(&o->flow->engine, &s->to_engine, SESSION_NEWS_STATE);
@@ -146,7 +146,7 @@ static bool job_close(struct owner *o, struct session *s)
 	}
 	slotmap_deinit(&s->slots);
 	counter_add(&s->counters.stored_bytes, -counter_get(&s->counters.stored_bytes));
-	s->state = SESSION_CLOSED;
+	session_set_state(s, SESSION_CLOSED);
 	notice_send(&o->flow->worker, &s->to_worker, SESSION_WORK_CLOSED);
 	return false;
 }
@@ -158,7 +158,7 @@ static bool end_restore(struct owner *o, struct session *s)
 				    .op = WIRE_OP_LEAVE };
 
 	if (!s->detach) {
-		s->state = s->gate ? SESSION_ACTIVE : SESSION_SERVED;
+		session_set_state(s, s->gate ? SESSION_ACTIVE : SESSION_SERVED);
 		order_finish(o->flow, &s->restore_order, 0);
 		notice_send(&o->flow->engine, &s->to_engine, SESSION_NEWS_STATE);
 		return false;

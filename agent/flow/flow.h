@@ -43,14 +43,25 @@ struct flow {
 	uint64_t latency_bound_ns[SESSION_LATENCY_BUCKETS];
 };
 
+/* What an owner reads into, kept: a worker that starts over finds the events
+   that the dead one has read and not applied. */
+struct owner_ring {
+	_Atomic uint64_t session; /* whose messages these are */
+	_Atomic uint64_t base;	  /* number of the first */
+	struct uffd_msg messages[FLOW_MESSAGES];
+};
+
 struct owner {
 	struct flow *flow;
+	unsigned index;
 	struct mailbox box; /* batches, notices */
 	struct slot_pool *slots;
 	struct codec *codec;
 	int epoll;
 	void *page; /* one page: what is being restored */
-	struct uffd_msg *messages;
+	struct owner_ring *ring, *own_ring;
+	uint64_t event; /* number of the one that is being taken; 0: it has none */
+	bool recovering; /* events are done again, some of them by halves */
 	struct mappings fork_buffer;
 	struct ranges wiped;
 	struct session *owned; /* all that are not closed */
@@ -98,6 +109,9 @@ static inline bool events_are_quiet(const struct session *s)
 {
 	return s->nr_waiting == 0 && s->vacated.nr == 0 && s->superseded.nr == 0;
 }
+/* After the death of the worker before: the event that it was applying, and those
+   that can be applied. */
+void events_recover(struct owner *o, struct session *s);
 /* events.c: applies one event. */
 void events_apply(struct owner *o, struct session *s, const struct uffd_msg *msg);
 

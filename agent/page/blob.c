@@ -44,6 +44,7 @@ struct blob_table {
 	uint32_t reaping;   /* dead ones taken off the shared list */
 	_Atomic uint32_t dead; /* any thread pushes, the owner takes all */
 	struct blob_index index;
+	uint32_t unindexed; /* ids from here on will be put into it; 0: all are */
 };
 
 static struct words *words(const struct blob_table *table)
@@ -228,7 +229,8 @@ void blob_publish(struct blob_table *table, uint32_t id, uint64_t hash, uint64_t
 	entry->hash = hash;
 	atomic_store(&entry->loc, loc);
 	atomic_store_explicit(&entry->refs, 1, memory_order_release);
-	blob_index_add(&table->index, id);
+	if (!table->unindexed || id < table->unindexed)
+		blob_index_add(&table->index, id);
 }
 
 uint32_t blob_find(const struct blob_table *table, uint64_t hash, uint32_t after)
@@ -405,14 +407,16 @@ void blob_recover_end(struct blob_table *table, blob_live_fn live, void *ctx)
 		else
 			list_push(table, &table->given_back, g);
 	}
+	table->unindexed = table->fresh ? 1 : 0;
 }
 
-uint32_t blob_recover_index(struct blob_table *table, uint32_t id, uint32_t n)
+bool blob_recover_index(struct blob_table *table, uint32_t n)
 {
-	uint32_t end = table->fresh * GROUP_ENTRIES;
+	uint32_t end = table->fresh * GROUP_ENTRIES, id = table->unindexed;
 
-	for (; n && id < end; n--, id++)
+	for (; id && n && id < end; n--, id++)
 		if (blob_loc_of_any(table, id))
 			blob_index_add(&table->index, id);
-	return id < end ? id : 0;
+	table->unindexed = id < end ? id : 0;
+	return table->unindexed;
 }

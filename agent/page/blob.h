@@ -104,14 +104,14 @@ void blob_free(struct blob_table *table, uint32_t id);
  *
  * Then blobs may be referred to and read. They are found by their hash, and may
  * be freed, only when all of them are in the index again: recover_index adds the
- * next n from id on and returns where to go on, 0 at the end.
+ * next n; false: that is so.
  */
 typedef bool (*blob_live_fn)(void *ctx, uint32_t id, uint64_t loc);
 void blob_recover_begin(struct blob_table *table);
 bool blob_recover_ref(struct blob_table *table, uint32_t id);
 void blob_recover_drop(struct blob_table *table, uint32_t id);
 void blob_recover_end(struct blob_table *table, blob_live_fn live, void *ctx);
-uint32_t blob_recover_index(struct blob_table *table, uint32_t id, uint32_t n);
+bool blob_recover_index(struct blob_table *table, uint32_t n);
 
 uint32_t blob_count(const struct blob_table *table); /* published, dead ones in */
 size_t blob_table_bytes(const struct blob_table *table); /* memory it takes */

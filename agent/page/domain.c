@@ -63,11 +63,11 @@ uint32_t domain_recover(struct domain_registry *reg, uint64_t limit)
 	return n;
 }
 
-struct domain *domain_at(struct domain_registry *reg, uint32_t index)
+struct domain *domain_of(struct domain_registry *reg, uint32_t uid)
 {
 	struct domain *domain = reg->domains;
 
-	while (domain && domain->index != index)
+	while (domain && domain->uid != uid)
 		domain = domain->next;
 	return domain;
 }

@@ -33,8 +33,8 @@ struct domain_registry *domain_registry_free(struct domain_registry *reg);
 /* After the death of the worker before: the domains that it had, without
    references and charges. Those that get none go with the next domain_get. */
 uint32_t domain_recover(struct domain_registry *reg, uint64_t limit);
-/* By index, for recovery; NULL: there is none. No reference is taken. */
-struct domain *domain_at(struct domain_registry *reg, uint32_t index);
+/* For recovery; NULL: there is none. No reference is taken. */
+struct domain *domain_of(struct domain_registry *reg, uint32_t uid);
 /* The domain of uid with one more reference (made if need be, with limit).
    NULL on ENOMEM. A domain lives on while it is charged, so that blobs of
    processes that are gone are still accounted. */

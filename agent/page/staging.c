@@ -319,17 +319,27 @@ uint32_t staging_recover_begin(struct staging *st)
 	return n;
 }
 
-bool staging_recover_ref(struct staging *st, uint32_t index)
+unsigned staging_recover_ref(struct staging *st, uint32_t index)
 {
 	struct entry *e;
 
 	if (index >= st->fresh)
-		return false;
+		return 0;
 	e = &st->entries[index];
 	if ((uint32_t)e->count == 0)
 		st->used++;
-	atomic_fetch_add_explicit(&e->count, 1, memory_order_relaxed);
-	return true;
+	return (uint32_t)atomic_fetch_add_explicit(&e->count, 1, memory_order_relaxed) + 1;
+}
+
+void staging_make_room(struct staging *st, unsigned n)
+{
+	if (staging_room(st) < n)
+		st->max_pages = MIN(st->max_pages + n, st->nr);
+}
+
+uint32_t staging_recover_blob(const struct staging *st, uint32_t index)
+{
+	return index < st->fresh ? st->entries[index].blob : 0;
 }
 
 void staging_recover_end(struct staging *st)

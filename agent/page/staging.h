@@ -51,10 +51,13 @@ uint32_t staging_forwarded(const struct staging *st, uint32_t index);
  * After the death of the worker before: begin, then one ref for each slot that
  * names a page (and isn't a forwarder's: such a slot is to name the blob from
  * now on), then end, which makes all others free. begin returns how many indices
- * there are; ref is false for one that can't be.
+ * there are; ref returns how many references there are now, 0: it can't be. Pages
+ * in transit must find room, however full it is.
  */
+void staging_make_room(struct staging *st, unsigned n);
 uint32_t staging_recover_begin(struct staging *st);
-bool staging_recover_ref(struct staging *st, uint32_t index);
+unsigned staging_recover_ref(struct staging *st, uint32_t index);
+uint32_t staging_recover_blob(const struct staging *st, uint32_t index); /* forwarded to */
 void staging_recover_end(struct staging *st);
 
 /* Gives the memory of free pages back, all but `keep` of them. */

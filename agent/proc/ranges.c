@@ -50,6 +50,7 @@ static void replace(struct ranges *set, size_t at, size_t old, const struct rang
 	for (size_t i = 0; i < nr; i++)
 		set->v[at + i] = with[i];
 	set->nr = set->nr - old + nr;
+	set->changes++;
 }
 
 int ranges_add(struct ranges *set, uint64_t start, uint64_t end)
@@ -100,6 +101,7 @@ int ranges_copy(struct ranges *to, const struct ranges *from)
 	if (from->nr)
 		memcpy(to->v, from->v, from->nr * sizeof(*to->v));
 	to->nr = from->nr;
+	to->changes++;
 	return 0;
 }
 

@@ -19,6 +19,7 @@ struct ranges {
 	struct range *v;
 	size_t nr;
 	size_t room;
+	uint64_t changes; /* of a set: raised by each */
 };
 
 void ranges_deinit(struct ranges *set);

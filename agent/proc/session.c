@@ -12,6 +12,7 @@
 
 #include "common/reaper.h"
 #include "common/util.h"
+#include "proc/record.h"
 
 struct session *session_new(uint64_t id, uid_t uid)
 {
@@ -43,6 +44,7 @@ void session_close_fds(const struct session_fds *fds)
 	safe_close(fds->tasks);
 	safe_close(fds->pidfd);
 	reaper_close(fds->mover); /* with what was sent and not read */
+	safe_close(fds->gate);
 	safe_close(fds->gate_event);
 }
 
@@ -59,9 +61,20 @@ struct session *session_free(struct session *s)
 		munmap(s->gate, PAGE_BYTES);
 	if (s->fds.mover >= 0)
 		shutdown(s->fds.mover, SHUT_RDWR);
+	if (s->record)
+		record_free(s->records, s->record);
 	session_close_fds(&s->fds);
 	free(s);
 	return NULL;
+}
+
+void session_set_state(struct session *s, enum session_state state)
+{
+	s->state = state;
+	if (s->record) {
+		atomic_store(&s->record->detach, s->detach);
+		atomic_store(&s->record->state, state);
+	}
 }
 
 static int open_proc(pid_t pid, const char *name, int flags)

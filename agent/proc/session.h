@@ -63,6 +63,12 @@ enum session_state {
 	SESSION_CLOSED,
 };
 
+enum session_recover {
+	SESSION_RECOVERED = 0,
+	SESSION_RECOVER_WAKE, /* whoever waits is to come again */
+	SESSION_RECOVER_GATE, /* old orders are to be made void */
+};
+
 enum { /* notices to the owner */
 	SESSION_OWN_ADD = 1 << 0,     /* start serving */
 	SESSION_OWN_CHECK = 1 << 1,   /* mover or process gone: is the address space? */
@@ -79,6 +85,7 @@ enum { /* notices to the worker */
 	SESSION_WORK_ALONE = 1 << 3, /* the owner knows that the mover is dead */
 	SESSION_WORK_BURY = 1 << 4,
 	SESSION_WORK_ROOM = 1 << 5, /* its control group is nearly full */
+	SESSION_WORK_SALVAGE = 1 << 6, /* a dead worker's batch may be in transit */
 };
 enum { /* notices to the engine */
 	SESSION_NEWS_FORKED = 1 << 0, /* made by a fork: to be listed */
@@ -137,18 +144,23 @@ struct session_fds {
 	int tasks;
 	int pidfd;
 	int mover; /* the session's socket */
+	int gate; /* the memfd of its page, for a worker after us */
 	int gate_event;
 };
 
-#define SESSION_FDS_NONE ((struct session_fds){ -1, -1, -1, -1, -1, -1, -1, -1, -1, -1 })
+#define SESSION_FDS_NONE ((struct session_fds){ -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1 })
 
 struct batch;
 struct order;
+struct record;
+struct record_table;
 
 #define SESSION_ROOM_UNLIMITED INT64_MAX
 
 struct session {
 	/* const */
+	struct record *record; /* NULL: not kept (tests) */
+	struct record_table *records;
 	uint64_t id;
 	uid_t uid;
 	struct domain *domain;
@@ -172,6 +184,7 @@ struct session {
 	struct ranges registered;
 	struct ranges vacated;	 /* bag: moved away from; their UNMAP is still to come */
 	struct ranges superseded; /* bag: ... and something younger is there by now */
+	uint64_t registered_kept; /* registered.changes as of the record */
 	uint64_t registered_ns;	 /* when one was last added */
 	uint32_t generation;
 	uint64_t transit_vpn[WIRE_TRANSIT_PAGES]; /* who is on the way there; 0: nobody */
@@ -180,10 +193,15 @@ struct session {
 	struct session *next_heir;
 	struct touch_stream streams[SESSION_STREAMS];
 	uint32_t stream_clock;
+	bool ending;		 /* found when it was over, and is only to be closed */
+	bool blind;		 /* its slots are lost: what is missing is poisoned */
+	int recover;		 /* enum session_recover: found by a new worker, and */
 	bool polled;		 /* its userfaultfd is in the owner's epoll */
 	uint64_t gate_wait_ns;	 /* since when the mover is inside; 0: not */
 	struct uffd_msg waiting[SESSION_WAITING_MAX]; /* events for earlier ones */
 	unsigned nr_waiting;
+	unsigned applying;	 /* which of them is being applied */
+	unsigned phase;		 /* ... and how far it had come, when it is done again */
 	bool wake_all;		 /* faults were left unanswered meanwhile */
 	bool barred;		 /* a REMOVE could not be noted: nothing leaves any more */
 	uint64_t restore_vpn;	 /* how far the restoring has come */
@@ -204,6 +222,8 @@ struct session {
 	bool wrapped;
 	bool busy;		 /* a batch is between marking and staging */
 	bool leaving;		 /* the process is gone: tell the mover when idle */
+	uint32_t salvaged;	 /* lanes of transit looked through after a death */
+	uint32_t recover_lanes;	 /* of them, those in which slots say that pages are */
 	struct batch *reporting; /* of it, the one whose REPORT is awaited */
 	uint64_t quota;		 /* pages that may still leave in this tick */
 	bool forced;		 /* ... whatever the budget says */
@@ -254,6 +274,9 @@ struct session {
 struct session *session_new(uint64_t id, uid_t uid);
 /* Closes the descriptors and frees; the slots must be empty by then. */
 struct session *session_free(struct session *s);
+
+/* Owner; into the record too. */
+void session_set_state(struct session *s, enum session_state state);
 
 static inline enum session_state session_state(const struct session *s)
 {

@@ -1,0 +1,431 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A worker has died, and this one takes its place: what it finds in kept memory
+ * becomes sessions again. Runs in the control thread before there are others,
+ * so it may do what only owners may. What is needed to answer faults is done
+ * here (counts of references, the events that were read); the dedup index comes
+ * with housekeeping, what was in transit by the evict worker.
+ *
+ * Nothing is guessed. A slot that names what is not there any more, by whatever
+ * damage, becomes POISONED: its page is SIGBUS, and the log says how many.
+ */
+#include "engine/private.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include "common/log.h"
+#include "common/reaper.h"
+#include "common/util.h"
+
+struct see { /* of one session's slots */
+	struct engine *e;
+	struct session *s;
+	uint64_t lost;
+	uint64_t stored; /* bytes */
+	bool orphan;	 /* it waits for the transit of a session that is gone */
+	struct batch *batch; /* of staged pages, being filled */
+	struct batch **batches;
+};
+
+static slot_t lose(struct see *see)
+{
+	see->lost++;
+	return slot_make(SLOT_POISONED, 0, 0);
+}
+
+/* A page that waits to be packed goes on waiting, in a batch made anew. */
+static void add_to_batch(struct see *see, uint64_t vpn, uint32_t index)
+{
+	struct batch *b = see->batch;
+
+	if (!b || b->nr == WIRE_BATCH) {
+		b = calloc(1, sizeof(*b));
+		if (!b)
+			return; /* it stays in staging until it is touched */
+		b->session = see->s;
+		b->next = *see->batches;
+		*see->batches = see->batch = b;
+		see->s->nr_batches++;
+	}
+	b->page[b->nr++] = (struct batch_page){
+		.vpn = vpn,
+		.value = index,
+		.generation = staging_generation(see->e->flow.staging, index),
+		.result = BATCH_PAGE_PULLED,
+	};
+}
+
+static slot_t see_stored(struct see *see, slot_t slot, blob_id blob, bool first)
+{
+	struct blobstore *bs = see->e->flow.blobstore;
+	size_t bytes = first ? blobstore_recover_ref(bs, blob) : blobstore_bytes(bs, blob);
+
+	if (!bytes)
+		return lose(see);
+	see->stored += bytes;
+	return slot_make(SLOT_STORED, slot_flags(slot) & ~SLOT_F_WAITING, blob);
+}
+
+static slot_t see_staged(struct see *see, uint64_t vpn, slot_t slot, bool first)
+{
+	struct staging *staging = see->e->flow.staging;
+	uint32_t index = (uint32_t)slot_value(slot);
+	uint32_t blob = staging_recover_blob(staging, index);
+	unsigned refs;
+
+	if (blob) /* a forwarder */
+		return see_stored(see, slot, blob, first);
+	if (!first)
+		return slot;
+	refs = staging_recover_ref(staging, index);
+	if (!refs)
+		return lose(see);
+	if (refs == 1)
+		add_to_batch(see, vpn, index);
+	return slot;
+}
+
+static slot_t see_leaving(struct see *see, uint64_t vpn, slot_t slot)
+{
+	uint64_t transit = slot_value(slot);
+	struct session *s = see->s, *root = s->heir_of ? s->heir_of : s;
+
+	if (transit >= WIRE_TRANSIT_PAGES || see->orphan)
+		return lose(see);
+	s->transit_vpn[transit] = vpn;
+	root->recover_lanes |= 1u << transit / WIRE_BATCH;
+	return slot;
+}
+
+static slot_t see_slot(void *ctx, uint64_t vpn, slot_t slot, bool first)
+{
+	struct see *see = ctx;
+
+	switch (slot_state(slot)) {
+	case SLOT_STAGED:
+		return see_staged(see, vpn, slot, first);
+	case SLOT_STORED:
+	case SLOT_FETCHING:
+	case SLOT_CLEAN:
+		return see_stored(see, slot, (blob_id)slot_value(slot), first);
+	case SLOT_LEAVING:
+		return see_leaving(see, vpn, slot);
+	default:
+		return slot;
+	}
+}
+
+/* ---- sessions ---- */
+
+static int map_gate(struct session *s)
+{
+	void *page;
+
+	if (s->fds.gate < 0)
+		return 0;
+	page = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, s->fds.gate, 0);
+	if (page == MAP_FAILED)
+		return -errno;
+	s->gate = page;
+	return 0;
+}
+
+static struct session *make_session(struct engine *e, struct record *record)
+{
+	struct session *s = session_new(record->id, record->uid);
+	int r;
+
+	if (!s)
+		return NULL;
+	s->record = record;
+	s->records = &e->records;
+	s->owner = &e->owners[record->owner].owner;
+	slotmap_init(&s->slots, session_owner(s)->slots, &flow_slot_refs, s);
+	r = record_load(s, record);
+	if (r == 0)
+		r = map_gate(s);
+	if (r == 0)
+		s->domain = domain_get(e->flow.domains, s->uid, e->user_max);
+	if (r < 0 || !s->domain) {
+		log_error("process %d can't be taken over: %s", (int)s->pid, strerror(r ? -r : ENOMEM));
+		return NULL; /* its descriptors stay open: it waits, and reads no zeros */
+	}
+	s->store_max = e->process_max;
+	s->introduced = record->introduced;
+	s->slots.kept_root = &record->root;
+	s->slots.root = record->root;
+	s->state = (int)record->state;
+	if (s->state >= SESSION_CLOSING) { /* nothing of it is needed any more */
+		s->slots.root = 0;
+		record->root = 0;
+		s->state = SESSION_SERVED;
+		s->ending = true;
+	}
+	s->recover = SESSION_RECOVER_WAKE;
+	s->busy = s->fds.mover >= 0; /* nothing leaves before transit has been looked at */
+	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));
+	return s;
+}
+
+static int list_sessions(struct engine *e)
+{
+	struct record *record;
+	uint64_t next_id = 1;
+	uint32_t i = 0;
+
+	while ((record = record_next(&e->records, &i))) {
+		struct session *s;
+
+		next_id = MAX(next_id, record->id + 1);
+		if (record->owner >= e->nr_owners)
+			return -EBADMSG;
+		s = make_session(e, record);
+		if (!s)
+			continue;
+		s->next = e->sessions;
+		e->sessions = s;
+		e->nr_sessions++;
+	}
+	e->flow.next_session_id = next_id;
+	return 0;
+}
+
+static void join_family(struct engine *e, struct session *s)
+{
+	uint64_t id = s->record->heir_of;
+	struct session *root = id ? registry_find(e, id) : NULL;
+
+	if (!root)
+		return;
+	s->heir_of = root;
+	s->next_heir = root->heirs;
+	root->heirs = s;
+}
+
+static void see_session(struct engine *e, struct session *s, struct batch **batches)
+{
+	struct see see = { .e = e, .s = s, .batches = batches };
+	uint64_t cut;
+
+	see.orphan = s->record->heir_of && !s->heir_of;
+	cut = slotmap_recover(&s->slots, see_slot, &see);
+	counter_add(&s->counters.stored_bytes, see.stored);
+	counter_add(&s->counters.poisoned_total, see.lost);
+	s->poisoned_logged = see.lost;
+	if (see.lost)
+		log_error("process %d (uid %u): %llu pages were lost with the worker: it gets SIGBUS there",
+			  (int)s->pid, s->uid, (unsigned long long)see.lost);
+	if (cut) {
+		/* Which pages these were can't be known any more: all that is
+		   missing must not be taken for zeros. */
+		s->blind = true;
+		log_error("process %d (uid %u): its slots are damaged in %llu places", (int)s->pid, s->uid,
+			  (unsigned long long)cut);
+	}
+}
+
+/* ---- events ---- */
+
+static void recover_ring(struct engine *e, struct owner *o)
+{
+	struct owner_ring *ring = o->ring;
+	struct session *s = registry_find(e, ring->session);
+
+	for (unsigned i = 0; i < FLOW_MESSAGES; i++) {
+		struct uffd_msg *msg = &ring->messages[i];
+		uint64_t number = ring->base + i;
+
+		if (s && !s->ending && msg->event && msg->event != UFFD_EVENT_PAGEFAULT &&
+		    number > s->record->states[s->record->now & 1].applied) {
+			o->event = number;
+			events_take(o, s, msg);
+		}
+		msg->event = 0;
+	}
+}
+
+static void recover_events(struct engine *e)
+{
+	for (unsigned i = 0; i < e->nr_owners; i++) {
+		struct owner *o = &e->owners[i].owner;
+
+		o->recovering = true;
+		o->now = now_ns();
+		(void)slot_pool_reserve(o->slots, 512);
+		for (struct session *s = e->sessions; s; s = s->next)
+			if (session_owner(s) == o && !s->ending)
+				events_recover(o, s);
+		recover_ring(e, o);
+		o->recovering = false;
+	}
+}
+
+/* ---- the whole ---- */
+
+static void give_batches(struct engine *e, struct batch *batches)
+{
+	uint64_t due = now_ns() + e->settings.policy.grace_ns;
+	struct batch *next;
+
+	for (struct batch *b = batches; b; b = next) {
+		next = b->next;
+		b->due_ns = due;
+		b->planned = b->nr;
+		packers_add(&e->packers, b, e->settings.policy.grace_ns == 0);
+	}
+}
+
+unsigned recover_owners(const struct engine *e)
+{
+	struct record *record;
+	unsigned owners = 0;
+	uint32_t i = 0;
+
+	while ((record = record_next(&e->records, &i)))
+		owners = MAX(owners, record->owner + 1);
+	return MIN(owners, (unsigned)OWNERS_MAX);
+}
+
+int recover_begin(struct engine *e, struct batch **batches)
+{
+	uint64_t start = now_ns();
+	int r, lost;
+
+	*batches = NULL;
+	if (!e->records.kept.found)
+		return 0;
+	domain_recover(e->flow.domains, e->user_max);
+	staging_recover_begin(e->flow.staging);
+	lost = blobstore_recover_begin(e->flow.blobstore, e->flow.domains);
+	if (lost)
+		log_error("%d segments of the store can't be had any more", lost);
+	r = list_sessions(e);
+	if (r < 0)
+		return r;
+	for (struct session *s = e->sessions; s; s = s->next)
+		join_family(e, s);
+	for (struct session *s = e->sessions; s; s = s->next)
+		see_session(e, s, batches);
+	for (unsigned i = 0; i < e->nr_owners; i++)
+		slot_pool_recovered(e->owners[i].owner.slots);
+	staging_recover_end(e->flow.staging);
+	blobstore_recover_end(e->flow.blobstore);
+	recover_events(e);
+	log_info("%u programs taken over in %.1f ms", e->nr_sessions, (double)(now_ns() - start) / 1e6);
+	return 0;
+}
+
+void recover_end(struct engine *e, struct batch *batches)
+{
+	for (struct session *s = e->sessions; s; s = s->next) {
+		if (s->introduced)
+			session_read_names(s);
+		notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_ADD);
+	}
+	give_batches(e, batches);
+}
+
+/* ---- descriptors ---- */
+
+static bool is_named(int fd)
+{
+	const char *name;
+	int named;
+
+	if (fd <= STDERR_FILENO)
+		return true;
+	for (unsigned i = 0; (named = kept_nth_fd(i, &name)) >= 0; i++)
+		if (named == fd)
+			return true;
+	return false;
+}
+
+/* Which of the descriptors up to max the sessions have. */
+static void mark_records(const struct record_table *table, unsigned char *used, int max)
+{
+	struct record *record;
+	uint32_t i = 0;
+
+	while ((record = record_next(table, &i))) {
+		const struct record_state *now = &record->states[record->now & 1];
+
+		for (unsigned k = 0; k < RECORD_FDS; k++)
+			if (record->fds[k] > 0 && record->fds[k] - 1 <= max)
+				used[record->fds[k] - 1] = 1;
+		for (unsigned k = 0; k < now->nr_waiting && k < RECORD_WAITING; k++)
+			if (now->waiting[k].event == UFFD_EVENT_FORK && (int)now->waiting[k].arg.fork.ufd <= max)
+				used[now->waiting[k].arg.fork.ufd] = 1;
+	}
+}
+
+static void mark_rings(const struct owner_ring *ring, unsigned char *used, int max)
+{
+	for (unsigned k = 0; k < FLOW_MESSAGES; k++)
+		if (ring->messages[k].event == UFFD_EVENT_FORK && (int)ring->messages[k].arg.fork.ufd <= max)
+			used[ring->messages[k].arg.fork.ufd] = 1;
+}
+
+static int highest_fd(DIR *dir)
+{
+	int max = STDERR_FILENO;
+
+	for (const struct dirent *d; (d = readdir(dir));)
+		max = MAX(max, atoi(d->d_name));
+	rewinddir(dir);
+	return max;
+}
+
+static void close_unused(const unsigned char *used, int max, DIR *dir)
+{
+	for (const struct dirent *d; (d = readdir(dir));) {
+		int fd = atoi(d->d_name);
+
+		struct stat st;
+
+		if (d->d_name[0] == '.' || fd == dirfd(dir) || fd > max || used[fd] || is_named(fd))
+			continue;
+		/* Files are ours, and may be locked: at once. What came from a
+		   peer may make us wait. */
+		if (fstat(fd, &st) == 0 && (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode)) &&
+		    major(st.st_dev) != 0)
+			close(fd);
+		else
+			reaper_close(fd);
+	}
+}
+
+/*
+ * What is open and named nowhere was the dead worker's own, or a peer's in the
+ * middle of its handshake. One that the kernel made for a fork child is always
+ * named, by the ring it was read into.
+ */
+void engine_close_strays(void)
+{
+	struct record_table records = { .kept = KEPT_NONE };
+	struct kept rings = KEPT_NONE;
+	unsigned char *used = NULL;
+	DIR *dir = opendir("/proc/self/fd");
+	int max = dir ? highest_fd(dir) : 0;
+
+	/* Without all of the names nothing is closed. */
+	if (dir && kept_fd("sessions") >= 0 && record_table_open(&records) == 0 &&
+	    kept_open(&rings, ENGINE_RINGS, OWNERS_MAX * PAGE_BYTES, ENGINE_RINGS_VERSION) == 0 && rings.found)
+		used = calloc((size_t)max + 1, 1);
+	if (used) {
+		mark_records(&records, used, max);
+		for (unsigned i = 0; i < OWNERS_MAX; i++)
+			mark_rings(ring_at(&rings, i), used, max);
+		close_unused(used, max, dir);
+	}
+	free(used);
+	kept_close(&rings);
+	record_table_close(&records);
+	if (dir)
+		closedir(dir);
+}

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * After a death. Kept are the rows of the segments (where each is, whose, its
+ * seed) and the blobs' locations and hashes; everything else is counted anew.
+ * No segment is open any more: the dead worker may have written half a record
+ * at its end. Runs before there are other threads.
+ */
+#include "flow/blobstore_private.h"
+
+#include <errno.h>
+#include <sys/stat.h>
+
+bool blobstore_is_found(const struct blobstore *bs)
+{
+	return bs->entries_kept.found;
+}
+
+/* Rows are backed from the first on, and never given back. */
+static uint32_t entries_backed(const struct blobstore *bs)
+{
+	struct stat st;
+	uint64_t bytes;
+
+	if (fstat(bs->entries_kept.fd, &st) < 0)
+		return 0;
+	bytes = (uint64_t)st.st_blocks * 512;
+	bytes -= MIN(bytes, (uint64_t)PAGE_BYTES); /* the header */
+	return (uint32_t)MIN(bytes / sizeof(struct segment_entry), (uint64_t)bs->nr_segments);
+}
+
+/* False: its bytes can't be had. */
+static bool take_segment(struct blobstore *bs, uint32_t i, struct domain_registry *domains)
+{
+	const struct segment_entry *entry = &bs->entries[i];
+	struct domain *domain = domain_of(domains, entry->uid);
+	struct segment *seg = &bs->segments[i];
+	uint64_t place = entry->place;
+	uint32_t tier = place_tier(place);
+
+	if (!domain || tier >= bs->nr_tiers || segment_tenant(bs, domain) ||
+	    store_segment_adopt(bs->tiers[tier].store, place_carrier(place), STORE_SEGMENT))
+		return false;
+	bs->tenants[domain->index].domain = domain;
+	seg->seed = entry->seed;
+	seg->serial = entry->serial;
+	seg->batches = (uint8_t)entry->batches;
+	seg->tenant = domain->index;
+	seg->tier = (uint8_t)tier;
+	seg->state = SEGMENT_SEALED;
+	seg->used_s = bs->now_s;
+	seg->place = place;
+	bs->tiers[tier].used_segments++;
+	return true;
+}
+
+int blobstore_recover_begin(struct blobstore *bs, struct domain_registry *domains)
+{
+	int lost = 0;
+
+	bs->top_segment = entries_backed(bs);
+	for (uint32_t i = 0; i < bs->top_segment; i++) {
+		if (!bs->entries[i].place || take_segment(bs, i, domains))
+			continue;
+		atomic_store(&bs->entries[i].place, 0);
+		lost++;
+	}
+	blob_recover_begin(bs->blobs);
+	return lost;
+}
+
+size_t blobstore_recover_ref(struct blobstore *bs, blob_id id)
+{
+	uint64_t loc = id <= BLOB_ID_MAX ? blob_loc_of_any(bs->blobs, id) : 0;
+	uint32_t segment = blob_loc_segment(loc);
+
+	if (!loc || segment >= bs->top_segment || !bs->segments[segment].place ||
+	    !blob_recover_ref(bs->blobs, id))
+		return 0;
+	return record_size(loc);
+}
+
+static bool count_live(void *ctx, uint32_t id, uint64_t loc)
+{
+	struct blobstore *bs = ctx;
+	struct segment *seg = &bs->segments[blob_loc_segment(loc)];
+	struct tenant *tenant = &bs->tenants[seg->tenant];
+	uint32_t size = record_size(loc);
+
+	(void)id;
+	seg->live += size;
+	seg->fill = MAX(seg->fill, MIN(blob_loc_offset(loc) + blob_loc_len(loc), (uint32_t)STORE_SEGMENT));
+	tenant->live += size;
+	tier_of(bs, seg)->live += size;
+	atomic_fetch_add(&tenant->domain->charged, size);
+	return true;
+}
+
+static void free_segment(struct blobstore *bs, uint32_t i)
+{
+	struct segment *seg = &bs->segments[i];
+
+	if (seg->place) {
+		atomic_store(&bs->entries[i].place, 0);
+		store_segment_free(tier_of(bs, seg)->store, place_carrier(seg->place));
+		tier_of(bs, seg)->used_segments--;
+	}
+	seg->place = 0;
+	seg->state = SEGMENT_UNUSED;
+	seg->next = bs->unused;
+	bs->unused = i + 1;
+}
+
+void blobstore_recover_end(struct blobstore *bs)
+{
+	blob_recover_end(bs->blobs, count_live, bs);
+	for (uint32_t i = bs->top_segment; i-- > 0;) {
+		struct segment *seg = &bs->segments[i];
+
+		if (seg->place && seg->live)
+			tier_of(bs, seg)->held += seg->fill;
+		else
+			free_segment(bs, i);
+	}
+	for (uint32_t i = 0; i < bs->nr_tenants; i++)
+		if (!bs->tenants[i].live)
+			bs->tenants[i].domain = NULL;
+	for (unsigned i = 0; i < bs->nr_tiers; i++)
+		store_adopt_done(bs->tiers[i].store);
+}

@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "proc/record.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "common/util.h"
+#include "proc/session.h"
+
+#define TABLE_VERSION 1
+
+#define LIST_BYTES ((size_t)RECORD_RANGES * sizeof(struct range))
+#define FIXED_BYTES ((sizeof(struct record) + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1))
+#define STRIDE (FIXED_BYTES + 2 * LIST_BYTES)
+#define RANGES_PER_PAGE ((uint32_t)(PAGE_BYTES / sizeof(struct range)))
+
+_Static_assert(SESSION_WAITING_MAX == RECORD_WAITING, "all that can wait are kept");
+
+/* The table's own words. */
+struct words {
+	_Atomic uint32_t top; /* records from here on were never used */
+};
+
+static struct words *words(const struct record_table *table)
+{
+	return table->kept.own;
+}
+
+static struct record *at(const struct record_table *table, uint32_t i)
+{
+	return (struct record *)(void *)((char *)table->kept.base + i * STRIDE);
+}
+
+int record_table_open(struct record_table *table)
+{
+	int r = kept_open(&table->kept, "sessions", RECORDS_MAX * STRIDE, TABLE_VERSION);
+
+	if (r < 0)
+		return r;
+	pthread_mutex_init(&table->lock, NULL);
+	table->hint = 0;
+	/* Taken by a worker that died before it had anything to say there. */
+	for (uint32_t i = 0; i < MIN(words(table)->top, RECORDS_MAX); i++)
+		if (!at(table, i)->id)
+			at(table, i)->taken = 0;
+	return 0;
+}
+
+void record_table_close(struct record_table *table)
+{
+	if (!table->kept.base)
+		return;
+	pthread_mutex_destroy(&table->lock);
+	kept_close(&table->kept);
+}
+
+static struct range *list_of(const struct record *record, uint32_t list)
+{
+	return (struct range *)(void *)((char *)(uintptr_t)record + FIXED_BYTES + list * LIST_BYTES);
+}
+
+unsigned record_index(const struct record_table *table, const struct record *record)
+{
+	return (unsigned)((size_t)((const char *)record - (const char *)table->kept.base) / STRIDE);
+}
+
+struct record *record_at(const struct record_table *table, uint32_t i)
+{
+	return i < words(table)->top ? at(table, i) : NULL;
+}
+
+/* Memory for lists of nr ranges, each. */
+static int back_lists(const struct record_table *table, struct record *record, uint32_t nr)
+{
+	uint32_t want = MIN((nr + RANGES_PER_PAGE - 1) / RANGES_PER_PAGE * RANGES_PER_PAGE, RECORD_RANGES);
+	size_t base = record_index(table, record) * STRIDE + FIXED_BYTES;
+	int r = 0;
+
+	if (want <= record->backed)
+		return 0;
+	for (uint32_t list = 0; r == 0 && list < 2; list++)
+		r = kept_back(&table->kept, base + list * LIST_BYTES, want * sizeof(struct range));
+	if (r == 0)
+		record->backed = want;
+	return r;
+}
+
+static struct record *take_locked(struct record_table *table)
+{
+	uint32_t top = words(table)->top;
+	struct record *record;
+
+	for (uint32_t i = 0; i < top; i++) {
+		record = at(table, (table->hint + i) % top);
+		if (!record->taken) {
+			table->hint = record_index(table, record) + 1;
+			return record;
+		}
+	}
+	if (top == RECORDS_MAX)
+		return NULL;
+	record = at(table, top);
+	if (kept_back(&table->kept, top * STRIDE, FIXED_BYTES) < 0)
+		return NULL;
+	atomic_store_explicit(&words(table)->top, top + 1, memory_order_release);
+	return record;
+}
+
+struct record *record_new(struct record_table *table)
+{
+	struct record *record;
+	uint32_t backed;
+
+	pthread_mutex_lock(&table->lock);
+	record = take_locked(table);
+	if (record) {
+		backed = record->backed;
+		memset(record, 0, sizeof(*record));
+		record->backed = backed;
+		record->taken = 1;
+		if (back_lists(table, record, 1) < 0) {
+			record->taken = 0;
+			record = NULL;
+		}
+	}
+	pthread_mutex_unlock(&table->lock);
+	return record;
+}
+
+void record_publish(struct record *record, uint64_t id)
+{
+	atomic_store_explicit(&record->id, id, memory_order_release);
+}
+
+void record_free(struct record_table *table, struct record *record)
+{
+	size_t base = record_index(table, record) * STRIDE + FIXED_BYTES;
+
+	pthread_mutex_lock(&table->lock);
+	atomic_store_explicit(&record->id, 0, memory_order_release);
+	record->backed = 0;
+	record->taken = 0;
+	kept_give_back(&table->kept, base, 2 * LIST_BYTES);
+	table->hint = record_index(table, record);
+	pthread_mutex_unlock(&table->lock);
+}
+
+struct record *record_next(const struct record_table *table, uint32_t *i)
+{
+	uint32_t top = MIN(words(table)->top, RECORDS_MAX);
+
+	while (*i < top) {
+		struct record *record = at(table, (*i)++);
+
+		if (record->id)
+			return record;
+	}
+	return NULL;
+}
+
+bool record_knows_uffd(const struct record_table *table, int fd)
+{
+	uint32_t i = 0;
+	struct record *record;
+
+	while ((record = record_next(table, &i)))
+		if (record->fds[RECORD_UFFD] == fd + 1)
+			return true;
+	return false;
+}
+
+void record_set_fds(struct record *record, const struct session *s)
+{
+	const int fds[RECORD_FDS] = {
+		[RECORD_UFFD] = s->fds.uffd,	   [RECORD_MEM] = s->fds.mem,
+		[RECORD_PAGEMAP] = s->fds.pagemap, [RECORD_MOVER] = s->fds.mover,
+		[RECORD_GATE] = s->fds.gate,	   [RECORD_GATE_EVENT] = s->fds.gate_event,
+		[RECORD_PIDFD] = s->fds.pidfd,	   [RECORD_MAPS] = s->fds.maps,
+		[RECORD_SMAPS] = s->fds.smaps,	   [RECORD_STATM] = s->fds.statm,
+		[RECORD_TASKS] = s->fds.tasks,
+	};
+
+	for (unsigned i = 0; i < RECORD_FDS; i++)
+		atomic_store_explicit(&record->fds[i], fds[i] + 1, memory_order_relaxed);
+}
+
+void record_introduce(struct session *s)
+{
+	struct record *record = s->record;
+
+	if (!record)
+		return;
+	record_set_fds(record, s);
+	record->pid = s->pid;
+	record->transit = s->transit;
+	record->attach = s->attach;
+	atomic_store_explicit(&record->introduced, 1, memory_order_release);
+}
+
+/* ---- events ---- */
+
+static uint32_t copy_bag(struct range *to, const struct ranges *from, uint32_t max, bool *lost)
+{
+	uint32_t nr = (uint32_t)MIN(from->nr, (size_t)max);
+
+	*lost |= nr < from->nr;
+	if (nr)
+		memcpy(to, from->v, nr * sizeof(*to));
+	return nr;
+}
+
+void record_commit(struct session *s, uint64_t applied)
+{
+	struct record *record = s->record;
+	const struct record_state *old;
+	struct record_state *new;
+	uint32_t next;
+	bool lost = false;
+
+	if (!record)
+		return;
+	next = !record->now;
+	old = &record->states[!next];
+	new = &record->states[next];
+	new->applied = applied ? applied : old->applied;
+	new->commits = old->commits + 1;
+	new->generation = s->generation;
+	new->list = old->list;
+	new->nr_registered = old->nr_registered;
+	if (s->registered.changes != s->registered_kept) {
+		uint32_t nr = (uint32_t)MIN(s->registered.nr, (size_t)RECORD_RANGES);
+
+		if (back_lists(s->records, record, nr) < 0)
+			nr = MIN(nr, record->backed);
+		new->list = !old->list;
+		new->nr_registered = copy_bag(list_of(record, new->list), &s->registered, nr, &lost);
+		s->registered_kept = s->registered.changes;
+	}
+	new->nr_vacated = copy_bag(new->vacated, &s->vacated, RECORD_BAG, &lost);
+	new->nr_superseded = copy_bag(new->superseded, &s->superseded, RECORD_BAG, &lost);
+	new->nr_waiting = s->nr_waiting;
+	memcpy(new->waiting, s->waiting, s->nr_waiting * sizeof(s->waiting[0]));
+	/* What could not be noted in full: nothing leaves this process any more,
+	   so that nothing depends on it. */
+	s->barred |= lost;
+	new->barred = s->barred;
+	atomic_store_explicit(&record->now, next, memory_order_release);
+}
+
+void record_note(struct session *s, unsigned i, unsigned phase)
+{
+	struct record *record = s->record;
+
+	if (record)
+		atomic_store_explicit(&record->note,
+				      record->states[record->now].commits << 8 | i << 2 | phase,
+				      memory_order_release);
+}
+
+unsigned record_noted(const struct record *record, unsigned *i)
+{
+	const struct record_state *now = &record->states[record->now & 1];
+	uint64_t note = record->note;
+
+	*i = (unsigned)(note >> 2) & 63;
+	return note >> 8 == now->commits && *i < now->nr_waiting ? (unsigned)note & 3 : 0;
+}
+
+static int load_ranges(struct ranges *to, const struct range *from, uint32_t nr)
+{
+	for (uint32_t i = 0; i < nr; i++)
+		if (ranges_add(to, from[i].start, from[i].end) < 0)
+			return -ENOMEM;
+	return 0;
+}
+
+static int load_bag(struct ranges *to, const struct range *from, uint32_t nr)
+{
+	for (uint32_t i = 0; i < nr; i++)
+		if (ranges_bag_add(to, from[i].start, from[i].end) < 0)
+			return -ENOMEM;
+	return 0;
+}
+
+static void load_constants(struct session *s, const struct record *record)
+{
+	const _Atomic int32_t *fds = record->fds;
+
+	s->parent_pid = record->parent_pid;
+	s->nonce = record->nonce;
+	s->identity = record->identity;
+	s->attached_ns = record->attached_ns;
+	s->fds.uffd = fds[RECORD_UFFD] - 1;
+	s->limit_bytes = record->limit_bytes;
+	s->enabled = !record->disabled;
+	s->detach = record->detach;
+	if (!record->introduced)
+		return;
+	s->pid = record->pid;
+	s->mover_pid = record->mover_pid;
+	s->transit = record->transit;
+	s->attach = record->attach;
+	s->fds.mem = fds[RECORD_MEM] - 1;
+	s->fds.pagemap = fds[RECORD_PAGEMAP] - 1;
+	s->fds.mover = fds[RECORD_MOVER] - 1;
+	s->fds.gate = fds[RECORD_GATE] - 1;
+	s->fds.gate_event = fds[RECORD_GATE_EVENT] - 1;
+	s->fds.pidfd = fds[RECORD_PIDFD] - 1;
+	s->fds.maps = fds[RECORD_MAPS] - 1;
+	s->fds.smaps = fds[RECORD_SMAPS] - 1;
+	s->fds.statm = fds[RECORD_STATM] - 1;
+	s->fds.tasks = fds[RECORD_TASKS] - 1;
+}
+
+int record_load(struct session *s, const struct record *record)
+{
+	const struct record_state *now = &record->states[record->now & 1];
+	uint32_t nr = MIN(now->nr_registered, RECORD_RANGES);
+	int r;
+
+	load_constants(s, record);
+	s->generation = now->generation;
+	s->barred = now->barred;
+	s->nr_waiting = MIN(now->nr_waiting, RECORD_WAITING);
+	memcpy(s->waiting, now->waiting, s->nr_waiting * sizeof(s->waiting[0]));
+	r = load_ranges(&s->registered, list_of(record, now->list & 1), nr);
+	if (r == 0)
+		r = load_bag(&s->vacated, now->vacated, MIN(now->nr_vacated, RECORD_BAG));
+	if (r == 0)
+		r = load_bag(&s->superseded, now->superseded, MIN(now->nr_superseded, RECORD_BAG));
+	s->registered_kept = s->registered.changes;
+	return r;
+}
