@@ -13,6 +13,7 @@
 
 #include "common/crc32c.h"
 #include "common/kept.h"
+#include "common/kept.h"
 #include "common/util.h"
 
 #define MAGIC "USWAPSEG"
@@ -119,6 +120,9 @@ static int open_direct(const char *path, int flags)
 	return fd < 0 && errno == EINVAL ? open(path, flags, 0600) : fd;
 }
 
+#define LOCK_TRIES 400
+#define LOCK_PAUSE_USEC 5000
+
 static int open_any(const char *path, const struct stat *st, const char **error)
 {
 	char file[512];
@@ -135,8 +139,14 @@ static int open_any(const char *path, const struct stat *st, const char **error)
 		store_refuse(error, "store \"file:%s\": %s: %s", path, file, strerror(errno));
 		return -1;
 	}
-	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
-		return fd;
+	/* A worker before us may have it open still, for a moment. */
+	for (unsigned i = 0; i < LOCK_TRIES; i++) {
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+			return fd;
+		if (errno != EWOULDBLOCK || kept_fd("segments") < 0)
+			break;
+		usleep(LOCK_PAUSE_USEC);
+	}
 	store_refuse(error, "store \"file:%s\": %s", path,
 		     errno == EWOULDBLOCK ? "another agent uses it" : strerror(errno));
 	return safe_close(fd);

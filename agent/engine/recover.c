@@ -16,8 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 
 #include "common/log.h"
 #include "common/reaper.h"
@@ -386,17 +384,9 @@ static void close_unused(const unsigned char *used, int max, DIR *dir)
 	for (const struct dirent *d; (d = readdir(dir));) {
 		int fd = atoi(d->d_name);
 
-		struct stat st;
 
-		if (d->d_name[0] == '.' || fd == dirfd(dir) || fd > max || used[fd] || is_named(fd))
-			continue;
-		/* Files are ours, and may be locked: at once. What came from a
-		   peer may make us wait. */
-		if (fstat(fd, &st) == 0 && (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode)) &&
-		    major(st.st_dev) != 0)
-			close(fd);
-		else
-			reaper_close(fd);
+		if (d->d_name[0] != '.' && fd != dirfd(dir) && fd <= max && !used[fd] && !is_named(fd))
+			reaper_close(fd); /* what came from a peer may make one wait */
 	}
 }
 
