@@ -10,6 +10,8 @@
 #include <errno.h>
 #include <sys/stat.h>
 
+#include "page/sealed.h"
+
 bool blobstore_is_found(const struct blobstore *bs)
 {
 	return bs->entries_kept.found;
@@ -36,9 +38,10 @@ static bool take_segment(struct blobstore *bs, uint32_t i, struct domain_registr
 	struct segment *seg = &bs->segments[i];
 	uint64_t place = entry->place;
 	uint32_t tier = place_tier(place);
+	size_t written = tier ? entry->batches * (size_t)SEALED_BATCH : STORE_SEGMENT;
 
-	if (!domain || tier >= bs->nr_tiers || segment_tenant(bs, domain) ||
-	    store_segment_adopt(bs->tiers[tier].store, place_carrier(place), STORE_SEGMENT))
+	if (!domain || written > STORE_SEGMENT || tier >= bs->nr_tiers || segment_tenant(bs, domain) ||
+	    store_segment_adopt(bs->tiers[tier].store, place_carrier(place), written))
 		return false;
 	bs->tenants[domain->index].domain = domain;
 	seg->seed = entry->seed;
@@ -47,7 +50,6 @@ static bool take_segment(struct blobstore *bs, uint32_t i, struct domain_registr
 	seg->tenant = domain->index;
 	seg->tier = (uint8_t)tier;
 	seg->state = SEGMENT_SEALED;
-	seg->used_s = bs->now_s;
 	seg->place = place;
 	bs->tiers[tier].used_segments++;
 	return true;
