@@ -154,6 +154,8 @@ static struct session *make_session(struct engine *e, struct record *record)
 		log_error("process %d can't be taken over: %s", (int)s->pid, strerror(r ? -r : ENOMEM));
 		return NULL; /* its descriptors stay open: it waits, and reads no zeros */
 	}
+	/* Of its own: what it has in common with its relatives is learnt again. */
+	s->family = blobstore_family_new(e->flow.blobstore, s->domain);
 	s->store_max = e->process_max;
 	s->introduced = record->introduced;
 	s->slots.kept_root = &record->root;

@@ -49,6 +49,7 @@ static bool take_segment(struct blobstore *bs, uint32_t i, struct domain_registr
 	seg->batches = (uint8_t)entry->batches;
 	seg->tenant = domain->index;
 	seg->tier = (uint8_t)tier;
+	seg->stream = (uint8_t)(tier ? STREAM_TIER + tier : STREAM_NEW);
 	seg->state = SEGMENT_SEALED;
 	seg->place = place;
 	bs->tiers[tier].used_segments++;
@@ -70,14 +71,37 @@ int blobstore_recover_begin(struct blobstore *bs, struct domain_registry *domain
 	return lost;
 }
 
-size_t blobstore_recover_ref(struct blobstore *bs, blob_id id)
+/* The blob's location, 0 when it can't be had. */
+static uint64_t find(const struct blobstore *bs, blob_id id)
 {
 	uint64_t loc = id <= BLOB_ID_MAX ? blob_loc_of_any(bs->blobs, id) : 0;
 	uint32_t segment = blob_loc_segment(loc);
 
-	if (!loc || segment >= bs->top_segment || !bs->segments[segment].place ||
-	    !blob_recover_ref(bs->blobs, id))
+	return loc && segment < bs->top_segment && bs->segments[segment].place ? loc : 0;
+}
+
+/* A difference refers to its base, which is none itself. */
+static bool ref_base(struct blobstore *bs, blob_id id, uint64_t loc)
+{
+	unsigned char buf[BLOB_LEN_MAX];
+	int error;
+	const void *frame = segment_bytes(bs, blob_loc_segment(loc), blob_loc_offset(loc), blob_loc_len(loc),
+					  buf, &error);
+	blob_id base = frame ? delta_base(frame, blob_loc_len(loc), id) : 0;
+
+	return base && find(bs, base) && blob_recover_ref(bs->blobs, base);
+}
+
+size_t blobstore_recover_ref(struct blobstore *bs, blob_id id)
+{
+	uint64_t loc = find(bs, id);
+
+	if (!loc)
 		return 0;
+	if (blob_recover_ref(bs->blobs, id) == 1 && blob_loc_kind(loc) == BLOB_DELTA && !ref_base(bs, id, loc)) {
+		blob_recover_drop(bs->blobs, id);
+		return 0;
+	}
 	return record_size(loc);
 }
 
@@ -89,6 +113,9 @@ static bool count_live(void *ctx, uint32_t id, uint64_t loc)
 	uint32_t size = record_size(loc);
 
 	(void)id;
+	if (blob_loc_kind(loc) == BLOB_DELTA)
+		seg->stream = STREAM_DELTA;
+	kind_use(bs, blob_loc_kind(loc));
 	seg->live += size;
 	seg->fill = MAX(seg->fill, MIN(blob_loc_offset(loc) + blob_loc_len(loc), (uint32_t)STORE_SEGMENT));
 	tenant->live += size;

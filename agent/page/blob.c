@@ -353,12 +353,11 @@ void blob_recover_begin(struct blob_table *table)
 	}
 }
 
-bool blob_recover_ref(struct blob_table *table, uint32_t id)
+uint32_t blob_recover_ref(struct blob_table *table, uint32_t id)
 {
 	if (!blob_loc_of_any(table, id))
-		return false;
-	atomic_fetch_add_explicit(&table->entries[id].refs, 1, memory_order_relaxed);
-	return true;
+		return 0;
+	return atomic_fetch_add_explicit(&table->entries[id].refs, 1, memory_order_relaxed) + 1;
 }
 
 void blob_recover_drop(struct blob_table *table, uint32_t id)

@@ -98,8 +98,8 @@ void blob_free(struct blob_table *table, uint32_t id);
 
 /*
  * After the death of the worker before (a table of a kept file that was found):
- * begin; one ref for each slot that names a blob (false: there is none of that
- * id); end, which calls live for each blob with references and makes all others
+ * begin; one ref for each slot that names a blob (how many it has now, 0: there
+ * is none of that id); end, which calls live for each blob with references and makes all others
  * free, and those that live says no to. drop: it isn't to be had any more.
  *
  * Then blobs may be referred to and read. They are found by their hash, and may
@@ -108,7 +108,7 @@ void blob_free(struct blob_table *table, uint32_t id);
  */
 typedef bool (*blob_live_fn)(void *ctx, uint32_t id, uint64_t loc);
 void blob_recover_begin(struct blob_table *table);
-bool blob_recover_ref(struct blob_table *table, uint32_t id);
+uint32_t blob_recover_ref(struct blob_table *table, uint32_t id);
 void blob_recover_drop(struct blob_table *table, uint32_t id);
 void blob_recover_end(struct blob_table *table, blob_live_fn live, void *ctx);
 bool blob_recover_index(struct blob_table *table, uint32_t n);
