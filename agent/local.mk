@@ -84,6 +84,7 @@ agent_libflow_a_SOURCES = \
 	agent/flow/evict_pull.c \
 	agent/flow/evict_stage.c \
 	agent/flow/fault.c \
+	agent/flow/fetch.c \
 	agent/flow/flow.c \
 	agent/flow/flow.h \
 	agent/flow/order.h \

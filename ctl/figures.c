@@ -83,6 +83,10 @@ const struct figure_row tier_rows[] = {
 	TIER("MissingTotal", "missing_total", "  bytes missing", 't', missing),
 	TIER("MisuseTotal", "misuse_total", "  wrong calls", 't', misuse),
 	TIER("FullTotal", "full_total", "refused, being full", 't', full),
+	TIER("CorruptTotal", "corrupt_total", "pages damaged", 't', corrupt),
+	TIER("MovedInBytesTotal", "moved_in_bytes_total", "written, from the store above", 't', moved_in),
+	TIER("CollectedBytesTotal", "collected_bytes_total", "written, to tidy up", 't', collected),
+	TIER("DailyLeftBytes", "daily_left_bytes", "may be written today", 't', daily_left),
 };
 const size_t nr_tier_rows = ARRAY_SIZE(tier_rows);
 

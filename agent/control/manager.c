@@ -86,6 +86,10 @@ static const struct {
 	ENTRY("MissingTotal", "t", missing_total),
 	ENTRY("MisuseTotal", "t", misuse_total),
 	ENTRY("FullTotal", "t", full_total),
+	ENTRY("CorruptTotal", "t", corrupt_total),
+	ENTRY("MovedInBytesTotal", "t", moved_in_bytes_total),
+	ENTRY("CollectedBytesTotal", "t", collected_bytes_total),
+	ENTRY("DailyLeftBytes", "t", daily_left_bytes),
 #undef ENTRY
 };
 

@@ -73,7 +73,7 @@ struct engine_process {
 /* A store. Figures of reads and writes are of slow ones only. */
 struct engine_tier {
 	const char *name;
-	const char *state; /* "up", "away", ...: store_state_name() */
+	const char *state; /* "up", "degraded", "away", ...: store_state_name() */
 	char reason[192];  /* for people, "" when up */
 	uint64_t capacity_bytes;
 	uint64_t used_bytes; /* memory, disk or objects taken */
@@ -88,6 +88,10 @@ struct engine_tier {
 	uint64_t io_errors_total, timeouts_total, access_errors_total, missing_total;
 	uint64_t misuse_total;
 	uint64_t full_total; /* refused for lack of room, which is no error */
+	uint64_t corrupt_total;		/* pages that failed their check */
+	uint64_t moved_in_bytes_total;	/* written because they came down from above */
+	uint64_t collected_bytes_total; /* written to tidy up */
+	uint64_t daily_left_bytes;	/* of daily=; UINT64_MAX: no bound */
 };
 #define ENGINE_TIERS 8
 

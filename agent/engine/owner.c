@@ -191,6 +191,9 @@ bool owner_take_mail(struct owner *o)
 		case BATCH_COMMIT:
 			evict_commit(o, CONTAINER_OF(mail, struct batch, mail));
 			break;
+		case FETCH_DONE:
+			fetch_take(o, mail);
+			break;
 		case MAIL_STOP:
 			return false;
 		default:
@@ -307,6 +310,7 @@ static void *run(void *arg)
 			owner_settle(o);
 		if (o->unquiet || o->deferred)
 			wait = MIN(wait, 1);
+		wait = fetch_again(o, wait);
 		if (slot_pool_ready(o->slots) < SLOT_POOL_LOW)
 			(void)slot_pool_reserve(o->slots, SLOT_POOL_STEP);
 		now = now_ns();
@@ -348,6 +352,9 @@ int owner_open(struct owner *o, struct flow *flow, int level)
 	/* What is found there has not been counted yet. */
 	if (!slot_pool_is_found(o->slots) && slot_pool_reserve(o->slots, SLOT_POOL_STEP) < 0)
 		return -ENOMEM;
+	r = fetch_init(o);
+	if (r < 0)
+		return r;
 	keep_reserve(o);
 	return 0;
 }
@@ -373,6 +380,7 @@ void owner_stop(struct owner_thread *t)
 		mailbox_send(&o->box, &t->stop);
 		pthread_join(t->thread, NULL);
 	}
+	fetch_deinit(o);
 	for (size_t i = 0; i < ARRAY_SIZE(o->reserve); i++)
 		safe_close(o->reserve[i]);
 	free(o->own_ring);

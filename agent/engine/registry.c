@@ -214,7 +214,8 @@ static void add_tier(const struct blobstore_tier *t, struct engine_tier *tier)
 
 	*tier = (struct engine_tier){
 		.name = t->name,
-		.state = store_state_name(t->status.state),
+		.state = t->degraded && t->status.state == STORE_UP ? "degraded" :
+								    store_state_name(t->status.state),
 		.capacity_bytes = st->capacity_bytes,
 		.used_bytes = st->used_bytes,
 		.live_bytes = t->live_bytes,
@@ -235,8 +236,12 @@ static void add_tier(const struct blobstore_tier *t, struct engine_tier *tier)
 		.missing_total = st->error_total[STORE_ERROR_MISSING],
 		.misuse_total = st->error_total[STORE_ERROR_MISUSE],
 		.full_total = st->error_total[STORE_ERROR_SPACE],
+		.corrupt_total = t->corrupt_total,
+		.moved_in_bytes_total = t->moved_in_bytes_total,
+		.collected_bytes_total = t->collected_bytes_total,
+		.daily_left_bytes = t->daily_left_bytes,
 	};
-	snprintf(tier->reason, sizeof(tier->reason), "%s", t->status.reason);
+	snprintf(tier->reason, sizeof(tier->reason), "%s", t->reason);
 }
 
 static void add_store_stats(struct engine *e, struct engine_stats *stats)

@@ -96,6 +96,8 @@ struct blobstore *stores_join(struct engine *e, uint32_t max_blobs)
 	if (len >= 0)
 		bs = blobstore_new_tiers(e->stores, e->nr_stores, max_blobs, secret, (size_t)len);
 	explicit_bzero(secret, sizeof(secret));
+	if (bs)
+		blobstore_set_move_down(bs, e->settings.move_down_ns);
 	return bs;
 }
 

@@ -215,6 +215,11 @@ size_t blobstore_bytes(const struct blobstore *bs, blob_id id)
 	return record_size(blob_loc(bs->blobs, id));
 }
 
+bool blobstore_is_shared(const struct blobstore *bs, blob_id id)
+{
+	return blob_refs(bs->blobs, id) > 1;
+}
+
 void blobstore_ref(struct blobstore *bs, blob_id id)
 {
 	blob_ref(bs->blobs, id);
@@ -375,12 +380,12 @@ static void describe_health(struct tier *tier, struct blobstore_tier *t)
 
 	store_get_status(tier->store, &status);
 	if (status.state != STORE_UP)
-		snprintf(t->reason, sizeof(t->reason), "%s: %s", store_state_name(status.state), status.reason);
+		snprintf(t->reason, sizeof(t->reason), "%s", status.reason);
 	else if (error && now < tier->retry_ns + NSEC_PER_SEC)
 		snprintf(t->reason, sizeof(t->reason), "writing: %s", strerror(-error));
 	else if (at && now - at < READ_ERROR_NS)
 		snprintf(t->reason, sizeof(t->reason), "reading: %s", strerror(-tier->read_error));
-	t->degraded = t->reason[0];
+	t->degraded = status.state != STORE_UP || t->reason[0];
 }
 
 static void add_tier_stats(struct blobstore *bs, struct blobstore_stats *stats)

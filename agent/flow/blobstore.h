@@ -159,6 +159,8 @@ struct seal *blobstore_seal_new(const struct blobstore *bs);
 
 /* Bytes of id's frame and record, for accounting. */
 size_t blobstore_bytes(const struct blobstore *bs, blob_id id);
+/* Others refer to it too. */
+bool blobstore_is_shared(const struct blobstore *bs, blob_id id);
 void blobstore_ref(struct blobstore *bs, blob_id id);
 void blobstore_unref(struct blobstore *bs, blob_id id);
 /*

@@ -20,7 +20,9 @@
 
 static void forget_stored_bytes(struct flow *flow, struct session *s, uint64_t vpn, uint64_t end)
 {
-	for (; (vpn = slotmap_next(&s->slots, vpn, end, 1u << SLOT_STORED)) < end; vpn++)
+	const unsigned mask = 1u << SLOT_STORED | 1u << SLOT_FETCHING;
+
+	for (; (vpn = slotmap_next(&s->slots, vpn, end, mask)) < end; vpn++)
 		flow_account_store(s, -(int64_t)blobstore_bytes(flow->blobstore,
 								(blob_id)slot_value(slotmap_get(&s->slots, vpn))));
 }
@@ -150,6 +152,7 @@ static void apply_remap(struct owner *o, struct session *s, uint64_t from, uint6
 {
 	uint64_t vpn = from >> PAGE_SHIFT, n = len >> PAGE_SHIFT, target = to >> PAGE_SHIFT;
 
+	fetch_forget(o, s, vpn, vpn + n);
 	move_slots(o, s, vpn, target, n);
 	for (unsigned i = 0; i < WIRE_TRANSIT_PAGES; i++)
 		if (s->transit_vpn[i] >= vpn && s->transit_vpn[i] < vpn + n)
@@ -235,6 +238,7 @@ static int make_child(struct owner *o, struct session *parent, struct session *c
 	if (make_record(o, parent, child) < 0 || ranges_copy(&child->registered, &parent->registered) < 0 ||
 	    slot_pool_reserve(o->slots, 64) < 0)
 		return -ENOMEM;
+	fetch_forget(o, parent, 0, SLOTMAP_VPN_MAX);
 	while (slotmap_fork(&child->slots, &parent->slots) == -ENOMEM)
 		if (slot_pool_reserve(o->slots, slot_pool_ready(o->slots) * 2 + 64) < 0)
 			return -ENOMEM;

@@ -28,26 +28,28 @@ static void release_staging(struct owner *o, struct batch_page *page)
 		blobstore_unref(flow->blobstore, blob);
 }
 
-void evict_forget_forwarders(struct owner *o, struct session *s)
+bool evict_forget_forwarder(struct owner *o, struct session *s, uint64_t vpn)
 {
 	struct flow *flow = o->flow;
+	slot_t slot = slotmap_get(&s->slots, vpn);
+	blob_id blob = staging_forwarded(flow->staging, (uint32_t)slot_value(slot));
 
+	if (!blob)
+		return true;
+	if (slotmap_set(&s->slots, vpn, slot_make(SLOT_STORED, slot_flags(slot), blob)) < 0)
+		return false;
+	blobstore_ref(flow->blobstore, blob);
+	flow_account_store(s, (int64_t)blobstore_bytes(flow->blobstore, blob));
+	flow_drop(flow, slot);
+	return true;
+}
+
+void evict_forget_forwarders(struct owner *o, struct session *s)
+{
 	for (uint64_t vpn = 0;; vpn++) {
-		slot_t slot;
-		blob_id blob;
-
 		vpn = slotmap_next(&s->slots, vpn, SLOTMAP_VPN_MAX, 1u << SLOT_STAGED);
-		if (vpn == SLOTMAP_VPN_MAX)
+		if (vpn == SLOTMAP_VPN_MAX || !evict_forget_forwarder(o, s, vpn))
 			return;
-		slot = slotmap_get(&s->slots, vpn);
-		blob = staging_forwarded(flow->staging, (uint32_t)slot_value(slot));
-		if (!blob)
-			continue;
-		if (slotmap_set(&s->slots, vpn, slot_make(SLOT_STORED, slot_flags(slot), blob)) < 0)
-			return;
-		blobstore_ref(flow->blobstore, blob);
-		flow_account_store(s, (int64_t)blobstore_bytes(flow->blobstore, blob));
-		flow_drop(flow, slot);
 	}
 }
 

@@ -22,7 +22,7 @@
 	(1u << SLOT_LEAVING | 1u << SLOT_STAGED | 1u << SLOT_FETCHING | 1u << SLOT_STORED |    \
 	 1u << SLOT_CLEAN | 1u << SLOT_FILL | 1u << SLOT_POISONED)
 
-static void record_latency(const struct flow *flow, struct session *s, uint64_t ns)
+void fault_record_latency(const struct flow *flow, struct session *s, uint64_t ns)
 {
 	unsigned lo = 0, hi = SESSION_LATENCY_BUCKETS - 1;
 
@@ -142,8 +142,9 @@ static enum placed answer(struct owner *o, struct session *s, uint64_t vpn, bool
 		return PLACED_DONE;
 	}
 	switch (slot_state(slot)) {
+	case SLOT_FETCHING: /* its COPY wakes all who wait (fetch.c) */
+		return PLACED_DONE;
 	case SLOT_LEAVING:
-	case SLOT_FETCHING:
 		/* The step under way ends with an answer (INV-3). */
 		if (slotmap_set(&s->slots, vpn, slot | slot_make(SLOT_NONE, SLOT_F_WAITING, 0)) < 0)
 			return PLACED_RETRY;
@@ -153,6 +154,8 @@ static enum placed answer(struct owner *o, struct session *s, uint64_t vpn, bool
 	case SLOT_FILL:
 		if (!room_take(o, s, 1))
 			return PLACED_NOMEM;
+		if (fetch_is_needed(o, slot)) /* counted when it has come */
+			return fetch_start(o, s, vpn, write, true);
 		counter_add(&s->counters.refaults_total, 1);
 		return refault_place(o, s, vpn, slot, write);
 	case SLOT_POISONED:
@@ -206,7 +209,7 @@ static bool answer_message(struct owner *o, struct session *s, const struct uffd
 	counter_add(&s->counters.faults_total, 1);
 	counter_add(&s->counters.stall_ns_total, ns);
 	if (counter_get(&s->counters.refaults_total) != before)
-		record_latency(o->flow, s, ns);
+		fault_record_latency(o->flow, s, ns);
 	return true;
 }
 

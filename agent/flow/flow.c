@@ -107,6 +107,7 @@ void flow_close(struct owner *o, struct session *s)
 	if (session_state(s) >= SESSION_CLOSING)
 		return;
 	session_set_state(s, SESSION_CLOSING);
+	fetch_close(o, s);
 	flow_unwatch(o, s);
 	leave_family(s);
 	order_finish(o->flow, &s->restore_order, s->detach ? 0 : -ESRCH);
@@ -196,8 +197,12 @@ static bool restore_page(struct owner *o, struct session *s, uint64_t vpn)
 	slot_t slot = slotmap_get(&s->slots, vpn);
 	struct order *order = s->restore_order;
 
+	if (slot_state(slot) == SLOT_FETCHING)
+		return true;
 	if (!room_use(o, s, 1))
 		return stop_restore(o, s);
+	if (fetch_is_needed(o, slot))
+		return fetch_start(o, s, vpn, false, false) == PLACED_DONE;
 	switch (refault_place(o, s, vpn, slot, false)) {
 	case PLACED_DONE:
 		if (order)

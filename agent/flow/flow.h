@@ -68,6 +68,7 @@ struct owner {
 	bool unquiet;	       /* some session's events are not all in */
 	struct batch *deferred; /* commits that must wait a little */
 	struct session *jobs;  /* restoring or closing, a slice each turn */
+	struct fetches *fetches; /* fetch.c; NULL: no tier is slow */
 	int reserve[8];	       /* descriptors kept free for fork children */
 	uint64_t now;	       /* a moment ago: as of the last message read or mail taken */
 };
@@ -119,6 +120,8 @@ void events_apply(struct owner *o, struct session *s, const struct uffd_msg *msg
    userfaultfd, or its gate's eventfd, is readable. */
 void fault_serve(struct owner *o, struct session *s);
 
+void fault_record_latency(const struct flow *flow, struct session *s, uint64_t ns);
+
 /* refault.c */
 /* Places an evicted page (STAGED, STORED, FILL); on success the slot is
    RESIDENT and its reference dropped. */
@@ -126,9 +129,29 @@ enum placed refault_place(struct owner *o, struct session *s, uint64_t vpn, slot
 /* The page could not be placed for good (gone, there already): forgets ours. */
 void refault_forget(struct owner *o, struct session *s, uint64_t vpn, slot_t slot,
 		    enum slot_state to);
+/* ... with the page's bytes at hand; NULL: they are lost. */
+enum placed refault_place_bytes(struct owner *o, struct session *s, uint64_t vpn, slot_t slot, bool write,
+				const void *bytes);
 /* RESIDENT, and not a candidate for a while: each time twice as long. */
 slot_t refault_backoff(const struct owner *o, slot_t before, bool harder);
 bool refault_may_leave(slot_t slot, uint64_t now);
+
+/* fetch.c: pages in slow tiers */
+#define FETCH_DONE 150 /* mail.kind: to fetch_take */
+/* 0 or -ENOMEM; deinit takes what a failed init has left, and what is pending. */
+int fetch_init(struct owner *o);
+void fetch_deinit(struct owner *o);
+/* refault_place would have to wait for a medium. */
+bool fetch_is_needed(const struct owner *o, slot_t slot);
+/* Begins to fetch such a page. PLACED_DONE: it is, or will be, answered. demand:
+   a thread waits for it; else PLACED_NOMEM when there is much to do already. */
+enum placed fetch_start(struct owner *o, struct session *s, uint64_t vpn, bool write, bool demand);
+void fetch_take(struct owner *o, struct mail *mail);
+/* What had to wait; returns how long to sleep at most, in ms, at most wait. */
+int fetch_again(struct owner *o, int wait);
+/* Slots of [vpn, end) are FETCHING no more: they are carried elsewhere. */
+void fetch_forget(struct owner *o, struct session *s, uint64_t vpn, uint64_t end);
+void fetch_close(struct owner *o, struct session *s);
 
 /* room.c */
 /* May so many pages be placed now? False: there is no room. The owner. */
@@ -160,6 +183,8 @@ bool evict_plan(struct session *s, struct batch *b, unsigned max);
 /* evict_commit.c: slots that still name a forwarder name its blob from now on,
    so that its index is free again. Now and then, for each session. */
 void evict_forget_forwarders(struct owner *o, struct session *s);
+/* One of them. False: no node for it now. */
+bool evict_forget_forwarder(struct owner *o, struct session *s, uint64_t vpn);
 
 /* evict_pull.c: the worker's. */
 /* Takes the mover's report on b. */

@@ -41,7 +41,7 @@ static void replace(struct owner *o, struct session *s, uint64_t vpn, slot_t slo
 {
 	if (slotmap_set(&s->slots, vpn, next) < 0)
 		return; /* no node to unshare the leaf: it keeps its reference */
-	if (slot_state(slot) == SLOT_STORED)
+	if (slot_state(slot) == SLOT_STORED || slot_state(slot) == SLOT_FETCHING)
 		flow_account_store(s, -(int64_t)blobstore_bytes(o->flow->blobstore,
 								(blob_id)slot_value(slot)));
 	flow_drop(o->flow, slot);
@@ -54,7 +54,7 @@ void refault_forget(struct owner *o, struct session *s, uint64_t vpn, slot_t slo
 }
 
 /* The page's bytes, or NULL when they are lost. */
-static const void *fetch(struct owner *o, slot_t slot)
+static const void *bytes_of(struct owner *o, slot_t slot)
 {
 	struct flow *flow = o->flow;
 	uint32_t blob = (uint32_t)slot_value(slot);
@@ -88,13 +88,17 @@ static enum placed lose(struct owner *o, struct session *s, uint64_t vpn, slot_t
 
 enum placed refault_place(struct owner *o, struct session *s, uint64_t vpn, slot_t slot, bool write)
 {
+	assert(slot_is_evicted(slot));
+	return refault_place_bytes(o, s, vpn, slot, write, bytes_of(o, slot));
+}
+
+enum placed refault_place_bytes(struct owner *o, struct session *s, uint64_t vpn, slot_t slot, bool write,
+				const void *bytes)
+{
 	uint64_t address = vpn << PAGE_SHIFT;
 	enum placed placed;
 	unsigned pages = 1;
-	const void *bytes;
 
-	assert(slot_is_evicted(slot));
-	bytes = fetch(o, slot);
 	if (!bytes)
 		return lose(o, s, vpn, slot);
 	if (bytes == o->flow->zeros && !write)
@@ -103,7 +107,7 @@ enum placed refault_place(struct owner *o, struct session *s, uint64_t vpn, slot
 		placed = uffd_place_copy(s->fds.uffd, address, bytes, &pages);
 	if (placed != PLACED_DONE)
 		return placed;
-	if (slot_state(slot) == SLOT_STORED)
+	if (slot_state(slot) == SLOT_STORED || slot_state(slot) == SLOT_FETCHING)
 		counter_add(&s->counters.major_total, 1);
 	counter_add(&s->counters.pages_in_total, 1);
 	replace(o, s, vpn, slot, refault_backoff(o, slot, true));

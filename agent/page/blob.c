@@ -133,6 +133,11 @@ uint64_t blob_loc(const struct blob_table *table, uint32_t id)
 	return atomic_load(&entry_of(table, id)->loc);
 }
 
+uint32_t blob_refs(const struct blob_table *table, uint32_t id)
+{
+	return atomic_load_explicit(&entry_of(table, id)->refs, memory_order_relaxed);
+}
+
 uint64_t blob_hash(const struct blob_table *table, uint32_t id)
 {
 	return entry_of(table, id)->hash;

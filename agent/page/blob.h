@@ -71,6 +71,7 @@ struct blob_table *blob_table_free(struct blob_table *table);
 /* Any thread that holds a reference. */
 void blob_ref(struct blob_table *table, uint32_t id);
 void blob_unref(struct blob_table *table, uint32_t id);
+uint32_t blob_refs(const struct blob_table *table, uint32_t id);
 uint64_t blob_loc(const struct blob_table *table, uint32_t id);
 uint64_t blob_hash(const struct blob_table *table, uint32_t id);
 

@@ -208,6 +208,8 @@ struct session {
 	bool detach;		 /* let go when restored */
 	bool tampered;		 /* its events can't be read any more */
 	uint64_t stuck_ns, stuck_left; /* ... and since when so many pages wait */
+	uint32_t nr_fetches;	 /* reads from slow stores for it (flow/fetch.c) */
+	bool starved;		 /* some of its faults found none free */
 	bool mover_gone;
 	uint64_t room_wait_ns;	 /* since when a page waits for room; 0: none does */
 	struct session *next_job; /* owner's list of restoring and closing ones */

@@ -210,7 +210,10 @@ void engine_get_stats(struct engine *e, struct engine_stats *s)
 						 .errors_total = 281, .io_errors_total = 283,
 						 .timeouts_total = 293, .access_errors_total = 307,
 						 .missing_total = 311, .misuse_total = 313,
-						 .full_total = 317 } },
+						 .full_total = 317, .corrupt_total = 331,
+						 .moved_in_bytes_total = 337,
+						 .collected_bytes_total = 347,
+						 .daily_left_bytes = 349 } },
 				    .nr_tiers = 2 };
 	for (size_t i = 0; i < e->n; i++) {
 		s->counters.evicted_bytes += e->process[i].counters.evicted_bytes;
