@@ -192,7 +192,7 @@ static bool answer_message(struct owner *o, struct session *s, const struct uffd
 		break;
 	case PLACED_NOMEM:
 		room_none(o, s);
-		/* fall through */
+		__attribute__((fallthrough));
 	case PLACED_GONE:
 	case PLACED_FAILED:
 		/* The thread tries again and gets its SIGSEGV, or its page when
