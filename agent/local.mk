@@ -139,6 +139,8 @@ agent_libmain_a_SOURCES = \
 	agent/config_keys.c \
 	agent/drain.c \
 	agent/drain.h \
+	agent/fdstore.c \
+	agent/fdstore.h \
 	agent/options.c \
 	agent/options.h \
 	agent/setup.c \

@@ -21,6 +21,7 @@
 
 #include "agent/checks.h"
 #include "agent/drain.h"
+#include "agent/fdstore.h"
 #include "agent/options.h"
 #include "agent/setup.h"
 #include "common/kept.h"
@@ -180,6 +181,21 @@ static void on_drained(void *ctx)
 	drain_done(&((struct agent *)ctx)->drain);
 }
 
+static int on_keep_fd(void *ctx, char kind, unsigned record, int fd)
+{
+	return fdstore_put(kind, record, fd);
+}
+
+static void on_forget_fd(void *ctx, char kind, unsigned record)
+{
+	fdstore_remove(kind, record);
+}
+
+static void on_sync_fds(void *ctx)
+{
+	fdstore_sync();
+}
+
 static int on_engine(sd_event_source *source, int fd, uint32_t events, void *ctx)
 {
 	engine_dispatch(((struct agent *)ctx)->engine);
@@ -214,7 +230,7 @@ static void take_passed(void)
 		else if (strcmp(names[i], "control") == 0 && kept_fd(CONTROL_PASSED) < 0)
 			known = sd_is_socket(fd, AF_UNIX, SOCK_STREAM, 1) > 0 &&
 				kept_set_fd(CONTROL_PASSED, fd) == 0;
-		if (!known) {
+		if (!known && !fdstore_take(names[i], fd)) {
 			log_warning("the passed descriptor \"%s\" is not a socket we know: closed", names[i]);
 			close(fd);
 		}
@@ -298,6 +314,9 @@ static int start(struct agent *agent)
 					  .process_gone = on_process_gone,
 					  .process_changed = on_process_changed,
 					  .drained = on_drained,
+					  .keep_fd = on_keep_fd,
+					  .forget_fd = on_forget_fd,
+					  .sync_fds = on_sync_fds,
 					  .ctx = agent };
 	int r = open_loop(agent);
 
@@ -313,6 +332,7 @@ static int start(struct agent *agent)
 	agent->engine = engine_new(&agent->settings, &news);
 	if (!agent->engine)
 		return -EIO; /* it has said why */
+	fdstore_put_files();
 	agent->drain = (struct drain){ .event = agent->event,
 				       .engine = agent->engine,
 				       .control = agent->control,
@@ -414,6 +434,9 @@ int main(int argc, char *argv[])
 	/* Of the keeper's own; a worker's would not be told by its pid. */
 	unsetenv("WATCHDOG_PID");
 	kept_use(kept_directory_new());
+	fdstore_init();
 	take_passed();
+	if (!fdstore_taken())
+		return EXIT_FAILURE;
 	return keeper_run(work, &agent);
 }

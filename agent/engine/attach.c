@@ -280,7 +280,7 @@ static int make_record(struct engine *e, struct session *s, const struct attachi
 	atomic_store(&record->fds[RECORD_PIDFD], a->pidfd + 1);
 	record_commit(s, 0);
 	record_publish(record, s->id);
-	return 0;
+	return engine_keep_fds(e, s);
 }
 
 /* What a session needs of its connection. */
@@ -404,6 +404,8 @@ void attach_adopted(struct engine *e, struct session *s)
 		   then tells the worker so. */
 		if (c)
 			(void)send_attached(c, s->id, a->fds.gate, a->fds.gate_event);
+		if (engine_keep_fds(e, s) < 0) /* not safe: nothing may leave */
+			notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_DETACH);
 		notice_send(&e->flow.worker, &s->to_worker, SESSION_WORK_ADD);
 		s->introduced = true;
 		session_read_names(s);

@@ -119,8 +119,25 @@ struct engine_news { /* any may be NULL; run by engine_dispatch */
 	void (*process_changed)(void *ctx, uint64_t id); /* state or command */
 	/* every session has been restored after engine_drain */
 	void (*drained)(void *ctx);
+	/* Descriptors that are to outlive this process and its keeper: 0, or a
+	   negative errno when there is no room for another one. sync: they are safe. */
+	int (*keep_fd)(void *ctx, char kind, unsigned record, int fd);
+	void (*forget_fd)(void *ctx, char kind, unsigned record);
+	void (*sync_fds)(void *ctx);
 	void *ctx;
 };
+
+/* What a session's descriptors are called outside, each with its record's number. */
+#define ENGINE_KEPT_KINDS "umpsge"
+struct engine_kept_fd {
+	char kind;
+	unsigned record;
+	int fd;
+};
+/* Keeper and worker had died; these have come back, under other numbers. Once,
+   before there is a worker. 0 or negative errno: -ENOTSUP if what is kept is in
+   a format that this agent doesn't know. */
+int engine_import_fds(const struct engine_kept_fd *v, unsigned nr);
 
 /* The first thing in a worker's life: closes what the one before had open and no
    session needs. */

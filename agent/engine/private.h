@@ -205,6 +205,11 @@ void stores_close(struct engine *e);
 struct blobstore *stores_join(struct engine *e, uint32_t max_blobs);
 uint64_t stores_capacity(const struct engine *e);
 
+/* Gives the session's descriptors into safe keeping, those that are not there yet.
+   0 or -ENOSPC. */
+int engine_keep_fds(struct engine *e, struct session *s);
+/* They are there, by a worker before us. */
+void engine_count_fds(struct engine *e, struct session *s);
 /* engine.c: what people have set for a process */
 void engine_switch(struct session *s, bool enabled, uint64_t limit_bytes);
 

@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "common/log.h"
 #include "common/reaper.h"
@@ -326,6 +328,7 @@ void recover_end(struct engine *e, struct batch *batches)
 	for (struct session *s = e->sessions; s; s = s->next) {
 		if (s->introduced)
 			session_read_names(s);
+		engine_count_fds(e, s);
 		notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_ADD);
 	}
 	give_batches(e, batches);
@@ -420,4 +423,84 @@ void engine_close_strays(void)
 	record_table_close(&records);
 	if (dir)
 		closedir(dir);
+}
+
+/* ---- descriptors that have come back ---- */
+
+static const enum record_fd kinds[] = { RECORD_UFFD, RECORD_MEM,  RECORD_PAGEMAP,
+					RECORD_MOVER, RECORD_GATE, RECORD_GATE_EVENT };
+_Static_assert(ARRAY_SIZE(kinds) == sizeof(ENGINE_KEPT_KINDS) - 1, "one letter each");
+
+/* What can be opened anew, if it is still the same process. */
+static void reopen(struct record *record)
+{
+	struct session_fds fds = SESSION_FDS_NONE;
+
+	if (!record->introduced || !record->started || session_started(record->pid) != record->started ||
+	    session_open_proc(record->pid, &fds) < 0) {
+		session_close_fds(&fds);
+		return;
+	}
+	fds.pidfd = (int)syscall(SYS_pidfd_open, record->pid, 0);
+	record->fds[RECORD_MAPS] = fds.maps + 1;
+	record->fds[RECORD_SMAPS] = fds.smaps + 1;
+	record->fds[RECORD_STATM] = fds.statm + 1;
+	record->fds[RECORD_TASKS] = fds.tasks + 1;
+	record->fds[RECORD_PIDFD] = fds.pidfd + 1;
+}
+
+/* Numbers that nothing has brought back mean other descriptors by now. */
+static unsigned forget_forks(struct uffd_msg *msgs, unsigned nr)
+{
+	unsigned lost = 0;
+
+	for (unsigned i = 0; i < nr; i++)
+		if (msgs[i].event == UFFD_EVENT_FORK) {
+			msgs[i].event = UFFD_EVENT_PAGEFAULT; /* nothing to be done */
+			lost++;
+		}
+	return lost;
+}
+
+int engine_import_fds(const struct engine_kept_fd *v, unsigned nr)
+{
+	struct record_table records = { .kept = KEPT_NONE };
+	struct kept rings = KEPT_NONE;
+	struct record *record;
+	unsigned lost = 0;
+	uint32_t i = 0;
+	int r;
+
+	if (kept_fd("sessions") < 0)
+		return nr ? -ENODATA : 0;
+	r = record_table_open(&records);
+	if (r == 0)
+		r = kept_open(&rings, ENGINE_RINGS, OWNERS_MAX * PAGE_BYTES, ENGINE_RINGS_VERSION);
+	if (r < 0) {
+		record_table_close(&records);
+		return r;
+	}
+	while ((record = record_next(&records, &i))) {
+		struct record_state *now = &record->states[record->now & 1];
+
+		for (unsigned k = 0; k < RECORD_FDS; k++)
+			record->fds[k] = 0;
+		lost += forget_forks(now->waiting, MIN(now->nr_waiting, RECORD_WAITING));
+	}
+	for (i = 0; i < nr; i++) {
+		record = record_at(&records, v[i].record);
+		if (record && record->id)
+			record->fds[kinds[strchr(ENGINE_KEPT_KINDS, v[i].kind) - ENGINE_KEPT_KINDS]] = v[i].fd + 1;
+		else
+			close(v[i].fd);
+	}
+	for (i = 0; rings.found && i < OWNERS_MAX; i++)
+		lost += forget_forks(ring_at(&rings, i)->messages, FLOW_MESSAGES);
+	for (i = 0; (record = record_next(&records, &i));)
+		reopen(record);
+	if (lost)
+		log_error("%u fork children were lost with their descriptors", lost);
+	kept_close(&rings);
+	record_table_close(&records);
+	return 0;
 }

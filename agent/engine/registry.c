@@ -107,8 +107,48 @@ void session_unref_domain(struct engine *e, struct session *s)
 	domain_unref(e->flow.domains, s->domain);
 }
 
+static int keep_fds(struct engine *e, struct session *s, bool there)
+{
+	int r = 0;
+
+	if (!e->news.keep_fd || !s->record)
+		return 0;
+	for (unsigned i = 0; r == 0 && ENGINE_KEPT_KINDS[i]; i++) {
+		int fd = s->record->fds[i] - 1;
+
+		if (fd < 0 || s->kept_kinds >> i & 1)
+			continue;
+		r = e->news.keep_fd(e->news.ctx, ENGINE_KEPT_KINDS[i], record_index(s->records, s->record),
+				    there ? -1 : fd);
+		if (r == 0)
+			s->kept_kinds |= 1u << i;
+	}
+	if (!there && e->news.sync_fds)
+		e->news.sync_fds(e->news.ctx);
+	return r;
+}
+
+int engine_keep_fds(struct engine *e, struct session *s)
+{
+	return keep_fds(e, s, false);
+}
+
+void engine_count_fds(struct engine *e, struct session *s)
+{
+	(void)keep_fds(e, s, true);
+}
+
+static void forget_fds(struct engine *e, struct session *s)
+{
+	for (unsigned i = 0; e->news.forget_fd && s->record && ENGINE_KEPT_KINDS[i]; i++)
+		if (s->kept_kinds >> i & 1)
+			e->news.forget_fd(e->news.ctx, ENGINE_KEPT_KINDS[i],
+					  record_index(s->records, s->record));
+}
+
 static void bury(struct engine *e, struct session *s)
 {
+	forget_fds(e, s);
 	session_unref_domain(e, s);
 	session_free(s);
 	e->nr_ending--;
@@ -118,6 +158,9 @@ static void bury(struct engine *e, struct session *s)
 static void add_forked(struct engine *e, struct session *s)
 {
 	s->store_max = e->process_max;
+	if (engine_keep_fds(e, s) < 0)
+		log_error("the descriptor of a child of process %d has no room in the service manager's "
+			  "store: it is lost if the whole agent is killed", (int)s->parent_pid);
 	registry_add(e, s);
 	if (e->draining)
 		notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_DETACH);

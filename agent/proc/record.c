@@ -193,6 +193,7 @@ void record_introduce(struct session *s)
 		return;
 	record_set_fds(record, s);
 	record->pid = s->pid;
+	record->started = session_started(s->pid);
 	record->transit = s->transit;
 	record->attach = s->attach;
 	atomic_store_explicit(&record->introduced, 1, memory_order_release);

@@ -78,6 +78,7 @@ struct record {
 	uint64_t transit;
 	int32_t pid;
 	int32_t parent_pid;
+	uint64_t started; /* of pid, in ticks since the boot: another one has another */
 	struct wire_attach attach;
 	_Atomic int32_t fds[RECORD_FDS]; /* plus one; 0: none */
 	_Atomic uint32_t introduced;

@@ -150,6 +150,23 @@ static bool leader_is_zombie(pid_t pid)
 	return state && (state[2] == 'Z' || state[2] == 'X');
 }
 
+uint64_t session_started(pid_t pid)
+{
+	_cleanup_close_ int fd = open_proc(pid, "stat", 0);
+	char text[1024];
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	const char *at;
+
+	if (n <= 0)
+		return 0;
+	text[n] = '\0';
+	/* The 22nd; the second, in brackets, may have anything in it. */
+	at = strrchr(text, ')');
+	for (unsigned i = 2; at && i < 22; i++)
+		at = strchr(at + 1, ' ');
+	return at ? strtoull(at, NULL, 10) : 0;
+}
+
 bool session_has_execed(const struct session *s)
 {
 	pid_t mover = s->mover_pid;

@@ -267,6 +267,7 @@ struct session {
 	/* engine */
 	struct session *next;
 	bool introduced; /* its hello is through: pid and descriptors may be read */
+	uint32_t kept_kinds; /* of its descriptors, those with the service manager */
 	uint64_t poisoned_logged;
 	char command[64];
 	char cgroup[256];
@@ -288,6 +289,8 @@ static inline enum session_state session_state(const struct session *s)
 /* Opens what /proc tells of a process: maps, smaps, statm and tasks. 0 or
    negative errno, when some may be open already. */
 int session_open_proc(pid_t pid, struct session_fds *fds);
+/* When a process was started, in ticks since the boot; 0: it can't be known. */
+uint64_t session_started(pid_t pid);
 /* Closes all that are open; those that can block, by the reaper. */
 void session_close_fds(const struct session_fds *fds);
 /* Pages that are with us: STAGED + FILL + STORED (+ FETCHING). Any thread. */

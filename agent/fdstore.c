@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "agent/fdstore.h"
+
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include "common/kept.h"
+#include "common/log.h"
+#include "common/util.h"
+#include "engine/engine.h"
+
+#define FILE_PREFIX "k."
+#define NAMES_MAX (120u * 1024u) /* LISTEN_FDNAMES may have 128 KiB */
+#define SYNC_USEC 2000000u
+
+/* What has come back, until it is in the records. */
+struct passed {
+	struct engine_kept_fd *v;
+	unsigned nr, room;
+};
+
+static struct passed passed;
+static unsigned max_fds; /* 0: there is no store */
+static unsigned nr_fds, names_bytes;
+static bool files_are_there;
+
+void fdstore_init(void)
+{
+	const char *max = getenv("FDSTORE"); /* systemd 254, and our unit for older ones */
+	struct rlimit limit;
+
+	if (!max || !getenv("NOTIFY_SOCKET"))
+		return;
+	max_fds = (unsigned)strtoul(max, NULL, 10);
+	/* The manager passes them with this limit; more, and we never start again. */
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur / 2 < max_fds)
+		max_fds = (unsigned)limit.rlim_cur / 2;
+}
+
+bool fdstore_is_there(void)
+{
+	return max_fds > 0;
+}
+
+bool fdstore_take(const char *name, int fd)
+{
+	struct engine_kept_fd *v;
+	char *end;
+
+	nr_fds++;
+	names_bytes += (unsigned)strlen(name) + 1;
+	files_are_there |= strncmp(name, FILE_PREFIX, strlen(FILE_PREFIX)) == 0;
+	if (strncmp(name, FILE_PREFIX, strlen(FILE_PREFIX)) == 0)
+		return strlen(name) < KEPT_NAME && kept_set_fd(name + strlen(FILE_PREFIX), fd) == 0;
+	if (!strchr(ENGINE_KEPT_KINDS, name[0]))
+		return false;
+	if (passed.nr == passed.room) {
+		v = realloc(passed.v, (passed.room * 2 + 64) * sizeof(*v));
+		if (!v)
+			return false;
+		passed.v = v;
+		passed.room = passed.room * 2 + 64;
+	}
+	v = &passed.v[passed.nr];
+	*v = (struct engine_kept_fd){ .kind = name[0], .fd = fd };
+	v->record = (unsigned)strtoul(name + 1, &end, 36);
+	if (end == name + 1 || *end)
+		return false;
+	passed.nr++;
+	return true;
+}
+
+bool fdstore_taken(void)
+{
+	int r = engine_import_fds(passed.v, passed.nr);
+
+	free(passed.v);
+	passed = (struct passed){ 0 };
+	if (r == 0)
+		return true;
+	if (r == -ENOTSUP)
+		log_error("the programs attached were served by a newer agent, whose memory this one "
+			  "can't read: start that one again (and drain it, before an older one is to run)");
+	else
+		log_error("what the agent before this one has left can't be read: %s", strerror(-r));
+	return false;
+}
+
+static int put(const char *name, int fd)
+{
+	char text[64];
+	int r;
+
+	snprintf(text, sizeof(text), "FDSTORE=1\nFDPOLL=0\nFDNAME=%s", name);
+	r = sd_pid_notify_with_fds(0, false, text, &fd, 1);
+	if (r < 0)
+		log_error("the service manager's store of descriptors: %s", strerror(-r));
+	return r < 0 ? r : 0;
+}
+
+void fdstore_put_files(void)
+{
+	char stored[KEPT_NAME + sizeof(FILE_PREFIX)];
+	const char *name;
+	int fd;
+
+	if (!max_fds || files_are_there)
+		return;
+	files_are_there = true;
+	for (unsigned i = 0; (fd = kept_nth_fd(i, &name)) >= 0; i++) {
+		if (!kept_version(name))
+			continue; /* a socket */
+		snprintf(stored, sizeof(stored), FILE_PREFIX "%s", name);
+		if (put(stored, fd) == 0) {
+			nr_fds++;
+			names_bytes += (unsigned)strlen(stored) + 1;
+		}
+	}
+	fdstore_sync();
+}
+
+static const char *name_of(char *name, size_t size, char kind, unsigned record)
+{
+	static const char digits[] = "0123456789abcdefghijklmnopqrstuvwxyz";
+	char text[16];
+	unsigned n = 0;
+
+	do
+		text[n++] = digits[record % 36];
+	while (record /= 36);
+	assert(n + 2 <= size);
+	*name = kind;
+	for (unsigned i = 0; i < n; i++)
+		name[i + 1] = text[n - 1 - i];
+	name[n + 1] = '\0';
+	return name;
+}
+
+int fdstore_put(char kind, unsigned record, int fd)
+{
+	char name[16];
+	unsigned size = (unsigned)strlen(name_of(name, sizeof(name), kind, record)) + 1;
+	int r;
+
+	if (!max_fds)
+		return 0;
+	if (fd >= 0 && (nr_fds + 1 > max_fds || names_bytes + size > NAMES_MAX))
+		return -ENOSPC;
+	r = fd < 0 ? 0 : put(name, fd);
+	if (r == 0) {
+		nr_fds++;
+		names_bytes += size;
+	}
+	return r;
+}
+
+void fdstore_remove(char kind, unsigned record)
+{
+	char name[16], text[64];
+
+	if (!max_fds)
+		return;
+	name_of(name, sizeof(name), kind, record);
+	snprintf(text, sizeof(text), "FDSTOREREMOVE=1\nFDNAME=%s", name);
+	if (sd_notify(false, text) < 0)
+		return;
+	nr_fds -= MIN(nr_fds, 1u);
+	names_bytes -= MIN(names_bytes, (unsigned)strlen(name) + 1);
+}
+
+void fdstore_sync(void)
+{
+	int r = max_fds ? sd_notify_barrier(false, SYNC_USEC) : 0;
+
+	if (r < 0)
+		log_warning("the service manager does not say that it has our descriptors: %s", strerror(-r));
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * fdstore: the service manager's store of descriptors (sd_notify(3), FDSTORE=1),
+ * the second line behind the keeper: when keeper and worker are killed together,
+ * or the service is restarted, the manager passes all of them to the next agent.
+ *
+ * There, kept files are "k.NAME", and the descriptors of a session a letter and
+ * the number of its record: short, since all names together must fit into one
+ * variable of the environment. What doesn't fit is refused, never lost.
+ *
+ * Threads: the control thread; fdstore_take runs before there is a worker.
+ */
+#ifndef USWAP_FDSTORE_H
+#define USWAP_FDSTORE_H
+
+#include <stdbool.h>
+
+/* Is there one, and how much goes into it? */
+void fdstore_init(void);
+bool fdstore_is_there(void);
+/* A passed descriptor of this name was one of ours: it is where it was. */
+bool fdstore_take(const char *name, int fd);
+/* All have been taken: the records name what has come back. False: what is kept
+   is of a newer agent, and must be left alone. */
+bool fdstore_taken(void);
+/* The kept files, as soon as there are all of them. */
+void fdstore_put_files(void);
+/* A session's; 0, or -ENOSPC. Safe after fdstore_sync. fd -1: it is there. */
+int fdstore_put(char kind, unsigned record, int fd);
+void fdstore_remove(char kind, unsigned record);
+/* Waits until the manager has them. */
+void fdstore_sync(void);
+
+#endif
