@@ -9,6 +9,7 @@ EXTRA_DIST += \
 	docs/ARCHITECTURE.md \
 	docs/INVARIANTS.md \
 	docs/PERFORMANCE.md \
+	docs/STORE-FORMAT.md \
 	quickstart \
 	run-tests \
 	scripts/install-packages \

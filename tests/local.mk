@@ -58,6 +58,7 @@ UNIT_TESTS = \
 	tests/unit/test_objects \
 	tests/unit/test_policy \
 	tests/unit/test_proc \
+	tests/unit/test_sealed \
 	tests/unit/test_slot \
 	tests/unit/test_slotmap \
 	tests/unit/test_staging \
@@ -167,6 +168,10 @@ tests_unit_test_staging_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) 
 
 tests_unit_test_tiers_SOURCES = tests/unit/test_tiers.c
 tests_unit_test_tiers_LDADD = $(tests_unit_test_blobstore_LDADD)
+
+tests_unit_test_sealed_SOURCES = tests/unit/test_sealed.c
+tests_unit_test_sealed_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
+EXTRA_DIST += tests/golden/segment-v1.bin
 
 tests_unit_test_store_SOURCES = tests/unit/test_store.c
 tests_unit_test_store_LDADD = backends/libbackends.a common/libcommon.a $(URING_LIBS) $(CHECK_LIBS) -lm
