@@ -134,6 +134,8 @@ agent_libmain_a_SOURCES = \
 	agent/check.c \
 	agent/check_kernel.c \
 	agent/checks.h \
+	agent/collect.c \
+	agent/collect.h \
 	agent/config.c \
 	agent/config.h \
 	agent/config_keys.c \

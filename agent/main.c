@@ -20,6 +20,7 @@
 #include <systemd/sd-event.h>
 
 #include "agent/checks.h"
+#include "agent/collect.h"
 #include "agent/drain.h"
 #include "agent/fdstore.h"
 #include "agent/options.h"
@@ -425,6 +426,8 @@ int main(int argc, char *argv[])
 		return EXIT_SUCCESS;
 	}
 	config_resolve_store(&agent.settings, check_total_memory());
+	if (agent.options.action == OPTIONS_COLLECT_HOST)
+		return collect_run(agent.settings.store, agent.options.host) ? EXIT_SUCCESS : EXIT_FAILURE;
 	if (agent.options.action == OPTIONS_CHECK)
 		return check_run(&agent.settings) ? EXIT_SUCCESS : EXIT_FAILURE;
 	log_set_level((enum log_level)agent.settings.log_level);

@@ -16,6 +16,7 @@ enum {
 	OPT_FOREGROUND,
 	OPT_CHECK_CONFIG,
 	OPT_CHECK,
+	OPT_COLLECT_HOST,
 	OPT_VERSION,
 	OPT_HELP,
 	OPT_KEY, /* + index into config_keys */
@@ -45,6 +46,8 @@ static void help(void)
 	       "  --foreground           for a terminal: say when it is ready and what goes on\n"
 	       "  --check-config         check the configuration, print what is in force, exit\n"
 	       "  --check                check what this machine can do, line by line, exit\n"
+	       "  --collect-host=ID      remove what a host that will not come back has left in a\n"
+	       "                         pool of Store=, see uswap-rados(7), exit\n"
 	       "  --version              print the version and exit\n"
 	       "  --help                 print this and exit\n"
 	       "\n"
@@ -71,6 +74,7 @@ static const struct option long_options[] = {
 	{ "foreground", no_argument, NULL, OPT_FOREGROUND },
 	{ "check-config", no_argument, NULL, OPT_CHECK_CONFIG },
 	{ "check", no_argument, NULL, OPT_CHECK },
+	{ "collect-host", required_argument, NULL, OPT_COLLECT_HOST },
 	{ "version", no_argument, NULL, OPT_VERSION },
 	{ "help", no_argument, NULL, OPT_HELP },
 	{ NULL, 0, NULL, 0 },
@@ -108,6 +112,10 @@ int options_parse(struct options *options, int argc, char *argv[])
 			break;
 		case OPT_CHECK:
 			options->action = OPTIONS_CHECK;
+			break;
+		case OPT_COLLECT_HOST:
+			options->action = OPTIONS_COLLECT_HOST;
+			options->host = optarg;
 			break;
 		case OPT_VERSION:
 			printf("uswap-agent %s\n", PACKAGE_VERSION);

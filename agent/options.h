@@ -9,6 +9,7 @@ enum options_action {
 	OPTIONS_RUN,
 	OPTIONS_CHECK,
 	OPTIONS_CHECK_CONFIG,
+	OPTIONS_COLLECT_HOST,
 	OPTIONS_EXIT, /* --help, --version: done */
 };
 
@@ -16,6 +17,7 @@ struct options {
 	enum options_action action;
 	const char *config; /* NULL: the system's */
 	bool foreground;
+	const char *host; /* OPTIONS_COLLECT_HOST: whose */
 	/* by index into config_keys; NULL: not given */
 	const char *value[64];
 	char *stores; /* behind value, where --store was repeated */

@@ -10,6 +10,7 @@ backends_libbackends_a_SOURCES = \
 	backends/file_super.c \
 	backends/memory.c \
 	backends/objects.c \
+	backends/objects_collect.c \
 	backends/objects.h \
 	backends/objects_keep.c \
 	backends/objects_private.h \

@@ -45,4 +45,10 @@ struct objects_settings {
 struct store *store_objects_new(const struct objstore_ops *ops, void *self,
 				const struct objects_settings *settings);
 
+/* Removes what a host has left that will not come back; blocks. How many
+   segments there were, or a negative errno and *error for people. Takes self
+   over. */
+int64_t objects_collect(const struct objstore_ops *ops, void *self, const char *host,
+			const char **error);
+
 #endif

@@ -580,11 +580,9 @@ static void kept_name(const struct spec *spec, char *name, size_t size)
 	snprintf(name, size, "rados.%016" PRIx64, XXH3_64bits(text, (size_t)n));
 }
 
-struct store *store_rados_open(const char *text, const char **error)
+/* Not connected yet. NULL and *error. */
+static struct rados *rados_new(const char *text, const char **error)
 {
-	struct objects_settings settings;
-	char kept[24], where[96];
-	struct store *store;
 	struct rados *r = calloc(1, sizeof(*r));
 
 	if (!r || !parse(&r->spec, text, error) || !(lib = rados_library_load(error))) {
@@ -592,6 +590,25 @@ struct store *store_rados_open(const char *text, const char **error)
 		return NULL;
 	}
 	pthread_rwlock_init(&r->lock, NULL);
+	return r;
+}
+
+int64_t store_rados_collect(const char *text, const char *host, const char **error)
+{
+	struct rados *r = rados_new(text, error);
+
+	return r ? objects_collect(&rados_ops, r, host, error) : -EINVAL;
+}
+
+struct store *store_rados_open(const char *text, const char **error)
+{
+	struct objects_settings settings;
+	char kept[24], where[96];
+	struct store *store;
+	struct rados *r = rados_new(text, error);
+
+	if (!r)
+		return NULL;
 	kept_name(&r->spec, kept, sizeof(kept));
 	snprintf(where, sizeof(where), "pool %s%s%.20s", r->spec.pool,
 		 r->spec.namespace[0] ? "/" : "", r->spec.namespace);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* A build without librados: says so. */
+#include <errno.h>
+
 #include "backends/store.h"
 
 bool store_rados_check(const char *text, const char **error)
@@ -13,4 +15,11 @@ struct store *store_rados_open(const char *text, const char **error)
 {
 	store_rados_check(text, error);
 	return NULL;
+}
+
+int64_t store_rados_collect(const char *text, const char *host, const char **error)
+{
+	(void)host;
+	store_rados_check(text, error);
+	return -EOPNOTSUPP;
 }

@@ -208,3 +208,16 @@ struct store *store_open(const char *spec, const char **error)
 
 	return kind >= 0 ? kinds[kind].open(text, error) : NULL;
 }
+
+int64_t store_collect_host(const char *spec, const char *host, const char **error)
+{
+	const char *text;
+	int kind = find_kind(spec, &text, error);
+
+	if (kind < 0)
+		return -EINVAL;
+	if (kinds[kind].open == store_rados_open)
+		return store_rados_collect(text, host, error);
+	store_refuse(error, "store \"%s\": no other host has anything in it", kinds[kind].name);
+	return -EINVAL;
+}

@@ -174,6 +174,10 @@ struct store *store_close(struct store *store);
 /* What follows "rados:", with and without librados (rados.c, rados_stub.c). */
 bool store_rados_check(const char *text, const char **error);
 struct store *store_rados_open(const char *text, const char **error);
+/* Removes what a host has left there that will not come back; blocks. spec: a
+   word of Store=. How many segments, or a negative errno and *error. */
+int64_t store_collect_host(const char *spec, const char *host, const char **error);
+int64_t store_rados_collect(const char *text, const char *host, const char **error);
 
 int store_segment_new(struct store *store, uint32_t *segment);
 int store_write(struct store *store, uint32_t segment, size_t offset, const void *buf, size_t len);

@@ -28,6 +28,7 @@ struct ctl {
 	bool all;	     /* --all of evict and restore */
 	uint64_t limit;	     /* --limit of run, 0: none */
 	bool allow_unmanaged;
+	const char *host;    /* --host of gc */
 
 	sd_bus *bus;
 };
@@ -57,6 +58,7 @@ int verb_evict(struct ctl *ctl, int argc, char *argv[]);
 int verb_restore(struct ctl *ctl, int argc, char *argv[]);
 int verb_drain(struct ctl *ctl, int argc, char *argv[]);
 int verb_run(struct ctl *ctl, int argc, char *argv[]);
+int verb_gc(struct ctl *ctl, int argc, char *argv[]);
 int verb_check(struct ctl *ctl, int argc, char *argv[]);
 
 #endif

@@ -240,7 +240,8 @@ int verb_run(struct ctl *ctl, int argc, char *argv[])
 	return cant_run(argv[0], errno);
 }
 
-int verb_check(struct ctl *ctl, int argc, char *argv[])
+/* What the agent's program does by itself, without one that runs. */
+static int run_agent(const char *option)
 {
 	static const char *const beside[] = { "../agent/uswap-agent", "uswap-agent",
 					      "../sbin/uswap-agent" };
@@ -248,9 +249,29 @@ int verb_check(struct ctl *ctl, int argc, char *argv[])
 	int r = find_beside(beside, ARRAY_SIZE(beside), SBINDIR "/uswap-agent", path);
 
 	if (r == 0) {
-		execl(path, "uswap-agent", "--check", (char *)NULL);
+		execl(path, "uswap-agent", option, (char *)NULL);
 		r = -errno;
 	}
 	ctl_complain("%s: %s", path, strerror(-r));
 	return CTL_FAILED;
+}
+
+int verb_check(struct ctl *ctl, int argc, char *argv[])
+{
+	return run_agent("--check");
+}
+
+int verb_gc(struct ctl *ctl, int argc, char *argv[])
+{
+	char option[64];
+
+	if (!ctl->host) {
+		ctl_complain("gc: --host=ID says whose segments go");
+		return CTL_USAGE;
+	}
+	if (snprintf(option, sizeof(option), "--collect-host=%s", ctl->host) >= (int)sizeof(option)) {
+		ctl_complain("--host=%.40s...: is no host id", ctl->host);
+		return CTL_USAGE;
+	}
+	return run_agent(option);
 }

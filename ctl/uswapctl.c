@@ -23,6 +23,7 @@ enum {
 	OPT_ALL,
 	OPT_LIMIT,
 	OPT_ALLOW_UNMANAGED,
+	OPT_HOST,
 };
 
 /* Options of all verbs, then those of some. */
@@ -36,6 +37,7 @@ static const struct option long_options[] = {
 	{ "all", no_argument, NULL, OPT_ALL },
 	{ "limit", required_argument, NULL, OPT_LIMIT },
 	{ "allow-unmanaged", no_argument, NULL, OPT_ALLOW_UNMANAGED },
+	{ "host", required_argument, NULL, OPT_HOST },
 	{ NULL, 0, NULL, 0 },
 };
 
@@ -84,6 +86,8 @@ static int verb_help(struct ctl *ctl, int argc, char *argv[])
 	       "  run [--limit=SIZE] [--allow-unmanaged] -- COMMAND [ARG...]\n"
 	       "                             run COMMAND under uswap, at most SIZE of it resident\n"
 	       "  check                      what this machine can do, line by line\n"
+	       "  gc --host=ID               remove what a host has left in a Ceph pool that will\n"
+	       "                             not come back\n"
 	       "  version, help\n"
 	       "\n"
 	       "Options:\n"
@@ -94,6 +98,7 @@ static int verb_help(struct ctl *ctl, int argc, char *argv[])
 	       "  --all                      evict, restore: all programs\n"
 	       "  --limit=SIZE               run: resident memory COMMAND is held to\n"
 	       "  --allow-unmanaged          run: run COMMAND even if the agent is not running\n"
+	       "  --host=ID                  gc: the host\n"
 	       "  --help, --version\n"
 	       "\n"
 	       "The agent is found at --address or $USWAP_BUS_ADDRESS, else beside $USWAP_SOCKET,\n"
@@ -138,6 +143,7 @@ static const struct verb {
 	{ "drain", verb_drain, 0, false, false },
 	{ "run", verb_run, -1, false, true },
 	{ "check", verb_check, 0, false, false },
+	{ "gc", verb_gc, 0, false, false },
 	{ "version", verb_version, 0, false, false },
 	{ "help", verb_help, 0, false, false },
 };
@@ -196,6 +202,9 @@ static int set_option(struct ctl *ctl, int c, const struct verb **verb)
 		return CTL_OK;
 	case OPT_LIMIT:
 		return set_limit(ctl, optarg);
+	case OPT_HOST:
+		ctl->host = optarg;
+		return CTL_OK;
 	case OPT_ALLOW_UNMANAGED:
 		ctl->allow_unmanaged = true;
 		return CTL_OK;
@@ -232,6 +241,8 @@ static int check_usage(const struct ctl *ctl, const struct verb *verb, int argc)
 		ctl_complain("%s: takes no --all", verb->name);
 	else if ((ctl->limit || ctl->allow_unmanaged) && !verb->command)
 		ctl_complain("%s: --limit and --allow-unmanaged are for run", verb->name);
+	else if (ctl->host && verb->run != verb_gc)
+		ctl_complain("%s: --host is for gc", verb->name);
 	else if (verb->max_args >= 0 && argc > verb->max_args)
 		ctl_complain("%s: takes no arguments", verb->name);
 	else

@@ -290,7 +290,9 @@ LIVE_TESTS = \
 
 CEPH_TESTS = \
 	tests/ceph/test_access.sh \
+	tests/ceph/test_agent.sh \
 	tests/ceph/test_cluster.sh \
+	tests/ceph/test_evict.sh \
 	tests/ceph/test_full_pool.sh \
 	tests/ceph/test_hosts.sh \
 	tests/ceph/test_osd.sh

@@ -6,7 +6,7 @@ _uswap_agent() {
 	local cur=${COMP_WORDS[COMP_CWORD]}
 
 	mapfile -t COMPREPLY < <(compgen -W '--config= --socket= --store= --bus-address= --foreground
-		--check-config --check --version --help' -- "$cur")
+		--check-config --check --collect-host= --version --help' -- "$cur")
 	if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]]; then
 		compopt -o nospace
 	fi

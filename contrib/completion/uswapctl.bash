@@ -4,7 +4,7 @@
 
 _uswapctl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb='' i
-	local verbs='status stats list evict restore drain run check version help'
+	local verbs='status stats list evict restore drain run check gc version help'
 	local opts='--json= --no-legend -n --bytes -b --address= --help --version'
 	local -a words=()
 
@@ -30,6 +30,9 @@ _uswapctl() {
 		[ "$verb" = stats ] || opts="--all $opts"
 		mapfile -t words < <(compgen -W "$opts $(uswapctl list -n 2>/dev/null |
 			awk '{ print $1 }')" -- "$cur")
+		;;
+	gc)
+		mapfile -t words < <(compgen -W "--host= $opts" -- "$cur")
 		;;
 	run)
 		for ((i++; i < COMP_CWORD; i++)); do

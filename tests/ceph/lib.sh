@@ -130,3 +130,8 @@ tier() {
 tier_is() {
 	[ "$(tier "$1" state)" = "$2" ]
 }
+
+# tier_works NAME: up, perhaps with something to tell of the past
+tier_works() {
+	[[ $(tier "$1" state) == @(up|degraded) ]]
+}

@@ -43,6 +43,29 @@ wait_until 30 "what the earlier one left to go" none_of_old
 load_right "$LOAD" "after its own restart"
 load_right "$alpha" "beside a host that came back"
 load_stop "$LOAD"
+
+# a host that will not come back
+load_start host=gamma
+load_goes_on "$LOAD"
+gc() {
+	timeout 60 "$AGENT" --store "rados:uswap,conf=$CEPH_CONF" "--collect-host=$1" >"$DIR/gc" 2>&1
+}
+! gc gamma || fail "a living host was removed: $(cat "$DIR/gc")"
+grep -q "host gamma is alive: client\." "$DIR/gc" || fail "gc: $(cat "$DIR/gc")"
+load_right "$LOAD" "after it was to be removed"
+! gc nobody || fail "a host that never was: $(cat "$DIR/gc")"
+grep -q "there is none of this id" "$DIR/gc" || fail "gc: $(cat "$DIR/gc")"
+kill -KILL "${PEER_PIDS[LOAD]}"
+peer_close "$LOAD"
+left=$(objects_like '^s\.gamma\.')
+[ "$left" -gt 0 ] || fail "nothing is left of a host that died"
+wait_until 30 "the lease to end: $(cat "$DIR/gc")" gc gamma
+grep -qx "host gamma: $left segments removed, its clients are blocklisted" "$DIR/gc" ||
+	fail "gc: $(cat "$DIR/gc")"
+[ "$(objects_like '\.gamma')" = 0 ] || fail "left of a host: $(objects)"
+timeout 20 ceph osd blocklist ls 2>/dev/null | grep -q 127.0.0.1 || fail "nobody is blocklisted"
+load_goes_on "$alpha"
+load_right "$alpha" "after another host was removed"
 load_stop "$alpha"
 [ "$(objects_like .)" = 0 ] || fail "left in the pool: $(objects)"
 say "passed"
