@@ -26,7 +26,7 @@ static bool find_calls(struct rados_library *library, void *handle)
 
 		if (!address)
 			return false;
-		*(void **)((char *)library + calls[i].offset) = address;
+		*(void **)(void *)((char *)library + calls[i].offset) = address;
 	}
 	return true;
 }
