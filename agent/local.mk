@@ -88,6 +88,7 @@ agent_libflow_a_SOURCES = \
 	agent/flow/flow.c \
 	agent/flow/flow.h \
 	agent/flow/order.h \
+	agent/flow/prefetch.c \
 	agent/flow/refault.c \
 	agent/flow/room.c
 

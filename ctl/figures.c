@@ -49,6 +49,25 @@ const struct figure_row figure_rows[] = {
 	    duplicate),
 	ROW("IncompressiblePagesTotal", "incompressible_pages_total", "pages that don't compress",
 	    't', incompressible),
+	ROW("PrefetchedPagesTotal", "prefetched_pages_total", "pages brought back ahead", 't',
+	    prefetched),
+	ROW("PrefetchUsedPagesTotal", "prefetch_used_pages_total", "  of those used", 't',
+	    prefetch_used),
+	ROW("UnpackUSecTotal", "unpack_usec_total", "time decompressing", 't', unpack_usec),
+	ROW("PackUSecTotal", "pack_usec_total", "time packing", 't', pack_usec),
+	ROW("PackedPagesTotal", "packed_pages_total", "pages packed", 't', packed),
+	ROW("PlainPagesTotal", "plain_pages_total", "  by themselves", 't', plain),
+	ROW("DictionaryPagesTotal", "dictionary_pages_total", "  with a dictionary", 't', dictionary),
+	ROW("DictionarySavedBytesTotal", "dictionary_saved_bytes_total", "  saved by that", 't',
+	    dictionary_saved),
+	ROW("DeltaPagesTotal", "delta_pages_total", "  as differences", 't', delta),
+	ROW("DeltaBytesTotal", "delta_bytes_total", "  bytes of those", 't', delta_bytes),
+	ROW("Dictionaries", "dictionaries", "dictionaries in use", 't', dictionaries),
+	ROW("RecompressedPagesTotal", "recompressed_pages_total", "pages compressed again", 't',
+	    recompressed),
+	ROW("RecompressSavedBytesTotal", "recompress_saved_bytes_total", "  saved by that", 't',
+	    recompress_saved),
+	ROW("CompactedBytesTotal", "compacted_bytes_total", "bytes put together", 't', compacted),
 	ROW("BusyPagesTotal", "busy_pages_total", "pages that couldn't be moved", 't', busy),
 	ROW("PoisonedPagesTotal", "poisoned_pages_total", "pages lost", 't', poisoned),
 	ROW("StallUSecTotal", "stall_usec_total", "stall time", 't', stall_usec),
@@ -325,6 +344,16 @@ double figures_same_share(const struct figures *f)
 double figures_dup_share(const struct figures *f)
 {
 	return f->pages_out ? (double)f->duplicate / (double)f->pages_out : 0;
+}
+
+double figures_pack_usec(const struct figures *f)
+{
+	return f->packed ? (double)f->pack_usec / (double)f->packed : 0;
+}
+
+double figures_unpack_usec(const struct figures *f)
+{
+	return f->major ? (double)f->unpack_usec / (double)f->major : 0;
 }
 
 uint64_t figures_latency_ns(const struct figures *f, double share)

@@ -33,6 +33,8 @@ struct figures {
 	char version[FIGURES_TEXT];
 	uint32_t n_processes;
 	uint64_t held, staging, metadata, store_capacity, store_used, store_live, store_blobs;
+	uint64_t pack_usec, packed, plain, dictionary, dictionary_saved, dictionaries;
+	uint64_t delta, delta_bytes, recompressed, recompress_saved, compacted;
 	uint64_t store_errors, attach_refused;
 	struct tier tiers[FIGURES_TIERS];
 	unsigned nr_tiers;
@@ -45,6 +47,7 @@ struct figures {
 	int enabled;
 	uint64_t resident, registered, evicted, staged, fill, stored;
 	uint64_t pages_out, pages_in, faults, refaults, major, zero, duplicate, incompressible;
+	uint64_t prefetched, prefetch_used, unpack_usec;
 	uint64_t busy, poisoned, stall_usec;
 	struct bucket latency[FIGURES_BUCKETS];
 	unsigned nr_latency;
@@ -79,6 +82,9 @@ int figures_get_all(struct ctl *ctl, struct figures **v, size_t *n);
 double figures_ratio(const struct figures *f);
 double figures_same_share(const struct figures *f);
 double figures_dup_share(const struct figures *f);
+/* Microseconds of processor time for a page packed, and for one decompressed. */
+double figures_pack_usec(const struct figures *f);
+double figures_unpack_usec(const struct figures *f);
 /* Service time that a share of the refaults didn't exceed (the upper bound of
    its bucket), 0: there were none. */
 uint64_t figures_latency_ns(const struct figures *f, double share);

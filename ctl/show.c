@@ -239,6 +239,14 @@ void show_stats(const struct ctl *ctl, const struct figures *f)
 	table_add(&t, "%.1f%%", figures_same_share(f) * 100);
 	table_add(&t, "duplicate share");
 	table_add(&t, "%.1f%%", figures_dup_share(f) * 100);
+	if (f->packed) {
+		table_add(&t, "packing, a page");
+		add_time(&t, (uint64_t)(figures_pack_usec(f) * NSEC_PER_USEC));
+	}
+	if (f->major) {
+		table_add(&t, "decompressing, a page");
+		add_time(&t, (uint64_t)(figures_unpack_usec(f) * NSEC_PER_USEC));
+	}
 	table_add(&t, "refault latency p50");
 	add_time(&t, figures_latency_ns(f, 0.5));
 	table_add(&t, "refault latency p99");

@@ -52,6 +52,8 @@ static void json_figures(struct json *json, const char *key, const struct figure
 	json_real(json, "ratio", figures_ratio(f));
 	json_real(json, "same_filled_share", figures_same_share(f));
 	json_real(json, "duplicate_share", figures_dup_share(f));
+	json_real(json, "pack_usec_per_page", figures_pack_usec(f));
+	json_real(json, "unpack_usec_per_page", figures_unpack_usec(f));
 	json_number(json, "refault_latency_p50_ns", figures_latency_ns(f, 0.5));
 	json_number(json, "refault_latency_p99_ns", figures_latency_ns(f, 0.99));
 	json_open(json, "refault_latency_histogram", '[');

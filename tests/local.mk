@@ -280,6 +280,7 @@ LIVE_TESTS = \
 	tests/live/test_mappings.sh \
 	tests/live/test_never.sh \
 	tests/live/test_orders.sh \
+	tests/live/test_prefetch.sh \
 	tests/live/test_programs.sh \
 	tests/live/test_redis.sh \
 	tests/live/test_room.sh \

@@ -42,6 +42,9 @@ struct engine_counters {
 	uint64_t zero_total;	   /* first touches answered with zeros (messages) */
 	uint64_t duplicate_pages_total; /* dedup hits when packing */
 	uint64_t incompressible_total;	/* pages brought back since they don't compress */
+	uint64_t prefetched_total;	/* pages brought back before they were touched */
+	uint64_t prefetch_used_total;	/* of those, in windows that touches went on past */
+	uint64_t unpack_ns_total;	/* making pages whole again */
 	uint64_t busy_total;		/* pages the kernel refused to move (shared, pinned) */
 	uint64_t poisoned_total;
 	uint64_t stall_ns_total; /* time threads were seen waiting for us */
@@ -106,6 +109,13 @@ struct engine_stats {
 	uint64_t staging_bytes;	    /* memory in use by staging */
 	uint64_t metadata_bytes;    /* tables, index, slots */
 	uint64_t held_bytes;	    /* all we keep: store used + staging + metadata */
+	/* how pages went into the store, since the start */
+	uint64_t pack_ns_total; /* processor time */
+	uint64_t packed_total;	/* pages it was spent on */
+	uint64_t plain_total, dictionary_total, delta_total;
+	uint64_t dictionary_saved_bytes, delta_bytes_total, dictionaries;
+	uint64_t recompressed_total, recompress_saved_bytes;
+	uint64_t compacted_bytes_total;
 	uint64_t store_errors_total;
 	uint64_t attach_refused_total;
 	struct engine_tier tiers[ENGINE_TIERS]; /* the fastest first */

@@ -305,6 +305,8 @@ static void *run(void *arg)
 		if (!owner_take_mail(o))
 			break;
 		wait = owner_run_jobs(o);
+		if (prefetch_step(o))
+			wait = 0;
 		owner_commit_deferred(o);
 		if (o->unquiet)
 			owner_settle(o);
@@ -346,7 +348,7 @@ int owner_open(struct owner *o, struct flow *flow, int level)
 	if (!o->ring) /* nobody keeps it */
 		o->ring = o->own_ring = calloc(1, sizeof(*o->ring));
 	o->codec = codec_new(level);
-	o->page = aligned_alloc(PAGE_BYTES, PAGE_BYTES);
+	o->page = aligned_alloc(PAGE_BYTES, FLOW_RUN_MAX * PAGE_BYTES);
 	if (!o->ring || !o->codec || !o->page)
 		return -ENOMEM;
 	/* What is found there has not been counted yet. */

@@ -50,6 +50,9 @@ void registry_add_counters(struct engine_counters *sum, const struct session *s)
 	sum->zero_total += counter_get(&c->zero_total);
 	sum->duplicate_pages_total += counter_get(&c->duplicate_total);
 	sum->incompressible_total += counter_get(&c->incompressible_total);
+	sum->prefetched_total += counter_get(&c->prefetched_total);
+	sum->prefetch_used_total += counter_get(&c->prefetch_used_total);
+	sum->unpack_ns_total += counter_get(&c->unpack_ns_total);
 	sum->busy_total += counter_get(&c->busy_total);
 	sum->poisoned_total += counter_get(&c->poisoned_total);
 	sum->stall_ns_total += counter_get(&c->stall_ns_total);
@@ -303,6 +306,17 @@ static void add_store_stats(struct engine *e, struct engine_stats *stats)
 	}
 	stats->staging_bytes = staging_resident_bytes(e->flow.staging);
 	stats->metadata_bytes = bs.metadata_bytes;
+	stats->pack_ns_total = e->flow.pack_ns;
+	stats->packed_total = e->flow.packed;
+	stats->plain_total = bs.encodings.plain_pages;
+	stats->dictionary_total = bs.encodings.dict_pages;
+	stats->dictionary_saved_bytes = (uint64_t)MAX(bs.encodings.dict_saved_bytes, 0);
+	stats->dictionaries = bs.dicts;
+	stats->delta_total = bs.encodings.delta_pages;
+	stats->delta_bytes_total = bs.encodings.delta_bytes;
+	stats->recompressed_total = bs.encodings.cold_pages;
+	stats->recompress_saved_bytes = bs.encodings.cold_saved_bytes;
+	stats->compacted_bytes_total = bs.compacted_bytes_total;
 	for (unsigned i = 0; i < e->nr_owners; i++)
 		stats->metadata_bytes += slot_pool_bytes(e->owners[i].owner.slots);
 	stats->held_bytes = stats->store_used_bytes + stats->staging_bytes + stats->metadata_bytes;

@@ -64,6 +64,7 @@ struct blobstore_encodings {
 	uint64_t delta_pages, delta_bytes;
 	int64_t dict_saved_bytes; /* against none; from samples */
 	uint64_t dicts_trained, dicts_retired;
+	uint64_t cold_pages, cold_saved_bytes; /* compressed again */
 };
 
 struct blobstore_stats {

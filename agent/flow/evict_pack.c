@@ -43,12 +43,26 @@ static void pack_page(struct flow *flow, struct codec *codec, struct session *s,
 	}
 }
 
+static uint64_t cpu_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * NSEC_PER_SEC + (uint64_t)ts.tv_nsec;
+}
+
 void evict_pack(struct flow *flow, struct codec *codec, struct batch *b)
 {
-	for (unsigned i = 0; i < b->nr; i++)
+	uint64_t start = cpu_ns(), packed = 0;
+
+	for (unsigned i = 0; i < b->nr; i++) {
 		if (b->page[i].result == BATCH_PAGE_PULLED)
 			pack_page(flow, codec, b->session, &b->page[i]);
 		else
 			b->page[i].result = BATCH_PAGE_SKIP;
+		packed += b->page[i].result != BATCH_PAGE_SKIP;
+	}
 	b->mail.kind = BATCH_COMMIT;
+	atomic_fetch_add_explicit(&flow->pack_ns, cpu_ns() - start, memory_order_relaxed);
+	atomic_fetch_add_explicit(&flow->packed, packed, memory_order_relaxed);
 }

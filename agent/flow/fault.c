@@ -130,6 +130,7 @@ static enum placed give_identity(struct owner *o, struct session *s)
 
 static enum placed answer(struct owner *o, struct session *s, uint64_t vpn, bool write)
 {
+	enum placed placed;
 	unsigned one = 1;
 	slot_t slot;
 
@@ -154,10 +155,15 @@ static enum placed answer(struct owner *o, struct session *s, uint64_t vpn, bool
 	case SLOT_FILL:
 		if (!room_take(o, s, 1))
 			return PLACED_NOMEM;
-		if (fetch_is_needed(o, slot)) /* counted when it has come */
-			return fetch_start(o, s, vpn, write, true);
-		counter_add(&s->counters.refaults_total, 1);
-		return refault_place(o, s, vpn, slot, write);
+		if (fetch_is_needed(o, slot)) { /* counted when it has come */
+			placed = fetch_start(o, s, vpn, write, true);
+		} else {
+			counter_add(&s->counters.refaults_total, 1);
+			placed = refault_place(o, s, vpn, slot, write);
+		}
+		if (placed == PLACED_DONE)
+			prefetch_note(o, s, vpn);
+		return placed;
 	case SLOT_POISONED:
 		return uffd_place_poison(s->fds.uffd, vpn << PAGE_SHIFT);
 	default:

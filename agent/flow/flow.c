@@ -79,6 +79,7 @@ void flow_unwatch(struct owner *o, struct session *s)
 		;
 	*at = s->next_owned;
 	s->polled = false;
+	prefetch_forget(o, s);
 }
 
 static void leave_family(struct session *s)
@@ -250,6 +251,8 @@ static bool is_stuck(struct session *s)
 
 static bool job_restore(struct owner *o, struct session *s)
 {
+	struct order *order = s->restore_order;
+
 	if (is_stuck(s)) {
 		s->in_job = false; /* closing is a job of its own */
 		flow_close(o, s);
@@ -257,9 +260,14 @@ static bool job_restore(struct owner *o, struct session *s)
 	}
 	if (!events_are_settled(s) || !gate_enter(s->gate))
 		return true; /* jobs come round */
-	for (unsigned i = 0; i < RESTORE_SLICE; i++) {
+	for (unsigned i = 0, n; i < RESTORE_SLICE; i += MAX(n, 1)) {
 		s->restore_vpn = slotmap_next(&s->slots, s->restore_vpn, SLOTMAP_VPN_MAX, FLOW_EVICTED_MASK);
-		if (s->restore_vpn == SLOTMAP_VPN_MAX || !restore_page(o, s, s->restore_vpn))
+		if (s->restore_vpn == SLOTMAP_VPN_MAX)
+			break;
+		n = refault_place_run(o, s, s->restore_vpn, RESTORE_SLICE - i);
+		if (n && order)
+			order->bytes += (uint64_t)n << PAGE_SHIFT;
+		if (!n && !restore_page(o, s, s->restore_vpn))
 			break;
 	}
 	gate_leave(s->gate);

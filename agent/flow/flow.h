@@ -26,6 +26,7 @@
 
 #define FLOW_WINDOW_MAX 512 /* pages of zeros at a time */
 #define FLOW_MESSAGES 64    /* read at a time */
+#define FLOW_RUN_MAX 32	    /* evicted pages placed by one COPY */
 
 /* States in which a page's bytes are with us. */
 #define FLOW_EVICTED_MASK                                                                   \
@@ -38,6 +39,8 @@ struct flow {
 	struct mailbox worker; /* BATCH_STAGED, BATCH_DONE, notices */
 	struct mailbox engine; /* notices, orders */
 	_Atomic uint64_t next_session_id;
+	_Atomic uint64_t pack_ns; /* processor time of the pack threads */
+	_Atomic uint64_t packed;  /* pages it was spent on */
 	_Atomic uint64_t backoff_ns; /* after a refault, doubled each time */
 	const void *zeros;	     /* FLOW_WINDOW_MAX pages that read as zero */
 	uint64_t latency_bound_ns[SESSION_LATENCY_BUCKETS];
@@ -58,7 +61,7 @@ struct owner {
 	struct slot_pool *slots;
 	struct codec *codec;
 	int epoll;
-	void *page; /* one page: what is being restored */
+	void *page; /* FLOW_RUN_MAX pages: what is being restored */
 	struct owner_ring *ring, *own_ring;
 	uint64_t event; /* number of the one that is being taken; 0: it has none */
 	bool recovering; /* events are done again, some of them by halves */
@@ -69,6 +72,7 @@ struct owner {
 	struct batch *deferred; /* commits that must wait a little */
 	struct session *jobs;  /* restoring or closing, a slice each turn */
 	struct fetches *fetches; /* fetch.c; NULL: no tier is slow */
+	struct session *ahead; /* with pages to prefetch, a chunk each turn */
 	int reserve[8];	       /* descriptors kept free for fork children */
 	uint64_t now;	       /* a moment ago: as of the last message read or mail taken */
 };
@@ -126,6 +130,9 @@ void fault_record_latency(const struct flow *flow, struct session *s, uint64_t n
 /* Places an evicted page (STAGED, STORED, FILL); on success the slot is
    RESIDENT and its reference dropped. */
 enum placed refault_place(struct owner *o, struct session *s, uint64_t vpn, slot_t slot, bool write);
+/* The same for up to max (FLOW_RUN_MAX) pages that lie one after another, by one
+   COPY. How many were placed, from the first one on; 0: no word of the reason. */
+unsigned refault_place_run(struct owner *o, struct session *s, uint64_t vpn, unsigned max);
 /* The page could not be placed for good (gone, there already): forgets ours. */
 void refault_forget(struct owner *o, struct session *s, uint64_t vpn, slot_t slot,
 		    enum slot_state to);
@@ -152,6 +159,13 @@ int fetch_again(struct owner *o, int wait);
 /* Slots of [vpn, end) are FETCHING no more: they are carried elsewhere. */
 void fetch_forget(struct owner *o, struct session *s, uint64_t vpn, uint64_t end);
 void fetch_close(struct owner *o, struct session *s);
+
+/* prefetch.c */
+/* A touch of an evicted page was answered. */
+void prefetch_note(struct owner *o, struct session *s, uint64_t vpn);
+/* One chunk for each session; true: there is more. */
+bool prefetch_step(struct owner *o);
+void prefetch_forget(struct owner *o, struct session *s);
 
 /* room.c */
 /* May so many pages be placed now? False: there is no room. The owner. */

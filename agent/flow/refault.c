@@ -3,6 +3,7 @@
 #include "flow/flow.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "common/util.h"
 #include "flow/order.h"
@@ -53,17 +54,18 @@ void refault_forget(struct owner *o, struct session *s, uint64_t vpn, slot_t slo
 	replace(o, s, vpn, slot, slot_make(to, 0, 0));
 }
 
-/* The page's bytes, or NULL when they are lost. */
-static const void *bytes_of(struct owner *o, slot_t slot)
+/* The page's bytes, in `to` or elsewhere; NULL when they are lost. */
+static const void *bytes_of(struct owner *o, struct session *s, slot_t slot, void *to)
 {
 	struct flow *flow = o->flow;
 	uint32_t blob = (uint32_t)slot_value(slot);
+	uint64_t start;
 
 	if (slot_state(slot) == SLOT_FILL) {
 		if (slot_value(slot) == 0)
 			return flow->zeros;
-		page_fill(o->page, (uint32_t)slot_value(slot));
-		return o->page;
+		page_fill(to, (uint32_t)slot_value(slot));
+		return to;
 	}
 	if (slot_state(slot) == SLOT_STAGED) {
 		uint32_t index = blob;
@@ -72,7 +74,11 @@ static const void *bytes_of(struct owner *o, slot_t slot)
 		if (!blob)
 			return staging_page(flow->staging, index);
 	}
-	return blobstore_get(flow->blobstore, o->codec, blob, o->page) == 0 ? o->page : NULL;
+	start = now_ns();
+	if (blobstore_get(flow->blobstore, o->codec, blob, to))
+		to = NULL;
+	counter_add(&s->counters.unpack_ns_total, now_ns() - start);
+	return to;
 }
 
 static enum placed lose(struct owner *o, struct session *s, uint64_t vpn, slot_t slot)
@@ -86,10 +92,24 @@ static enum placed lose(struct owner *o, struct session *s, uint64_t vpn, slot_t
 	return placed;
 }
 
+static void came_back(struct owner *o, struct session *s, uint64_t vpn, slot_t slot, bool touched)
+{
+	if (slot_state(slot) == SLOT_STORED || slot_state(slot) == SLOT_FETCHING)
+		counter_add(&s->counters.major_total, 1);
+	counter_add(&s->counters.pages_in_total, 1);
+	replace(o, s, vpn, slot, refault_backoff(o, slot, touched));
+}
+
+/* It is with us, and there at once. */
+static bool may_run(struct owner *o, slot_t slot)
+{
+	return slot_is_evicted(slot) && slot_state(slot) != SLOT_FETCHING && !fetch_is_needed(o, slot);
+}
+
 enum placed refault_place(struct owner *o, struct session *s, uint64_t vpn, slot_t slot, bool write)
 {
 	assert(slot_is_evicted(slot));
-	return refault_place_bytes(o, s, vpn, slot, write, bytes_of(o, slot));
+	return refault_place_bytes(o, s, vpn, slot, write, bytes_of(o, s, slot, o->page));
 }
 
 enum placed refault_place_bytes(struct owner *o, struct session *s, uint64_t vpn, slot_t slot, bool write,
@@ -107,9 +127,33 @@ enum placed refault_place_bytes(struct owner *o, struct session *s, uint64_t vpn
 		placed = uffd_place_copy(s->fds.uffd, address, bytes, &pages);
 	if (placed != PLACED_DONE)
 		return placed;
-	if (slot_state(slot) == SLOT_STORED || slot_state(slot) == SLOT_FETCHING)
-		counter_add(&s->counters.major_total, 1);
-	counter_add(&s->counters.pages_in_total, 1);
-	replace(o, s, vpn, slot, refault_backoff(o, slot, true));
+	came_back(o, s, vpn, slot, true);
 	return PLACED_DONE;
+}
+
+unsigned refault_place_run(struct owner *o, struct session *s, uint64_t vpn, unsigned max)
+{
+	slot_t slots[FLOW_RUN_MAX];
+	unsigned n, pages;
+
+	for (n = 0; n < MIN(max, FLOW_RUN_MAX); n++) {
+		char *to = (char *)o->page + n * PAGE_BYTES;
+		const void *bytes;
+
+		slots[n] = slotmap_get(&s->slots, vpn + n);
+		if (!may_run(o, slots[n]))
+			break;
+		bytes = bytes_of(o, s, slots[n], to);
+		if (!bytes) /* lost: whoever touches it gets to know (INV-7) */
+			break;
+		if (bytes != to)
+			memcpy(to, bytes, PAGE_BYTES);
+	}
+	pages = n;
+	if (!n || !room_use(o, s, n) ||
+	    uffd_place_copy(s->fds.uffd, vpn << PAGE_SHIFT, o->page, &pages) != PLACED_DONE)
+		return 0;
+	for (unsigned i = 0; i < pages; i++)
+		came_back(o, s, vpn + i, slots[i], false);
+	return pages;
 }

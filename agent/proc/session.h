@@ -103,6 +103,9 @@ struct session_counters { /* owner unless said */
 	_Atomic uint64_t faults_total;
 	_Atomic uint64_t refaults_total;
 	_Atomic uint64_t major_total;
+	_Atomic uint64_t unpack_ns_total;
+	_Atomic uint64_t prefetched_total;
+	_Atomic uint64_t prefetch_used_total;
 	_Atomic uint64_t zero_total;
 	_Atomic uint64_t duplicate_total;
 	_Atomic uint64_t incompressible_total;
@@ -130,6 +133,15 @@ static inline uint64_t counter_get(const _Atomic uint64_t *counter)
 struct touch_stream {
 	uint64_t next; /* vpn that would continue it */
 	uint32_t window;
+	uint32_t used;
+};
+
+/* Refaults that run in order are answered ahead (owner; flow/prefetch.c). */
+struct ahead_stream {
+	uint64_t next;	 /* vpn that would continue it; 0: none */
+	uint64_t at, to; /* what is still to be placed */
+	uint32_t window;
+	uint32_t placed; /* pages of this window */
 	uint32_t used;
 };
 
@@ -193,6 +205,10 @@ struct session {
 	struct session *next_heir;
 	struct touch_stream streams[SESSION_STREAMS];
 	uint32_t stream_clock;
+	struct ahead_stream ahead[SESSION_STREAMS];
+	uint32_t ahead_clock;
+	bool in_ahead;
+	struct session *next_ahead; /* owner's list of those with something to place */
 	bool ending;		 /* found when it was over, and is only to be closed */
 	bool blind;		 /* its slots are lost: what is missing is poisoned */
 	int recover;		 /* enum session_recover: found by a new worker, and */

@@ -112,7 +112,8 @@ static void fill(struct engine_process *p, pid_t pid, uid_t uid, uint64_t id)
 				       .faults_total = 23, .refaults_total = 29,
 				       .major_total = 31, .zero_total = 37,
 				       .duplicate_pages_total = 4, .incompressible_total = 43,
-				       .busy_total = 47, .poisoned_total = 53,
+				       .prefetched_total = 61, .prefetch_used_total = 67,
+				       .unpack_ns_total = 71000, .busy_total = 47, .poisoned_total = 53,
 				       .stall_ns_total = 59000 };
 	c->latency[20] = 98; /* 8 us */
 	c->latency[28] = 2;  /* 32 us */
@@ -196,6 +197,11 @@ void engine_get_stats(struct engine *e, struct engine_stats *s)
 				    .store_used_bytes = 4096 * 103, .store_live_bytes = 4096 * 107,
 				    .store_blobs = 109, .staging_bytes = 4096 * 113,
 				    .metadata_bytes = 127, .held_bytes = 4096 * 200 * e->n,
+				    .pack_ns_total = 73000, .packed_total = 79, .plain_total = 83,
+				    .dictionary_total = 89, .dictionary_saved_bytes = 97,
+				    .dictionaries = 101, .delta_total = 103, .delta_bytes_total = 107,
+				    .recompressed_total = 149, .recompress_saved_bytes = 151,
+				    .compacted_bytes_total = 157,
 				    .store_errors_total = 137, .attach_refused_total = 139,
 				    .tiers = { { .name = "memory", .state = "up",
 						 .capacity_bytes = 4096 * 101 },

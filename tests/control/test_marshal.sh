@@ -46,7 +46,8 @@ python3 - "$DIR/json" "$PROGRAM" <<-'END' || fail "wrong figures: $(cat "$DIR/js
 	            staged_bytes=28672, same_filled_bytes=204800, stored_bytes=130000,
 	            pages_out_total=17, pages_in_total=19, faults_total=23, refaults_total=29,
 	            major_faults_total=31, zero_faults_total=37, duplicate_pages_total=4,
-	            incompressible_pages_total=43, busy_pages_total=47, poisoned_pages_total=53,
+	            incompressible_pages_total=43, prefetched_pages_total=61, prefetch_used_pages_total=67,
+	            unpack_usec_total=71, busy_pages_total=47, poisoned_pages_total=53,
 	            stall_usec_total=59, refault_latency_p50_ns=8000, refault_latency_p99_ns=32000,
 	            refault_latency_histogram=[dict(up_to_ns=8000, count=98),
 	                                       dict(up_to_ns=32000, count=2)],
@@ -64,6 +65,10 @@ python3 - "$DIR/json" <<-'END' || fail "wrong figures: $(cat "$DIR/json")"
 	want = dict(processes_count=1, store_capacity_bytes=413696, store_used_bytes=421888,
 	            store_live_bytes=438272, store_blobs=109, staging_bytes=462848,
 	            metadata_bytes=127, held_bytes=819200, store_errors_total=137,
+	            pack_usec_total=73, packed_pages_total=79, plain_pages_total=83,
+	            dictionary_pages_total=89, dictionary_saved_bytes_total=97, dictionaries=101,
+	            delta_pages_total=103, delta_bytes_total=107, recompressed_pages_total=149,
+	            recompress_saved_bytes_total=151, compacted_bytes_total=157,
 	            attach_refused_total=139, evicted_bytes=2048000, stored_bytes=130000)
 	wrong = {k: (a.get(k), v) for k, v in want.items() if a.get(k) != v}
 	assert not wrong, wrong

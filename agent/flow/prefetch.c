@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Prefetch: where refaults run in order, the pages behind them are brought back
+ * before they are touched, in windows that grow as long as the touches go on.
+ *
+ * The touched page has been answered before any of it, and the rest is done a
+ * chunk each turn of the owner, between looks at other faults. Only pages that
+ * are with us are placed (the slots say so): never one that we did not take.
+ *
+ * The kernel has no accessed bit to tell what was of use. What can be told is
+ * that a stream went on past a window: its pages count as used then.
+ */
+#include "flow/flow.h"
+
+#include "common/util.h"
+#include "proc/gate.h"
+
+#define WINDOW_MIN 4u
+#define WINDOW_MAX 64u
+#define CHUNK 16u /* pages in one COPY: some 90 us with their decompression */
+/* The next touch may be so far behind the window: what lies between was never
+   away. */
+#define SLACK 16u
+
+#define HERE_MASK (1u << SLOT_STAGED | 1u << SLOT_STORED | 1u << SLOT_FILL)
+
+static void put_on_list(struct owner *o, struct session *s)
+{
+	if (s->in_ahead)
+		return;
+	s->in_ahead = true;
+	s->next_ahead = o->ahead;
+	o->ahead = s;
+}
+
+void prefetch_forget(struct owner *o, struct session *s)
+{
+	struct session **at;
+
+	if (!s->in_ahead)
+		return;
+	for (at = &o->ahead; *at != s; at = &(*at)->next_ahead)
+		;
+	*at = s->next_ahead;
+	s->in_ahead = false;
+}
+
+static void open_window(struct owner *o, struct session *s, struct ahead_stream *t, uint64_t vpn)
+{
+	const struct range *r = ranges_find(&s->registered, vpn << PAGE_SHIFT);
+
+	counter_add(&s->counters.prefetch_used_total, t->placed);
+	t->placed = 0;
+	t->window = MIN(MAX(t->window * 2, WINDOW_MIN), WINDOW_MAX);
+	t->at = vpn + 1;
+	t->to = r ? MIN(t->at + t->window, r->end >> PAGE_SHIFT) : t->at;
+	t->next = t->to;
+	put_on_list(o, s);
+}
+
+void prefetch_note(struct owner *o, struct session *s, uint64_t vpn)
+{
+	struct ahead_stream *oldest = &s->ahead[0];
+
+	s->ahead_clock++;
+	for (unsigned i = 0; i < SESSION_STREAMS; i++) {
+		struct ahead_stream *t = &s->ahead[i];
+
+		if (vpn >= t->at && vpn < t->to) {
+			/* Faster than we are: the rest is on its way. */
+			t->at = vpn + 1;
+			t->used = s->ahead_clock;
+			return;
+		}
+		if (t->next && vpn - t->next < SLACK) {
+			t->used = s->ahead_clock;
+			open_window(o, s, t, vpn);
+			return;
+		}
+		if (t->used < oldest->used)
+			oldest = t;
+	}
+	*oldest = (struct ahead_stream){ .next = vpn + 1, .used = s->ahead_clock };
+}
+
+/* Those in a slow tier are asked for, and come when they come. */
+static unsigned fetch_chunk(struct owner *o, struct session *s, uint64_t vpn, unsigned max)
+{
+	unsigned n = 0;
+
+	while (n < max && fetch_is_needed(o, slotmap_get(&s->slots, vpn + n)) &&
+	       fetch_start(o, s, vpn + n, false, false) == PLACED_DONE)
+		n++;
+	return n;
+}
+
+/* One chunk. False: this stream's window is done. */
+static bool place_chunk(struct owner *o, struct session *s, struct ahead_stream *t)
+{
+	unsigned n;
+
+	t->at = slotmap_next(&s->slots, t->at, t->to, HERE_MASK);
+	if (t->at >= t->to)
+		return false;
+	n = refault_place_run(o, s, t->at, (unsigned)MIN(t->to - t->at, CHUNK));
+	if (!n)
+		n = fetch_chunk(o, s, t->at, (unsigned)MIN(t->to - t->at, CHUNK));
+	t->at += n;
+	t->placed += n;
+	counter_add(&s->counters.prefetched_total, n);
+	/* What hinders it (an event, no room) is no reason to try again: a touch
+	   will. */
+	if (!n)
+		t->to = t->at;
+	return t->at < t->to;
+}
+
+/* True: there is more to do. */
+static bool step(struct owner *o, struct session *s)
+{
+	bool more = false;
+
+	if (session_state(s) >= SESSION_RESTORING || !events_are_settled(s) || !gate_enter(s->gate)) {
+		for (unsigned i = 0; i < SESSION_STREAMS; i++)
+			s->ahead[i].to = s->ahead[i].at;
+		return false;
+	}
+	for (unsigned i = 0; i < SESSION_STREAMS; i++)
+		more |= s->ahead[i].at < s->ahead[i].to && place_chunk(o, s, &s->ahead[i]);
+	gate_leave(s->gate);
+	return more;
+}
+
+bool prefetch_step(struct owner *o)
+{
+	struct session *next;
+
+	for (struct session *s = o->ahead; s; s = next) {
+		next = s->next_ahead;
+		if (!step(o, s))
+			prefetch_forget(o, s);
+	}
+	return o->ahead;
+}

@@ -1,0 +1,72 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Pages that are read in order come back ahead of the reader, those touched at
+# random don't; every byte is right, also where mappings change meanwhile (that
+# is what test_mappings.sh does all the time). And the store has learned from
+# the pages.
+# shellcheck source=tests/live/lib.sh
+. "${srcdir:-.}/tests/live/lib.sh"
+
+agent_config() {
+	cat <<-'END'
+		[Policy]
+		GraceSec=0
+		MinResident=0
+		StartDelaySec=86400
+	END
+}
+
+evict_all() {
+	timeout $((120 * FACTOR)) "$CTL" --json evict "$PEER_PID" >"$DIR/order.json" ||
+		fail "evict: $(cat "$DIR/order.json")"
+}
+
+# counts NAME...: sets REFAULTS, PREFETCHED, USED
+count() {
+	REFAULTS=$(total refaults_total)
+	PREFETCHED=$(total prefetched_pages_total)
+	USED=$(total prefetch_used_pages_total)
+}
+
+live_begin
+need_program python3
+agent_start
+peer_start env "LD_PRELOAD=$LIB" "$(realpath "$BUILD/bench/evicted_fault")" 32 300
+
+evict_all
+count
+refaults=$REFAULTS
+read -r _ _ _ away <<<"$(peer_ask "$PEER" read)"
+count
+[ "$away" -gt 4000 ] || fail "only $away pages were away"
+say "in order: $away pages came back by $((REFAULTS - refaults)) faults, $PREFETCHED ahead, $USED known to be used"
+# Each window is a fault; a reader that overtakes makes some more.
+[ $(((REFAULTS - refaults) * 2)) -lt "$away" ] || fail "little was prefetched"
+[ "$PREFETCHED" -gt $((away / 2)) ] || fail "little was prefetched"
+[ "$USED" -gt $((PREFETCHED / 2)) ] || fail "it was used, and not counted so"
+
+evict_all
+count
+prefetched=$PREFETCHED refaults=$REFAULTS
+peer_ask "$PEER" round >/dev/null
+count
+say "at random: $((REFAULTS - refaults)) faults, $((PREFETCHED - prefetched)) pages ahead"
+[ $((REFAULTS - refaults)) -gt 250 ] || fail "the touches were no faults"
+[ $((PREFETCHED - prefetched)) -lt $(((REFAULTS - refaults) / 4)) ] || fail "prefetched at random"
+peer_ask "$PEER" verify >/dev/null
+
+peer_stop "$PEER"
+
+# A program with pages alike: the store learns from them.
+export READY=$DIR/heap
+env "LD_PRELOAD=$LIB" python3 "${srcdir:-.}/bench/heaps/records.py" python 24 &
+HEAP_PID=$!
+wait_until 60 "the program to have its data" test -e "$READY"
+timeout $((120 * FACTOR)) "$CTL" --json evict "$HEAP_PID" >"$DIR/order.json" ||
+	fail "evict: $(cat "$DIR/order.json")"
+say "$(total dictionary_pages_total) pages with a dictionary, $(total dictionary_saved_bytes_total) bytes saved"
+[ "$(total dictionary_pages_total)" -gt 1000 ] || fail "no dictionary"
+[ "$(total dictionary_saved_bytes_total)" -gt 0 ] || fail "it saves nothing"
+kill "$HEAP_PID"
+wait "$HEAP_PID" || true
+live_end
