@@ -47,10 +47,13 @@ static void keep_house(struct packers *p, struct codec *codec, bool busy)
 {
 	struct blobstore *bs = p->flow->blobstore;
 	uint64_t pause;
+	bool more;
 
 	if (pthread_mutex_trylock(&p->housekeeping))
 		return;
-	pause = blobstore_work(bs) || blobstore_learn(bs, codec) ? 0 : busy ? BUSY_NS : IDLE_NS;
+	more = blobstore_work(bs);
+	more |= blobstore_learn(bs, codec);
+	pause = more ? 0 : busy ? BUSY_NS : IDLE_NS;
 	pthread_mutex_unlock(&p->housekeeping);
 	pthread_mutex_lock(&p->lock);
 	p->house_due_ns = now_ns() + pause;

@@ -28,6 +28,10 @@ count() {
 	USED=$(total prefetch_used_pages_total)
 }
 
+has_learned() {
+	[ "$(total dictionaries)" -gt 0 ]
+}
+
 live_begin
 need_program python3
 agent_start
@@ -62,8 +66,12 @@ export READY=$DIR/heap
 env "LD_PRELOAD=$LIB" python3 "${srcdir:-.}/bench/heaps/records.py" python 24 &
 HEAP_PID=$!
 wait_until 60 "the program to have its data" test -e "$READY"
-timeout $((120 * FACTOR)) "$CTL" --json evict "$HEAP_PID" >"$DIR/order.json" ||
-	fail "evict: $(cat "$DIR/order.json")"
+PEER_PID=$HEAP_PID
+evict_all
+wait_until 30 "the store to have learned" has_learned
+timeout $((120 * FACTOR)) "$CTL" --json restore "$HEAP_PID" >"$DIR/order.json" ||
+	fail "restore: $(cat "$DIR/order.json")"
+evict_all
 say "$(total dictionary_pages_total) pages with a dictionary, $(total dictionary_saved_bytes_total) bytes saved"
 [ "$(total dictionary_pages_total)" -gt 1000 ] || fail "no dictionary"
 [ "$(total dictionary_saved_bytes_total)" -gt 0 ] || fail "it saves nothing"
