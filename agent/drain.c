@@ -116,6 +116,18 @@ void drain_when_possible(struct drain *d)
 		log_error("nor will it be tried again by itself: %s", strerror(-r));
 }
 
+void drain_if_idle(struct drain *d)
+{
+	char message[DRAIN_MESSAGE];
+	struct engine_stats stats;
+
+	if (!d->engine || d->under_way)
+		return;
+	engine_get_stats(d->engine, &stats);
+	if (stats.nr_processes == 0)
+		(void)drain_start(d, message);
+}
+
 void drain_done(struct drain *d)
 {
 	log_info("everything is restored");

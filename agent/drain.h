@@ -38,6 +38,8 @@ struct drain {
 int drain_start(struct drain *drain, char *message);
 /* SIGTERM: begins now or, having said what is missing, when there is memory. */
 void drain_when_possible(struct drain *drain);
+/* Begins when there is nothing to be drained. */
+void drain_if_idle(struct drain *drain);
 /* The engine has restored everything: leaves the loop. */
 void drain_done(struct drain *drain);
 void drain_deinit(struct drain *drain);

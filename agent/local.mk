@@ -144,6 +144,8 @@ agent_libmain_a_SOURCES = \
 	agent/drain.h \
 	agent/fdstore.c \
 	agent/fdstore.h \
+	agent/manager.c \
+	agent/manager.h \
 	agent/options.c \
 	agent/options.h \
 	agent/setup.c \

@@ -23,6 +23,7 @@
 #include "agent/collect.h"
 #include "agent/drain.h"
 #include "agent/fdstore.h"
+#include "agent/manager.h"
 #include "agent/options.h"
 #include "agent/setup.h"
 #include "common/kept.h"
@@ -46,6 +47,11 @@ struct agent {
 	char attach_path[SETTINGS_PATH_MAX];
 	char control_path[SETTINGS_PATH_MAX + sizeof("control.sock")];
 	struct drain drain;
+	sd_event_source *ticker;
+	uint64_t tick_usec;
+	bool watchdog;
+	bool alone;    /* without a keeper */
+	bool succeeds; /* another worker, that has died */
 };
 
 static void log_report(void *arg, const char *message)
@@ -148,9 +154,28 @@ static int on_drain_call(void *ctx, char *message)
 	return drain_start(&((struct agent *)ctx)->drain, message);
 }
 
+/*
+ * Everything stays as it is, for the agent that comes next: it finds all of it
+ * with the service manager, as after a death. Programs wait meanwhile.
+ */
+static void leave_to_the_next(void)
+{
+	log_info("leaving the programs to the next agent");
+	sd_notify(false, "STOPPING=1\nSTATUS=Leaving the programs to the next agent");
+	fdstore_sync();
+	_exit(EXIT_SUCCESS);
+}
+
 static int on_stop_signal(sd_event_source *source, const struct signalfd_siginfo *info, void *ctx)
 {
-	drain_when_possible(&((struct agent *)ctx)->drain);
+	struct agent *agent = ctx;
+
+	/* The keeper was killed; the manager clears us away, to start anew. */
+	if (fdstore_is_there() && !keeper_is_there() && keeper_pid() != getpid())
+		leave_to_the_next();
+	if (fdstore_is_there() && !agent->drain.under_way && manager_job(keeper_pid()) == MANAGER_RESTART)
+		leave_to_the_next();
+	drain_when_possible(&agent->drain);
 	return 0;
 }
 
@@ -289,6 +314,45 @@ static void close_attach(struct agent *agent)
 
 /* ---- life ---- */
 
+#define TICK_USEC 1000000u
+
+/* The watchdog hears of the loop only while the fault threads answer too. */
+static void tell_watchdog(struct agent *agent)
+{
+	if (!agent->engine || engine_is_well(agent->engine))
+		sd_notify(false, "WATCHDOG=1");
+	else
+		log_error("a fault thread does not answer");
+}
+
+static int on_tick(sd_event_source *source, uint64_t usec, void *ctx)
+{
+	struct agent *agent = ctx;
+
+	if (agent->watchdog)
+		tell_watchdog(agent);
+	if (!agent->alone && keeper_pid() != getpid() && !keeper_is_there()) {
+		agent->alone = true;
+		log_error("the keeper is gone: if this process dies too, the programs wait for ever. A new "
+			  "agent can be started; this one serves its programs to their end");
+		close_attach(agent);
+	}
+	if (agent->alone && !fdstore_is_there())
+		drain_if_idle(&agent->drain);
+	sd_event_source_set_time(source, usec + agent->tick_usec);
+	return sd_event_source_set_enabled(source, SD_EVENT_ON);
+}
+
+static int start_ticking(struct agent *agent)
+{
+	uint64_t usec = 0;
+
+	agent->watchdog = sd_watchdog_enabled(false, &usec) > 0;
+	agent->tick_usec = agent->watchdog ? MIN(usec / 4, (uint64_t)TICK_USEC) : TICK_USEC;
+	return sd_event_add_time_relative(agent->event, &agent->ticker, CLOCK_MONOTONIC, 0, 0, on_tick,
+					  agent);
+}
+
 static int open_loop(struct agent *agent)
 {
 	int r = sd_event_default(&agent->event);
@@ -300,7 +364,7 @@ static int open_loop(struct agent *agent)
 	if (r >= 0)
 		r = sd_event_add_signal(agent->event, NULL, SIGHUP, on_reload_signal, agent);
 	if (r >= 0)
-		r = sd_event_set_watchdog(agent->event, true);
+		r = start_ticking(agent);
 	if (r < 0)
 		log_error("no event loop: %s", strerror(-r));
 	return r;
@@ -362,11 +426,18 @@ static int run(struct agent *agent)
 		if (r < 0)
 			log_error("the event loop failed: %s", strerror(-r));
 	}
+	/* A failure of one that was to take over is no reason to give up what is
+	   waiting: the keeper tries again. */
+	if (r < 0 && agent->succeeds) {
+		log_error("the programs wait: trying again");
+		kill(getpid(), SIGKILL);
+	}
 	close_attach(agent);
 	/* A failure before READY: no program has got in. */
 	agent->engine = engine_free(agent->engine);
 	agent->control = control_free(agent->control);
 	drain_deinit(&agent->drain);
+	sd_event_source_disable_unref(agent->ticker);
 	sd_event_unref(agent->event);
 	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
@@ -403,6 +474,7 @@ static int work(void *arg, const struct keeper_life *life)
 
 	setup_limits();
 	engine_close_strays();
+	agent->succeeds = life->deaths > 0;
 	if (life->deaths)
 		log_warning("a new worker, after %u that have died", life->deaths);
 	return run(agent);

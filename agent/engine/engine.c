@@ -244,6 +244,27 @@ static void report_drained(struct engine *e)
 		e->news.drained(e->news.ctx);
 }
 
+/* An idle one goes round four times a second; one with a slow call can be late. */
+#define WELL_NS (10 * NSEC_PER_SEC)
+
+bool engine_is_well(struct engine *e)
+{
+	uint64_t now = now_ns();
+	bool well = true;
+
+	for (unsigned i = 0; i < e->nr_owners; i++) {
+		struct owner_thread *t = &e->owners[i];
+		uint64_t rounds = atomic_load_explicit(&t->rounds, memory_order_relaxed);
+
+		if (rounds != t->rounds_seen || !t->seen_ns) {
+			t->rounds_seen = rounds;
+			t->seen_ns = now;
+		}
+		well &= now - t->seen_ns < WELL_NS;
+	}
+	return well;
+}
+
 void engine_dispatch(struct engine *e)
 {
 	struct epoll_event events[EVENTS];

@@ -316,6 +316,7 @@ static void *run(void *arg)
 		if (slot_pool_ready(o->slots) < SLOT_POOL_LOW)
 			(void)slot_pool_reserve(o->slots, SLOT_POOL_STEP);
 		now = now_ns();
+		atomic_fetch_add_explicit(&t->rounds, 1, memory_order_relaxed);
 		if (now >= next_probe) {
 			owner_probe(o);
 			keep_reserve(o);

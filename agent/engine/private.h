@@ -38,6 +38,8 @@ struct owner_thread {
 	pthread_t thread;
 	bool started;
 	struct mail stop;
+	_Atomic uint64_t rounds; /* of its loop */
+	uint64_t rounds_seen, seen_ns; /* engine: and when they had become more */
 };
 
 struct packers {

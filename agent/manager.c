@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "agent/manager.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <systemd/sd-bus.h>
+
+#include "common/log.h"
+
+#define SYSTEMD "org.freedesktop.systemd1"
+#define PATH "/org/freedesktop/systemd1"
+#define PATIENCE_USEC 2000000
+
+static int get_job(sd_bus *bus, pid_t pid, char **type)
+{
+	sd_bus_message *unit = NULL, *job = NULL;
+	const char *path = NULL;
+	uint32_t id = 0;
+	int r;
+
+	r = sd_bus_call_method(bus, SYSTEMD, PATH, SYSTEMD ".Manager", "GetUnitByPID", NULL, &unit, "u",
+			       (uint32_t)pid);
+	if (r >= 0)
+		r = sd_bus_message_read(unit, "o", &path);
+	if (r >= 0)
+		r = sd_bus_get_property(bus, SYSTEMD, path, SYSTEMD ".Unit", "Job", NULL, &job, "(uo)");
+	if (r >= 0)
+		r = sd_bus_message_read(job, "(uo)", &id, &path);
+	if (r >= 0 && id)
+		r = sd_bus_get_property_string(bus, SYSTEMD, path, SYSTEMD ".Job", "JobType", NULL, type);
+	sd_bus_message_unref(job);
+	sd_bus_message_unref(unit);
+	return r;
+}
+
+enum manager_job manager_job(pid_t pid)
+{
+	enum manager_job job = MANAGER_UNKNOWN;
+	char *type = NULL;
+	sd_bus *bus = NULL;
+	int r;
+
+	if (!getenv("NOTIFY_SOCKET"))
+		return MANAGER_UNKNOWN;
+	r = sd_bus_open_system(&bus);
+	if (r >= 0)
+		r = sd_bus_set_method_call_timeout(bus, PATIENCE_USEC);
+	if (r >= 0)
+		r = get_job(bus, pid, &type);
+	if (r < 0)
+		log_warning("the service manager doesn't say whether this is a stop or a restart: %s",
+			    strerror(-r));
+	else if (type)
+		job = strstr(type, "restart") ? MANAGER_RESTART : MANAGER_STOP;
+	free(type);
+	sd_bus_flush_close_unref(bus);
+	return job;
+}

@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A service manager with a store of descriptors, and nothing else of one: starts
+the agent, again when it was killed, with all the descriptors it has given away.
+
+usage: manager.py DIRECTORY COMMAND [OPTION...]
+
+DIRECTORY/pid holds the agent's pid. SIGTERM is passed on, and the agent's end by
+itself is the manager's. SIGUSR1 restarts it: it is told to stop, while
+DIRECTORY/restart is there, and started again whatever it says.
+"""
+import array
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+
+class Manager:
+    def __init__(self, directory, command):
+        self.directory, self.command = directory, command
+        self.store = {}  # name -> [descriptor]
+        self.stopping = False
+        self.restarting = False
+        self.agent = None
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notify.bind(f'{directory}/notify')
+
+    def receive(self):
+        data, ancillary, _, _ = self.notify.recvmsg(4096, socket.CMSG_SPACE(64 * 4))
+        fds = array.array('i')
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(payload)
+        lines = dict(line.split('=', 1) for line in data.decode().split('\n') if '=' in line)
+        name = lines.get('FDNAME')
+        if 'FDSTORE' in lines:
+            self.store.setdefault(name, []).extend(fds)
+            return
+        for fd in fds:  # a barrier: its end is the answer
+            os.close(fd)
+        if 'FDSTOREREMOVE' in lines:
+            for fd in self.store.pop(name, []):
+                os.close(fd)
+
+    def listen(self):
+        while True:
+            self.receive()
+
+    def start(self):
+        pairs = [(name, fd) for name, fds in self.store.items() for fd in fds]
+        environment = dict(os.environ, NOTIFY_SOCKET=f'{self.directory}/notify', FDSTORE='16384',
+                           LISTEN_FDS=str(len(pairs)),
+                           LISTEN_FDNAMES=':'.join(name for name, _ in pairs))
+
+        def in_child():
+            # by way of high numbers, so that none overwrites another
+            high = [os.dup2(fd, 5000 + i) for i, (_, fd) in enumerate(pairs)]
+            for i, fd in enumerate(high):
+                os.dup2(fd, 3 + i)
+                os.close(fd)
+            os.closerange(3 + len(pairs), 5000)
+
+        self.agent = subprocess.Popen(['sh', '-c', 'LISTEN_PID=$$; export LISTEN_PID; exec "$@"',
+                                       'sh', *self.command],
+                                      env=environment, preexec_fn=in_child, close_fds=False)
+        with open(f'{self.directory}/pid.new', 'w', encoding='ascii') as f:
+            f.write(f'{self.agent.pid}\n')
+        os.rename(f'{self.directory}/pid.new', f'{self.directory}/pid')
+
+    def on_stop(self, *_):
+        self.stopping = True
+        self.agent.send_signal(signal.SIGTERM)
+
+    def on_restart(self, *_):
+        self.restarting = True
+        self.agent.send_signal(signal.SIGTERM)
+
+    def run(self):
+        signal.signal(signal.SIGTERM, self.on_stop)
+        signal.signal(signal.SIGUSR1, self.on_restart)
+        threading.Thread(target=self.listen, daemon=True).start()
+        while True:
+            self.start()
+            status = self.agent.wait()
+            if status >= 0 and not self.restarting:
+                return status
+            self.restarting = False
+
+
+if __name__ == '__main__':
+    sys.exit(Manager(sys.argv[1], sys.argv[2:]).run())
