@@ -296,7 +296,8 @@ CEPH_TESTS = \
 	tests/ceph/test_evict.sh \
 	tests/ceph/test_full_pool.sh \
 	tests/ceph/test_hosts.sh \
-	tests/ceph/test_osd.sh
+	tests/ceph/test_osd.sh \
+	tests/ceph/test_restart.sh
 
 SYSTEMD_TESTS = \
 	tests/systemd/test_unit.sh

@@ -67,6 +67,10 @@ objects_like() {
 	objects "${@:2}" | grep -cE "$1" || true
 }
 
+no_segments() {
+	[ "$(objects_like '^s')" = 0 ]
+}
+
 # ---- a store under load, without an agent -----------------------------------
 
 # load_start OPTIONS [POOL]: a store_load; sets LOAD to its number.

@@ -34,7 +34,7 @@ say "in the pool: $(objects_like '^s\.here\.') objects, $(tier rados used_bytes)
 say "read back: $(tier rados read_bytes_total) bytes, p50 $(tier rados read_p50_ns) ns"
 serve_stop "$served"
 live_idle
-wait_until 30 "the pool to be empty" [ "$(objects_like '^s')" = 0 ]
+wait_until 30 "the pool to be empty" no_segments
 agent_stop
 [ "$(objects_like .)" = 0 ] || fail "left in the pool: $(objects)"
 say "passed"

@@ -23,7 +23,7 @@ full() { # WHAT
 	load_right "$LOAD" "with a store that is full"
 	wait_until 30 "reads to go on" load_counts "$LOAD" reads "$(($(ask "$LOAD" reads) + 50))"
 	peer_ask "$LOAD" drop >"$DIR/dropped"
-	wait_until 30 "the pool to be empty" [ "$(objects_like '^s')" = 0 ]
+	wait_until 30 "the pool to be empty" no_segments
 }
 
 again() {
