@@ -192,6 +192,7 @@ check_PROGRAMS += \
 	tests/workloads/munmap_verify \
 	tests/workloads/shim_pages \
 	tests/workloads/shim_plain \
+	tests/workloads/spawn_verify \
 	tests/workloads/syscall_verify \
 	tests/workloads/threads_churn \
 	tests/workloads/threads_verify \
@@ -237,6 +238,9 @@ tests_workloads_shim_pages_LDFLAGS = -pthread
 tests_workloads_shim_plain_SOURCES = tests/workloads/shim_plain.c
 tests_workloads_shim_plain_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_shim_plain_LDFLAGS = -pthread
+tests_workloads_spawn_verify_SOURCES = tests/workloads/spawn_verify.c
+tests_workloads_spawn_verify_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_spawn_verify_LDFLAGS = -pthread
 tests_workloads_syscall_verify_SOURCES = tests/workloads/syscall_verify.c
 tests_workloads_syscall_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_syscall_verify_LDFLAGS = -pthread
@@ -285,6 +289,7 @@ LIVE_TESTS = \
 	tests/live/test_redis.sh \
 	tests/live/test_room.sh \
 	tests/live/test_shim.sh \
+	tests/live/test_spawn.sh \
 	tests/live/test_stop.sh \
 	tests/live/test_syscalls.sh \
 	tests/live/test_threads.sh

@@ -120,18 +120,33 @@ uint64_t session_evicted_pages(const struct session *s)
 	return sum;
 }
 
-uint64_t session_read_resident(const struct session *s)
+/* Resident pages by a statm file, or 0. */
+static uint64_t read_statm(int fd)
 {
 	char text[128];
 	unsigned long long size, resident = 0;
-	ssize_t n = pread(s->fds.statm, text, sizeof(text) - 1, 0);
+	ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
 
 	if (n <= 0)
 		return 0;
 	text[n] = '\0';
 	if (sscanf(text, "%llu %llu", &size, &resident) != 2)
 		return 0;
-	return (uint64_t)resident << PAGE_SHIFT;
+	return (uint64_t)resident;
+}
+
+uint64_t session_read_resident(const struct session *s)
+{
+	uint64_t pages = read_statm(s->fds.statm);
+
+	/* A process whose main thread has ended shows nothing of its memory, which
+	   its other threads still use. The mover has the same. */
+	if (!pages && s->mover_pid > 0) {
+		_cleanup_close_ int fd = open_proc(s->mover_pid, "statm", 0);
+
+		pages = fd < 0 ? 0 : read_statm(fd);
+	}
+	return pages << PAGE_SHIFT;
 }
 
 /* After pthread_exit in its main thread a living process shows a zombie there,

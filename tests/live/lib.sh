@@ -145,12 +145,12 @@ agent_up() {
 
 # The configuration is agent_config's output unless $DIR/uswap.conf is there.
 # Options in the array AGENT_OPTIONS win over ours; AGENT_STORES is a word for
-# each store.
-export AGENT_OPTIONS=() AGENT_STORES=(memory:1G)
+# each store, AGENT_PREFIX a command that executes the agent, with its arguments.
+export AGENT_OPTIONS=() AGENT_STORES=(memory:1G) AGENT_PREFIX=()
 agent_start() {
 	[ -e "$DIR/uswap.conf" ] || agent_config >"$DIR/uswap.conf"
 	rm -f "$USWAP_SOCKET"
-	"$AGENT" --config "$DIR/uswap.conf" --socket "$USWAP_SOCKET" --bus-address none \
+	"${AGENT_PREFIX[@]}" "$AGENT" --config "$DIR/uswap.conf" --socket "$USWAP_SOCKET" --bus-address none \
 		"${AGENT_STORES[@]/#/--store=}" --foreground "${AGENT_OPTIONS[@]}" >>"$DIR/agent.log" 2>&1 &
 	AGENT_PID=$!
 	wait_until 20 "the agent to listen" agent_up

@@ -228,7 +228,7 @@ static inline size_t wl_absent(const void *area, size_t pages)
 {
 	uint64_t entry[256];
 	size_t i, n, absent = 0, first = (size_t)((uintptr_t)area / WL_PAGE);
-	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	int fd = open("/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC);
 
 	WL_CHECK(fd >= 0, "/proc/self/pagemap: %s", strerror(errno));
 	while (pages) {
