@@ -179,6 +179,7 @@ tests_unit_test_store_LDADD = backends/libbackends.a common/libcommon.a $(URING_
 # ---- workloads: what the live tests run under the shim; never sanitized ----
 WORKLOAD_CFLAGS = $(STD_CFLAGS) $(WARN_CFLAGS) -pthread
 check_PROGRAMS += \
+	tests/workloads/alone_verify \
 	tests/workloads/exec_verify \
 	tests/workloads/fill_serve \
 	tests/workloads/fill_verify \
@@ -190,6 +191,7 @@ check_PROGRAMS += \
 	tests/workloads/malloc_verify \
 	tests/workloads/mremap_verify \
 	tests/workloads/munmap_verify \
+	tests/workloads/sandbox_verify \
 	tests/workloads/shim_pages \
 	tests/workloads/shim_plain \
 	tests/workloads/spawn_verify \
@@ -199,6 +201,9 @@ check_PROGRAMS += \
 	tests/workloads/zero_touch \
 	tests/live/shim_peer \
 	tests/ceph/store_load
+tests_workloads_alone_verify_SOURCES = tests/workloads/alone_verify.c
+tests_workloads_alone_verify_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_alone_verify_LDFLAGS = -pthread
 tests_workloads_exec_verify_SOURCES = tests/workloads/exec_verify.c
 tests_workloads_exec_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_exec_verify_LDFLAGS = -pthread
@@ -232,6 +237,9 @@ tests_workloads_mremap_verify_LDFLAGS = -pthread
 tests_workloads_munmap_verify_SOURCES = tests/workloads/munmap_verify.c
 tests_workloads_munmap_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_munmap_verify_LDFLAGS = -pthread
+tests_workloads_sandbox_verify_SOURCES = tests/workloads/sandbox_verify.c
+tests_workloads_sandbox_verify_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_sandbox_verify_LDFLAGS = -pthread
 tests_workloads_shim_pages_SOURCES = tests/workloads/shim_pages.c
 tests_workloads_shim_pages_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_shim_pages_LDFLAGS = -pthread

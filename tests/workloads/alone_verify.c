@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * alone_verify: memory that must never leave, beside some that does: locked,
+ * shared, of files, executable, read-only, a thread's stack and control block,
+ * with a userfaultfd of its own, not for children, not for core files, merged
+ * by KSM, pinned by io_uring. While two generations of ordinary pages leave and
+ * come back, all of it stays, and is right.
+ * alone_verify --lockall: what is away comes back by mlockall and stays.
+ */
+#include "workload.h"
+
+#include <linux/io_uring.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#define PAGES 64
+#define AREAS 32
+#define ORDINARY 512
+
+struct kept {
+	const char *name;
+	unsigned char *at;
+	size_t pages;
+	bool left_before; /* had pages away when it became what it is */
+};
+
+static struct kept kept[AREAS];
+static unsigned nr_kept;
+static unsigned char *ordinary;
+
+static unsigned char *keep(const char *name, unsigned char *at, size_t pages, bool fill)
+{
+	WL_CHECK(nr_kept < AREAS, "more areas");
+	if (fill)
+		wl_fill(at, pages, nr_kept);
+	kept[nr_kept++] = (struct kept){ .name = name, .at = at, .pages = pages };
+	return at;
+}
+
+/* Filled and away first; then something is done to it that brings it back or
+   lets it stay away, but lets no more of it leave. */
+static unsigned char *keep_later(const char *name)
+{
+	unsigned char *at = keep(name, wl_map(PAGES), PAGES, true);
+
+	wl_wait_evicted(name, at, PAGES, WL_EVICT_SHARE);
+	kept[nr_kept - 1].left_before = true;
+	return at;
+}
+
+static unsigned char *map_fd(int fd, int flags)
+{
+	void *at = mmap(NULL, PAGES * WL_PAGE, PROT_READ | PROT_WRITE, flags, fd, 0);
+
+	WL_CHECK(at != MAP_FAILED, "mmap: %s", strerror(errno));
+	return at;
+}
+
+static void files(void)
+{
+	char path[] = "/tmp/uswap-alone.XXXXXX";
+	int mem = (int)WL_OK(memfd_create("alone", MFD_CLOEXEC)), file = (int)WL_OK(mkstemp(path));
+
+	unlink(path);
+	WL_OK(ftruncate(mem, 2 * PAGES * (off_t)WL_PAGE));
+	WL_OK(ftruncate(file, PAGES * (off_t)WL_PAGE));
+	keep("shared, anonymous", map_fd(-1, MAP_SHARED | MAP_ANONYMOUS), PAGES, true);
+	keep("shared memfd", map_fd(mem, MAP_SHARED), PAGES, true);
+	keep("shared file", map_fd(file, MAP_SHARED), PAGES, true);
+	keep("private memfd, written", map_fd(mem, MAP_PRIVATE), PAGES, true);
+	keep("private file, written", map_fd(file, MAP_PRIVATE), PAGES, true);
+	close(mem);
+	close(file);
+}
+
+static void protections(void)
+{
+	static const unsigned char code[] = { 0xb8, 0x2a, 0, 0, 0, 0xc3 }; /* return 42 */
+	unsigned char *at;
+	size_t i;
+
+	at = keep("writable and executable", wl_map(PAGES), PAGES, true);
+	WL_OK(mprotect(at, PAGES * WL_PAGE, PROT_READ | PROT_WRITE | PROT_EXEC));
+	at = keep("read-only", wl_map(PAGES), PAGES, true);
+	WL_OK(mprotect(at, PAGES * WL_PAGE, PROT_READ));
+	at = wl_map(PAGES);
+	for (i = 0; i < PAGES; i++)
+		memcpy(at + i * WL_PAGE, code, sizeof(code));
+	WL_OK(mprotect(at, PAGES * WL_PAGE, PROT_READ | PROT_EXEC));
+	for (i = 0; i < PAGES; i++) {
+		int (*run)(void);
+
+		memcpy(&run, &(void *){ at + i * WL_PAGE }, sizeof(run));
+		WL_CHECK(run() == 42, "code does not run");
+	}
+}
+
+static void advices(void)
+{
+	unsigned char *at;
+
+	at = keep("DONTFORK", wl_map(PAGES), PAGES, true);
+	WL_OK(madvise(at, PAGES * WL_PAGE, MADV_DONTFORK));
+	at = keep("DONTDUMP", wl_map(PAGES), PAGES, true);
+	WL_OK(madvise(at, PAGES * WL_PAGE, MADV_DONTDUMP));
+	at = keep("WIPEONFORK", wl_map(PAGES), PAGES, true);
+	WL_OK(madvise(at, PAGES * WL_PAGE, MADV_WIPEONFORK));
+	at = keep("MERGEABLE", wl_map(PAGES), PAGES, true);
+	if (madvise(at, PAGES * WL_PAGE, MADV_MERGEABLE)) {
+		WL_CHECK(errno == EINVAL, "MERGEABLE: %s", strerror(errno));
+		nr_kept--;
+	}
+}
+
+static void locks(void)
+{
+	unsigned char *at = keep("locked", wl_map(PAGES), PAGES, true);
+
+	WL_OK(mlock(at, PAGES * WL_PAGE));
+	at = keep_later("locked when it was away");
+	WL_OK(mlock(at, PAGES * WL_PAGE));
+	WL_CHECK(wl_absent(at, PAGES) == 0, "locked pages are away");
+	at = keep("locked on fault", wl_map(PAGES), PAGES, true);
+	WL_OK(mlock2(at, PAGES * WL_PAGE, MLOCK_ONFAULT));
+}
+
+static int own_uffd = -1;
+
+static void *answer(void *arg)
+{
+	unsigned char *page = arg;
+	struct uffd_msg msg;
+
+	while (read(own_uffd, &msg, sizeof(msg)) == sizeof(msg)) {
+		uint64_t at = msg.arg.pagefault.address & ~(uint64_t)(WL_PAGE - 1);
+		struct uffdio_copy copy = { .dst = at, .src = (uintptr_t)page, .len = WL_PAGE };
+
+		WL_CHECK(msg.event == UFFD_EVENT_PAGEFAULT, "event %d", msg.event);
+		WL_CHECK(!ioctl(own_uffd, UFFDIO_COPY, &copy) || errno == EEXIST, "UFFDIO_COPY: %s",
+			 strerror(errno));
+	}
+	return NULL;
+}
+
+/* The program pages a mapping itself: half of it is there, half comes at a
+   fault from its own handler, all of it stays. */
+static void own_userfaultfd(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	unsigned char *at = wl_map(PAGES), *page = wl_map(1);
+	pthread_t thread;
+	size_t i;
+
+	own_uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+	if (own_uffd < 0) {
+		wl_say("no userfaultfd of its own: %s", strerror(errno));
+		return;
+	}
+	wl_fill(at, PAGES / 2, nr_kept);
+	content_page(page, 99);
+	reg.range.start = (uintptr_t)at;
+	reg.range.len = PAGES * WL_PAGE;
+	WL_OK(ioctl(own_uffd, UFFDIO_API, &api));
+	WL_OK(ioctl(own_uffd, UFFDIO_REGISTER, &reg));
+	WL_CHECK(!pthread_create(&thread, NULL, answer, page), "pthread_create");
+	for (i = PAGES / 2; i < PAGES; i++)
+		wl_check_key("paged by itself", at + i * WL_PAGE, 99, i);
+	keep("with a userfaultfd of its own", at, PAGES / 2, false);
+}
+
+/* ---- io_uring, by its system calls ---- */
+
+static unsigned char *pinned;
+static int ring = -1;
+
+/* Every other page of an area is a fixed buffer: those stay, the others not. */
+static void fixed_buffers(void)
+{
+	struct io_uring_params params = { .flags = 0 };
+	struct iovec buffer[PAGES / 2];
+	size_t i;
+
+	pinned = wl_map(PAGES);
+	wl_fill(pinned, PAGES, 1000);
+	wl_wait_evicted("before it is a buffer", pinned, PAGES, WL_EVICT_SHARE);
+	ring = (int)syscall(SYS_io_uring_setup, 4, &params);
+	if (ring < 0) {
+		wl_say("no io_uring: %s", strerror(errno));
+		return;
+	}
+	for (i = 0; i < PAGES / 2; i++)
+		buffer[i] = (struct iovec){ pinned + 2 * i * WL_PAGE, WL_PAGE };
+	WL_OK(syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, buffer, PAGES / 2));
+}
+
+static void check_pinned(void)
+{
+	size_t i;
+
+	if (ring >= 0)
+		for (i = 0; i < PAGES; i += 2)
+			WL_CHECK(!wl_absent(pinned + i * WL_PAGE, 1), "page %zu of a fixed buffer is away", i);
+	wl_verify("fixed buffers and between", pinned, PAGES, 1000);
+}
+
+/* ---- threads ---- */
+
+static pthread_barrier_t met;
+static unsigned char *_Atomic deep;
+
+static void *sleeper(void *arg)
+{
+	volatile unsigned char local[16 * CONTENT_PAGE];
+	size_t i;
+
+	for (i = 0; i < sizeof(local); i++)
+		local[i] = (unsigned char)(i * 7);
+	deep = (unsigned char *)(uintptr_t)local;
+	pthread_barrier_wait(&met);
+	pthread_barrier_wait(&met);
+	for (i = 0; i < sizeof(local); i++)
+		WL_CHECK(local[i] == (unsigned char)(i * 7), "a stack has changed at %zu", i);
+	return arg;
+}
+
+/* ---- the whole ---- */
+
+static void check_kept(const char *when)
+{
+	unsigned i;
+
+	for (i = 0; i < nr_kept; i++)
+		WL_CHECK(!wl_evicting() || wl_absent(kept[i].at, kept[i].pages) == 0,
+			 "%s: %zu of %zu pages of \"%s\" are away", when,
+			 wl_absent(kept[i].at, kept[i].pages), kept[i].pages, kept[i].name);
+}
+
+static void verify_kept(void)
+{
+	unsigned i;
+
+	for (i = 0; i < nr_kept; i++)
+		wl_verify(kept[i].name, kept[i].at, kept[i].pages, i);
+}
+
+static int locked_all(void)
+{
+	unsigned char *more;
+
+	wl_wait_evicted("before mlockall", ordinary, ORDINARY, WL_EVICT_SHARE);
+	if (mlockall(MCL_CURRENT | MCL_FUTURE)) {
+		wl_say("mlockall: %s", strerror(errno));
+		return 77;
+	}
+	WL_CHECK(wl_absent(ordinary, ORDINARY) == 0, "pages are away after mlockall");
+	more = wl_map(ORDINARY);
+	wl_fill(more, ORDINARY, 501);
+	wl_sleep_ms(wl_evicting() ? 1500 : 0);
+	WL_CHECK(wl_absent(ordinary, ORDINARY) == 0, "locked pages have left");
+	WL_CHECK(wl_absent(more, ORDINARY) == 0, "pages locked from the start have left");
+	wl_verify("locked by mlockall", ordinary, ORDINARY, 500);
+	wl_verify("locked from the start", more, ORDINARY, 501);
+	WL_OK(munlockall());
+	wl_wait_evicted("after munlockall", ordinary, ORDINARY, WL_EVICT_SHARE);
+	wl_verify("after munlockall", ordinary, ORDINARY, 500);
+	wl_say("mlockall brings all back and keeps it");
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	pthread_t thread;
+	unsigned round;
+
+	ordinary = wl_map(ORDINARY);
+	wl_fill(ordinary, ORDINARY, 500);
+	if (argc == 2 && !strcmp(argv[1], "--lockall"))
+		return locked_all();
+	files();
+	protections();
+	advices();
+	locks();
+	own_userfaultfd();
+	fixed_buffers();
+	WL_CHECK(!pthread_barrier_init(&met, NULL, 2), "barrier");
+	WL_CHECK(!pthread_create(&thread, NULL, sleeper, NULL), "pthread_create");
+	pthread_barrier_wait(&met);
+	for (round = 0; round < 3; round++) {
+		wl_wait_evicted("ordinary pages", ordinary, ORDINARY, 90);
+		check_kept("others have left");
+		WL_CHECK(!wl_evicting() || !wl_absent(deep, 15), "pages of a thread's stack are away");
+		wl_verify("ordinary pages", ordinary, ORDINARY, 500);
+		check_pinned();
+	}
+	pthread_barrier_wait(&met);
+	pthread_join(thread, NULL);
+	check_kept("at the end");
+	verify_kept();
+	wl_say("%u kinds of memory stayed and are right", nr_kept + 2);
+	return 0;
+}
