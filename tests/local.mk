@@ -189,6 +189,7 @@ check_PROGRAMS += \
 	tests/workloads/hostile_peer \
 	tests/workloads/madvise_verify \
 	tests/workloads/malloc_verify \
+	tests/workloads/many_verify \
 	tests/workloads/mremap_verify \
 	tests/workloads/munmap_verify \
 	tests/workloads/sandbox_verify \
@@ -231,6 +232,9 @@ tests_workloads_madvise_verify_LDFLAGS = -pthread
 tests_workloads_malloc_verify_SOURCES = tests/workloads/malloc_verify.c
 tests_workloads_malloc_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_malloc_verify_LDFLAGS = -pthread
+tests_workloads_many_verify_SOURCES = tests/workloads/many_verify.c
+tests_workloads_many_verify_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_many_verify_LDFLAGS = -pthread
 tests_workloads_mremap_verify_SOURCES = tests/workloads/mremap_verify.c
 tests_workloads_mremap_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_mremap_verify_LDFLAGS = -pthread
