@@ -288,6 +288,7 @@ CONTROL_TESTS = \
 
 LIVE_TESTS = \
 	tests/live/test_bench.sh \
+	tests/live/test_databases.sh \
 	tests/live/test_exec.sh \
 	tests/live/test_fill.sh \
 	tests/live/test_fork.sh \
@@ -300,9 +301,12 @@ LIVE_TESTS = \
 	tests/live/test_programs.sh \
 	tests/live/test_redis.sh \
 	tests/live/test_room.sh \
+	tests/live/test_runtimes.sh \
+	tests/live/test_sandbox.sh \
 	tests/live/test_shim.sh \
 	tests/live/test_spawn.sh \
 	tests/live/test_stop.sh \
+	tests/live/test_stress.sh \
 	tests/live/test_syscalls.sh \
 	tests/live/test_threads.sh
 

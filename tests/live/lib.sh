@@ -41,16 +41,24 @@ skip() {
 	exit 77
 }
 
-# Only ever shows the log here; live_cleanup does the rest.
+# Only ever shows the log here; live_cleanup does the rest. Also where the caller
+# has sent a program's errors elsewhere.
+ERR=2
 fail() {
-	echo "$TEST: FAILED: $*" >&2
+	echo "$TEST: FAILED: $*" >&$ERR
 	exit 1
 }
 
-# Everything that was started with our socket in its environment, movers too:
-# without an agent it would wait for its pages for ever.
+# Everything that the agent knows, or that was started with our socket in its
+# environment (which some write their title over), movers too: without an agent
+# it would wait for its pages for ever.
 live_kill_all() {
-	local environ
+	local environ pid
+
+	timeout 5 "$CTL" --json stats 2>/dev/null | jq -r '.processes[].pid' 2>/dev/null |
+		while read -r pid; do
+			[ "$pid" -le 1 ] || kill -KILL "$pid" 2>/dev/null
+		done
 
 	grep -lzxF "USWAP_SOCKET=$USWAP_SOCKET" /proc/[0-9]*/environ 2>/dev/null |
 		while read -r environ; do
@@ -64,6 +72,7 @@ live_cleanup() {
 
 	trap - EXIT
 	set +e
+	exec 2>&$ERR
 	if [ -n "$AGENT_PID" ] && kill -0 "$AGENT_PID" 2>/dev/null; then
 		if [ $status -ne 0 ]; then
 			echo "--- counters at the end" >&2
@@ -109,6 +118,7 @@ live_begin() {
 	WORKLOADS=$(realpath "$WORKLOADS")
 	DIR=$(mktemp -d "${TMPDIR:-/tmp}/uswap-test.XXXXXX")
 	chmod 755 "$DIR"
+	exec {ERR}>&2
 	trap live_cleanup EXIT
 	trap 'exit 130' INT TERM
 	trap : PIPE # seen as an error of the write; not inherited
@@ -151,7 +161,7 @@ agent_start() {
 	[ -e "$DIR/uswap.conf" ] || agent_config >"$DIR/uswap.conf"
 	rm -f "$USWAP_SOCKET"
 	"${AGENT_PREFIX[@]}" "$AGENT" --config "$DIR/uswap.conf" --socket "$USWAP_SOCKET" --bus-address none \
-		"${AGENT_STORES[@]/#/--store=}" --foreground "${AGENT_OPTIONS[@]}" >>"$DIR/agent.log" 2>&1 &
+		"${AGENT_STORES[@]/#/--store=}" --foreground "${AGENT_OPTIONS[@]}" >>"$DIR/agent.log" 2>&1 {ERR}>&- &
 	AGENT_PID=$!
 	wait_until 20 "the agent to listen" agent_up
 }
@@ -211,7 +221,7 @@ show_tasks() {
 			printf '  syscall %s\n' "$(cat "$task/syscall" 2>/dev/null)"
 			sed 's/^/  /' "$task/stack" 2>/dev/null || true
 		done
-	done >&2
+	done >&$ERR
 }
 
 # bounded SECONDS COMMAND...: its status; when it takes longer, shows where all
@@ -220,7 +230,7 @@ bounded() {
 	local end=$((SECONDS + $1 * FACTOR)) limit=$1 pid status=0 group
 
 	shift
-	setsid "$@" </dev/null &
+	setsid "$@" </dev/null {ERR}>&- &
 	pid=$!
 	while kill -0 $pid 2>/dev/null; do
 		if [ $SECONDS -ge $end ]; then
@@ -303,7 +313,7 @@ peer_start() {
 	local n=$((PEER + 1)) line in out
 
 	mkfifo "$DIR/peer$n.in" "$DIR/peer$n.out"
-	setsid "$@" <"$DIR/peer$n.in" >"$DIR/peer$n.out" &
+	setsid "$@" <"$DIR/peer$n.in" >"$DIR/peer$n.out" {ERR}>&- &
 	exec {in}>"$DIR/peer$n.in" {out}<"$DIR/peer$n.out"
 	PEER_IN[n]=$in
 	PEER_OUT[n]=$out

@@ -98,6 +98,20 @@ exit_status 4 "$CTL" restore $$
 exit_status 2 "$CTL" evict
 exit_status 2 "$CTL" evict "$pid" 8X
 exit_status 2 "$CTL" nonsense
+
+# what is back can be seen by a debugger
+if [ -n "$(type -P gdb)" ]; then
+	order evict "$pid" >/dev/null
+	order restore "$pid" >/dev/null
+	bounded 60 gdb -nx -batch -iex 'set debuginfod enabled off' -p "$pid" \
+		-ex "generate-core-file $DIR/core" >"$DIR/gdb.log" 2>&1 || fail "gdb: status $?"
+	if grep -qi 'cannot access\|memory read failed' "$DIR/gdb.log"; then
+		fail "gdb could not read memory: $(tail -n 5 "$DIR/gdb.log")"
+	fi
+	[ "$(stat -c %s "$DIR/core")" -ge $((MIB << 20)) ] || fail "a small core file"
+	rm -f "$DIR/core"
+	say "gdb reads what is back"
+fi
 serve_stop "$one"
 serve_stop "$other"
 live_end

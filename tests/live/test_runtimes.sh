@@ -1,0 +1,167 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Language runtimes under continuous eviction: Node, Java and Go programs write
+# what they write without the shim, and CPython's own tests of threads,
+# subprocesses, mmap, multiprocessing, garbage collection and asyncio pass.
+# SOAK_SECONDS, if set, has all of those modules run whole.
+# shellcheck source=tests/live/lib.sh
+. "${srcdir:-.}/tests/live/lib.sh"
+
+# compare NAME SECONDS COMMAND...: the same output with the shim and without
+compare() {
+	local name=$1 limit=$2 status=0
+
+	shift 2
+	bounded "$limit" "$@" >"$DIR/$name.plain" 2>"$DIR/$name.err" || status=$?
+	[ $status -eq 0 ] || fail "$name, plain: status $status: $(tail -n 20 "$DIR/$name.err")"
+	evicted_command "$limit" "$@" >"$DIR/$name.shimmed" 2>"$DIR/$name.err" || status=$?
+	[ $status -eq 0 ] || fail "$name: status $status: $(tail -n 20 "$DIR/$name.err")"
+	cmp "$DIR/$name.plain" "$DIR/$name.shimmed" >&2 || fail "$name: the output differs"
+	say "$name: the same $(wc -c <"$DIR/$name.plain") bytes; $(tail -n 1 "$DIR/$name.err")"
+}
+
+write_node() {
+	cat <<-'END'
+		const { Worker, isMainThread, parentPort, workerData } = require("worker_threads");
+		const crypto = require("crypto");
+		const digest = (v) => crypto.createHash("sha256").update(JSON.stringify(v)).digest("hex");
+		function records(seed, n) {
+		    const list = [];
+		    let x = seed >>> 0;
+		    for (let i = 0; i < n; i++) {
+		        x = (Math.imul(x, 1664525) + 1013904223) >>> 0;
+		        list.push({ id: i, key: x.toString(16), tags: [x & 15, (x >> 8) & 15], f: x / 7 });
+		    }
+		    return list;
+		}
+		if (!isMainThread) {
+		    parentPort.postMessage(digest(records(workerData, 3000)));
+		    return;
+		}
+		(async () => {
+		    const kept = new Map();
+		    for (let i = 0; i < 10; i++) kept.set(i, records(i + 1, 3000));
+		    const before = [...kept].map(([k, v]) => [k, digest(v)]);
+		    await new Promise((r) => setTimeout(r, 600));
+		    const after = [...kept].map(([k, v]) => [k, digest(v)]);
+		    console.log(JSON.stringify(before) === JSON.stringify(after), after);
+		    for (let round = 0; round < 3; round++) {
+		        kept.delete(round);
+		        let waste = [];
+		        for (let i = 0; i < 30; i++) waste.push(Buffer.alloc(200000, i));
+		        console.log(digest(waste.map((b) => b[b.length - 1])));
+		        waste = null;
+		        await new Promise((r) => setTimeout(r, 200));
+		    }
+		    console.log(digest([...kept]));
+		    const answers = await Promise.all([11, 12, 13].map((seed) => new Promise((ok, no) => {
+		        const w = new Worker(__filename, { workerData: seed });
+		        w.on("message", ok);
+		        w.on("error", no);
+		    })));
+		    console.log(answers);
+		    console.log(require("child_process").execSync("echo out of a child").toString());
+		})();
+	END
+}
+
+# Executed as source: no compiler but the runtime's own.
+write_java() {
+	cat <<-'END'
+		import java.util.*;
+		import java.util.concurrent.*;
+		import java.util.stream.*;
+
+		class Work {
+		    static long digest(Collection<String> all) {
+		        long h = 17;
+		        for (String s : all) h = h * 1000003 + s.hashCode();
+		        return h;
+		    }
+		    static List<String> records(long seed, int n) {
+		        Random r = new Random(seed);
+		        return IntStream.range(0, n).mapToObj(i -> i + ":" + Long.toHexString(r.nextLong())).collect(Collectors.toList());
+		    }
+		    public static void main(String[] args) throws Exception {
+		        Map<Long, List<String>> kept = new TreeMap<>();
+		        for (long i = 0; i < 10; i++) kept.put(i, records(i, 4000));
+		        List<Long> before = kept.values().stream().map(Work::digest).collect(Collectors.toList());
+		        Thread.sleep(600);
+		        for (int round = 0; round < 3; round++) {
+		            byte[][] waste = new byte[40][];
+		            for (int i = 0; i < waste.length; i++) { waste[i] = new byte[200000]; Arrays.fill(waste[i], (byte) i); }
+		            System.gc();
+		            Thread.sleep(200);
+		            for (int i = 0; i < waste.length; i++) if (waste[i][199999] != (byte) i) throw new Exception("waste " + i);
+		        }
+		        ExecutorService pool = Executors.newFixedThreadPool(4);
+		        List<Future<Long>> found = new ArrayList<>();
+		        for (List<String> list : kept.values()) found.add(pool.submit(() -> digest(list)));
+		        List<Long> after = new ArrayList<>();
+		        for (Future<Long> f : found) after.add(f.get());
+		        pool.shutdown();
+		        System.out.println(before.equals(after) + " " + after);
+		        Process p = new ProcessBuilder("echo", "out of a child").start();
+		        System.out.println(new String(p.getInputStream().readAllBytes()) + p.waitFor());
+		    }
+		}
+	END
+}
+
+# python_tests SECONDS MODULE [ARG...]
+python_tests() {
+	local limit=$1 status=0
+
+	shift
+	evicted_command "$limit" env --default-signal=INT,QUIT /usr/bin/python3 -m test "$@" \
+		>"$DIR/python.log" 2>"$DIR/python.err" || status=$?
+	[ $status -eq 0 ] ||
+		fail "python3 -m test $*: status $status: $(grep -E '^(FAIL|ERROR)|Error' "$DIR/python.log" | head -n 10)"
+	say "python3 -m test $1: passed; $(tail -n 1 "$DIR/python.err")"
+}
+
+python_suite() {
+	if ! /usr/bin/python3 -c 'import test.test_mmap' 2>/dev/null; then
+		say "CPython's tests are not here"
+		return
+	fi
+	mkdir -p "$DIR/home"
+	export HOME=$DIR/home PYTHONDONTWRITEBYTECODE=1
+	cd "$DIR/home"
+	python_tests 100 test_mmap
+	python_tests 100 test_gc -i 'test_trashcan_threads' -i 'test_garbage_at_shutdown'
+	python_tests 100 test_thread
+	if [ -n "${SOAK_SECONDS:-}" ]; then
+		python_tests 900 test_threading
+		python_tests 900 test_subprocess
+		python_tests 1800 test_multiprocessing_forkserver
+		python_tests 1800 test_asyncio
+	else
+		python_tests 100 test_threading -m 'ThreadTests' -m 'ThreadJoinOnShutdown' \
+			-i 'test_enumerate_after_join' -i '*crash*'
+		python_tests 100 test_subprocess -m '*ProcessTestCaseNoPoll.test_c*' \
+			-m 'POSIXProcessTestCase.test_close_fd*' -m 'POSIXProcessTestCase.test_*preexec*'
+		python_tests 100 test_multiprocessing_fork -m '*WithProcessesTestPool.test_*map*' \
+			-m '*WithProcessesTestQueue.test_f*'
+		python_tests 100 test_asyncio.test_subprocess
+	fi
+	cd - >/dev/null
+}
+
+live_begin
+agent_start
+if [ -n "$(type -P node)" ]; then
+	write_node >"$DIR/work.js"
+	compare node 60 node "$DIR/work.js"
+else
+	say "no node here"
+fi
+if [ -n "$(type -P java)" ]; then
+	write_java >"$DIR/Work.java"
+	compare java 120 java -Xmx64m -XX:TieredStopAtLevel=1 "$DIR/Work.java"
+	compare java-parallel 120 java -Xmx64m -XX:TieredStopAtLevel=1 -XX:+UseParallelGC -XX:+AlwaysPreTouch "$DIR/Work.java"
+else
+	say "no java here"
+fi
+python_suite
+live_end
