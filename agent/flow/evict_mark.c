@@ -13,19 +13,32 @@
    vm.max_map_count, or the program's own mmap fails. */
 #define REGISTERED_MAX 8192
 
+/* All but bars: a part that a mapping has grown by is registered without a word
+   to us, and a REMOVE in it may still be about to zap. */
+static void forget(struct session *s, uint64_t vpn, uint64_t end)
+{
+	uint64_t done;
+
+	while (vpn < end) {
+		uint64_t bar = slotmap_next(&s->slots, vpn, end, 1u << SLOT_BARRED);
+
+		if (bar > vpn)
+			slotmap_clear(&s->slots, vpn, bar - vpn, SLOT_NONE, &done);
+		for (vpn = bar; vpn < end && slot_state(slotmap_get(&s->slots, vpn)) == SLOT_BARRED;)
+			vpn++;
+	}
+}
+
 /* Nothing of ours can be where nothing was registered; what is there is left
    from an address space that a fork child has not inherited (DONTFORK). */
 static void forget_gaps(struct session *s, uint64_t start, uint64_t end)
 {
-	uint64_t done;
-
 	while (start < end) {
 		const struct range *r = ranges_after(&s->registered, start);
 		uint64_t gap = r ? MIN(MAX(r->start, start), end) : end;
 
 		if (gap > start)
-			slotmap_clear(&s->slots, start >> PAGE_SHIFT, (gap - start) >> PAGE_SHIFT,
-				      SLOT_NONE, &done);
+			forget(s, start >> PAGE_SHIFT, gap >> PAGE_SHIFT);
 		start = r ? MAX(r->end, gap) : end;
 	}
 }

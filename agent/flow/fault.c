@@ -276,8 +276,11 @@ static void serve_inside(struct owner *o, struct session *s)
 		uint64_t start = o->now = now_ns();
 		int n = read_messages(o, s, again);
 
-		if (n == -EMFILE && make_room(o))
-			continue;
+		if (n == -EMFILE) {
+			if (make_room(o))
+				continue;
+			flow_shed(o); /* the event stays; it is read when there is room */
+		}
 		if (n == -EBADFD) {
 			flow_tampered(o, s);
 			break;

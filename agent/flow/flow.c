@@ -13,6 +13,7 @@
 #define RESTORE_SLICE 32	  /* pages between two looks at other faults */
 #define CLOSE_SLICE (64u * 512u) /* pages of address space */
 #define STUCK_NS (5 * NSEC_PER_SEC)
+#define SHED 8u /* processes at a time */
 
 #define ANY_MASK (~1u & ((1u << SLOT_STATES) - 1))
 
@@ -136,6 +137,20 @@ void flow_tampered(struct owner *o, struct session *s)
 	flow_start_restore(o, s, true);
 }
 
+void flow_shed(struct owner *o)
+{
+	struct session *oldest[SHED] = { NULL };
+	unsigned n = 0;
+
+	for (struct session *s = o->owned; s; s = s->next_owned) /* newest first */
+		if (session_state(s) == SESSION_SERVED && !s->gate)
+			oldest[n++ % SHED] = s;
+	for (unsigned i = 0; i < MIN(n, SHED); i++) {
+		atomic_store(&oldest[i]->reason, "its descriptor was needed for a fork");
+		flow_start_restore(o, oldest[i], true);
+	}
+}
+
 static bool job_close(struct owner *o, struct session *s)
 {
 	uint64_t vpn = slotmap_next(&s->slots, s->restore_vpn, SLOTMAP_VPN_MAX, ANY_MASK), done;
@@ -153,21 +168,31 @@ static bool job_close(struct owner *o, struct session *s)
 	return false;
 }
 
+/* With nothing away, nothing need be registered: first touches cost no message
+   then, and debuggers can read what was never touched. */
+static void unregister_all(struct session *s)
+{
+	for (size_t i = 0; i < s->registered.nr; i++)
+		uffd_unregister(s->fds.uffd, s->registered.v[i].start,
+				s->registered.v[i].end - s->registered.v[i].start);
+	s->registered.nr = 0;
+	s->registered_ns = now_ns();
+	atomic_store(&s->counters.registered_bytes, 0);
+}
+
 /* Everything is back: let go of the process, or go on as before. */
 static bool end_restore(struct owner *o, struct session *s)
 {
 	struct wire_order leave = { .head = { WIRE_MAGIC, WIRE_VERSION, WIRE_ORDER },
 				    .op = WIRE_OP_LEAVE };
 
+	unregister_all(s);
 	if (!s->detach) {
 		session_set_state(s, s->gate ? SESSION_ACTIVE : SESSION_SERVED);
 		order_finish(o->flow, &s->restore_order, 0);
 		notice_send(&o->flow->engine, &s->to_engine, SESSION_NEWS_STATE);
 		return false;
 	}
-	for (size_t i = 0; i < s->registered.nr; i++)
-		uffd_unregister(s->fds.uffd, s->registered.v[i].start,
-				s->registered.v[i].end - s->registered.v[i].start);
 	uffd_unregister(s->fds.uffd, s->transit, WIRE_TRANSIT_PAGES * PAGE_BYTES);
 	uffd_unregister(s->fds.uffd, s->identity, PAGE_BYTES);
 	/* A mover that can't be told goes with its process; it holds nothing

@@ -91,6 +91,9 @@ void flow_close(struct owner *o, struct session *s);
 /* One slice of restoring or closing; false when that job has ended. */
 bool flow_job(struct owner *o, struct session *s);
 void flow_start_restore(struct owner *o, struct session *s, bool detach);
+/* Descriptors have run out, and a fork waits for one: children that have no
+   mover, the oldest first, get everything back and are let go. */
+void flow_shed(struct owner *o);
 /* Begins to poll a session's userfaultfd. 0 or negative errno. */
 int flow_watch(struct owner *o, struct session *s);
 void flow_unwatch(struct owner *o, struct session *s);
