@@ -26,6 +26,7 @@
 #include "agent/manager.h"
 #include "agent/options.h"
 #include "agent/setup.h"
+#include "common/inject.h"
 #include "common/kept.h"
 #include "common/log.h"
 #include "common/units.h"
@@ -509,6 +510,7 @@ int main(int argc, char *argv[])
 	/* Of the keeper's own; a worker's would not be told by its pid. */
 	unsetenv("WATCHDOG_PID");
 	kept_use(kept_directory_new());
+	inject_init();
 	fdstore_init();
 	take_passed();
 	if (!fdstore_taken())

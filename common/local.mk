@@ -6,6 +6,8 @@ common_libcommon_a_SOURCES = \
 	common/crc32c.h \
 	common/fdpass.c \
 	common/fdpass.h \
+	common/inject.c \
+	common/inject.h \
 	common/kept.c \
 	common/kept.h \
 	common/log.c \

@@ -288,6 +288,7 @@ CONTROL_TESTS = \
 
 LIVE_TESTS = \
 	tests/live/test_bench.sh \
+	tests/live/test_crash.sh \
 	tests/live/test_databases.sh \
 	tests/live/test_exec.sh \
 	tests/live/test_fill.sh \
@@ -333,5 +334,7 @@ EXTRA_DIST += \
 	tests/control/error_name.py \
 	tests/control/lib.sh \
 	tests/control/manager.py \
+	tests/live/crash.sh \
 	tests/live/lib.sh \
+	tests/live/manager.py \
 	tests/unit/test_shim_symbols.sh

@@ -22,6 +22,7 @@
 #include "common/fdpass.h"
 #include "common/log.h"
 #include "common/reaper.h"
+#include "common/inject.h"
 #include "common/util.h"
 #include "proc/gate.h"
 #include "proc/handshake.h"
@@ -280,6 +281,7 @@ static int make_record(struct engine *e, struct session *s, const struct attachi
 	atomic_store(&record->fds[RECORD_PIDFD], a->pidfd + 1);
 	record_commit(s, 0);
 	record_publish(record, s->id);
+	inject(INJECT_ATTACH);
 	return engine_keep_fds(e, s);
 }
 

@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include "common/fdpass.h"
+#include "common/inject.h"
 #include "common/util.h"
 #include "sys/cgroup.h"
 #include "sys/pagemap.h"
@@ -265,6 +266,7 @@ void evictor_salvage(struct worker *w, struct session *s)
 	staging_make_room(w->flow->staging, WIRE_BATCH);
 	w->reserved += b->planned;
 	evict_salvage(w->flow, b);
+	inject(INJECT_RECOVER_SALVAGE);
 	send_to_owner(b, BATCH_STAGE);
 }
 

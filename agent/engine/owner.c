@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
+#include "common/inject.h"
 #include "common/kept.h"
 #include "common/util.h"
 #include "proc/gate.h"
@@ -75,6 +76,7 @@ static void owner_recover(struct owner *o, struct session *s)
 		}
 		(void)uffd_wake_all(s->fds.uffd);
 		s->recover = SESSION_RECOVER_GATE;
+		inject(INJECT_RECOVER_WAKE);
 		if (s->fds.mover >= 0)
 			notice_send(&o->flow->worker, &s->to_worker, SESSION_WORK_ADD);
 	}
@@ -111,6 +113,7 @@ void owner_adopt(struct owner *o, struct session *s)
 		s->gate = a->gate;
 		gate_set_generation(s->gate, s->generation);
 		record_introduce(s);
+		inject(INJECT_ADOPTED);
 		epoll_ctl(o->epoll, EPOLL_CTL_ADD, s->fds.gate_event, &event);
 		session_set_state(s, SESSION_ACTIVE);
 		a->done = true;

@@ -21,6 +21,7 @@
 
 #include "common/log.h"
 #include "common/reaper.h"
+#include "common/inject.h"
 #include "common/util.h"
 
 struct see { /* of one session's slots */
@@ -318,7 +319,9 @@ int recover_begin(struct engine *e, struct batch **batches)
 		slot_pool_recovered(e->owners[i].owner.slots);
 	staging_recover_end(e->flow.staging);
 	blobstore_recover_end(e->flow.blobstore);
+	inject(INJECT_RECOVER_COUNT);
 	recover_events(e);
+	inject(INJECT_RECOVER_EVENTS);
 	log_info("%u programs taken over in %.1f ms", e->nr_sessions, (double)(now_ns() - start) / 1e6);
 	return 0;
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/inject.h"
 #include "flow/blobstore_private.h"
 
 #define DICT_LEVEL 1 /* what pays: docs/PERFORMANCE.md */
@@ -285,6 +286,7 @@ static enum blobstore_result add_locked(struct blobstore *bs, struct domain *dom
 		blob_free(bs->blobs, record.id);
 		return r == -ENOSPC ? BLOBSTORE_FULL : BLOBSTORE_ERROR;
 	}
+	inject(INJECT_PUT_WRITTEN);
 	blob_publish(bs->blobs, record.id, hash, loc);
 	*id = record.id;
 	return BLOBSTORE_STORED;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Housekeeping: dead blobs, empty segments, garbage. */
+#include "common/inject.h"
 #include "flow/blobstore_private.h"
 
 #include <string.h>
@@ -151,6 +152,7 @@ static enum step move_one(struct blobstore *bs)
 		if (segment_append(bs, bs->tenants[seg->tenant].domain, seg->stream, buf, size, true,
 				   &new_loc))
 			return STEP_STUCK;
+		inject(INJECT_COMPACT);
 		blob_move(bs->blobs, record.id, new_loc);
 		segment_drop(bs, loc);
 		bs->compacted_bytes += size;

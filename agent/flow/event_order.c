@@ -17,6 +17,7 @@
  */
 #include "flow/flow.h"
 
+#include "common/inject.h"
 #include "common/util.h"
 #include "proc/record.h"
 
@@ -77,6 +78,7 @@ static void apply(struct owner *o, struct session *s, unsigned i, unsigned phase
 	if (!phase)
 		record_note(s, i, 1);
 	events_apply(o, s, &msg);
+	inject(INJECT_EVENT_APPLIED);
 	take_out(s, i);
 	record_commit(s, 0);
 }
@@ -140,6 +142,7 @@ void events_take(struct owner *o, struct session *s, const struct uffd_msg *msg)
 		force_first(o, s);
 	s->waiting[s->nr_waiting++] = *msg;
 	record_commit(s, o->event);
+	inject(INJECT_EVENT_TAKEN);
 	settle(o, s);
 	o->unquiet |= !events_are_quiet(s);
 }

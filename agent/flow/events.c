@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <sys/random.h>
 
+#include "common/inject.h"
 #include "common/util.h"
 #include "proc/record.h"
 
@@ -138,6 +139,7 @@ static void move_slots(struct owner *o, struct session *s, uint64_t vpn, uint64_
 	if (s->phase < 2) {
 		clear(o, s, target << PAGE_SHIFT, (target + n) << PAGE_SHIFT, SLOT_NONE);
 		record_note(s, s->applying, 2);
+		inject(INJECT_REMAP_CLEARED);
 	}
 	while (slotmap_merge(&s->slots, vpn, target, n) == -ENOMEM) {
 		nodes *= 2;
@@ -154,6 +156,7 @@ static void apply_remap(struct owner *o, struct session *s, uint64_t from, uint6
 
 	fetch_forget(o, s, vpn, vpn + n);
 	move_slots(o, s, vpn, target, n);
+	inject(INJECT_REMAP_MOVED);
 	for (unsigned i = 0; i < WIRE_TRANSIT_PAGES; i++)
 		if (s->transit_vpn[i] >= vpn && s->transit_vpn[i] < vpn + n)
 			s->transit_vpn[i] += target - vpn;
@@ -247,8 +250,10 @@ static int make_child(struct owner *o, struct session *parent, struct session *c
 	inherit_batch(child, parent);
 	forget_wiped(o, child, parent);
 	record_commit(child, 0);
+	inject(INJECT_FORK_RECORD);
 	if (child->record)
 		record_publish(child->record, child->id);
+	inject(INJECT_FORK_KNOWN);
 	return flow_watch(o, child);
 }
 

@@ -8,6 +8,7 @@
  */
 #include "flow/flow.h"
 
+#include "common/inject.h"
 #include "common/util.h"
 #include "proc/gate.h"
 
@@ -128,10 +129,12 @@ void evict_commit(struct owner *o, struct batch *b)
 {
 	struct session *s = b->session;
 
+	inject(INJECT_PACKED);
 	for (unsigned i = 0; i < b->nr; i++)
 		if (b->page[i].result == BATCH_PAGE_STORED) {
 			commit_stored(o, s, &b->page[i]);
 			b->page[i].result = BATCH_PAGE_SKIP;
+			inject(INJECT_COMMIT_HALF);
 		}
 	if (!bring_back_all(o, s, b)) {
 		b->next = o->deferred; /* behind the faults and events to come */

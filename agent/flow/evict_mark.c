@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <sys/socket.h>
 
+#include "common/inject.h"
 #include "common/util.h"
 #include "proc/record.h"
 #include "sys/pagemap.h"
@@ -122,6 +123,7 @@ static void order_move(struct owner *o, struct session *s, struct batch *b)
 	};
 
 	list_ranges(&order, b);
+	inject(INJECT_MARKED);
 	atomic_store_explicit(&b->ordered, true, memory_order_release);
 	if (send(s->fds.mover, &order, sizeof(order), MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)sizeof(order))
 		notice_send(&o->box, &s->to_owner, SESSION_OWN_CHECK); /* no mover */
@@ -142,6 +144,7 @@ void evict_mark(struct owner *o, struct batch *b)
 	}
 	if (b->nr) {
 		order_move(o, s, b);
+		inject(INJECT_ORDERED);
 		return; /* the worker hears from the mover */
 	}
 	b->mail.kind = BATCH_STAGED;

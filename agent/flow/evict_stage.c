@@ -7,6 +7,7 @@
 
 #include <sys/socket.h>
 
+#include "common/inject.h"
 #include "common/util.h"
 #include "proc/record.h"
 
@@ -118,8 +119,11 @@ void evict_stage(struct owner *o, struct batch *b)
 		mailbox_send(&o->box, &b->mail); /* transit keeps the bytes meanwhile */
 		return;
 	}
-	for (unsigned i = 0; i < b->nr; i++)
+	inject(INJECT_PULLED);
+	for (unsigned i = 0; i < b->nr; i++) {
 		stage_everywhere(o, b, i);
+		inject(INJECT_STAGE_HALF);
+	}
 	while (s->heirs) {
 		struct session *heir = s->heirs;
 
@@ -128,7 +132,9 @@ void evict_stage(struct owner *o, struct batch *b)
 		if (heir->record)
 			heir->record->heir_of = 0;
 	}
+	inject(INJECT_STAGED);
 	drop_transit(b);
+	inject(INJECT_DROPPED);
 	if (s->ending && b->lane == WIRE_LANES - 1)
 		flow_close(o, s); /* it was only waited for */
 	b->mail.kind = BATCH_STAGED;

@@ -8,6 +8,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
+#include "common/inject.h"
 #include "common/util.h"
 #include "proc/gate.h"
 #include "sys/pagemap.h"
@@ -230,6 +231,7 @@ static unsigned answer_all(struct owner *o, struct session *s, unsigned first, u
 	for (unsigned i = first; i < nr; i++) {
 		if (m[i].event == UFFD_EVENT_PAGEFAULT)
 			continue;
+		inject(INJECT_EVENT_READ);
 		o->event = atomic_load_explicit(&o->ring->base, memory_order_relaxed) + i;
 		events_take(o, s, &m[i]);
 		m[i].event = 0; /* taken: not to be found again */

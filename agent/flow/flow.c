@@ -6,6 +6,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "common/inject.h"
 #include "common/util.h"
 #include "flow/order.h"
 #include "proc/gate.h"
@@ -109,6 +110,7 @@ void flow_close(struct owner *o, struct session *s)
 	if (session_state(s) >= SESSION_CLOSING)
 		return;
 	session_set_state(s, SESSION_CLOSING);
+	inject(INJECT_CLOSING);
 	fetch_close(o, s);
 	flow_unwatch(o, s);
 	leave_family(s);
@@ -193,6 +195,7 @@ static bool end_restore(struct owner *o, struct session *s)
 		notice_send(&o->flow->engine, &s->to_engine, SESSION_NEWS_STATE);
 		return false;
 	}
+	inject(INJECT_RESTORED);
 	uffd_unregister(s->fds.uffd, s->transit, WIRE_TRANSIT_PAGES * PAGE_BYTES);
 	uffd_unregister(s->fds.uffd, s->identity, PAGE_BYTES);
 	/* A mover that can't be told goes with its process; it holds nothing

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "common/inject.h"
 #include "common/util.h"
 #include "flow/order.h"
 
@@ -40,8 +41,10 @@ bool refault_may_leave(slot_t slot, uint64_t now)
 
 static void replace(struct owner *o, struct session *s, uint64_t vpn, slot_t slot, slot_t next)
 {
+	inject(INJECT_PLACED);
 	if (slotmap_set(&s->slots, vpn, next) < 0)
 		return; /* no node to unshare the leaf: it keeps its reference */
+	inject(INJECT_REPLACED);
 	if (slot_state(slot) == SLOT_STORED || slot_state(slot) == SLOT_FETCHING)
 		flow_account_store(s, -(int64_t)blobstore_bytes(o->flow->blobstore,
 								(blob_id)slot_value(slot)));

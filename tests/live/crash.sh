@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
+# shellcheck source=tests/live/lib.sh
+. "${srcdir:-.}/tests/live/lib.sh"
+
+# Killing the agent while programs run under it, for test_crash.sh and
+# crash-soak.sh. The agent is started under tests/live/manager.py, which keeps
+# its descriptors; AGENT_PID is the manager then, and ends as the agent does.
+
+# shellcheck disable=SC2120
+crash_begin() {
+	live_begin
+	need_program python3
+	mkdir "$DIR/manager"
+	head -c 4096 /dev/zero >"$DIR/inject"
+	export USWAP_INJECT=$DIR/inject
+	[ -e "$DIR/uswap.conf" ] || agent_config >"$DIR/uswap.conf"
+	python3 "${srcdir:-.}/tests/live/manager.py" "$DIR/manager" "$AGENT" \
+		--config "$DIR/uswap.conf" --socket "$USWAP_SOCKET" --bus-address none \
+		--store memory:1G --foreground >>"$DIR/agent.log" 2>&1 &
+	AGENT_PID=$!
+	wait_until 20 "the agent to listen" agent_up
+}
+
+keeper() { cat "$DIR/manager/pid"; }
+worker() { pgrep -P "$(keeper)" | head -n 1; }
+
+kill_worker() {
+	local pid
+
+	pid=$(worker)
+	[ -z "$pid" ] || kill -KILL "$pid" 2>/dev/null || true
+}
+
+# Both at once, the keeper first: it must not start another one.
+kill_both() {
+	local one two
+
+	one=$(keeper)
+	two=$(worker)
+	# shellcheck disable=SC2086
+	kill -KILL "$one" $two 2>/dev/null || true
+}
+
+# The number of a point of common/inject.h.
+point_number() {
+	awk -v name="INJECT_$1" '/^enum inject_point/ { on = 1; next }
+		on && /^\tINJECT_/ { sub(/[ ,=].*/, "", $1); if ($1 == name) { print n + 0; exit } n++ }' \
+		"${srcdir:-.}/common/inject.h"
+}
+
+points() {
+	sed -n '/^enum inject_point/,/^}/s/^\tINJECT_\([A-Z_]*\),.*/\1/p' "${srcdir:-.}/common/inject.h"
+}
+
+# inject POINT PASS: the worker that comes there, PASS times not, is killed.
+inject() {
+	python3 -c 'import struct, sys
+with open(sys.argv[1], "r+b") as f:
+    f.write(struct.pack("II", int(sys.argv[2]), int(sys.argv[3])))' \
+		"$DIR/inject" "$(point_number "$1")" "$2"
+}
+
+inject_hits() {
+	od -An -tu4 -j8 -N4 "$DIR/inject" | tr -d ' '
+}
+
+inject_is_hit() {
+	[ "$(inject_hits)" -gt "$1" ]
+}
+
+# crash_while PID KILL...: one of the functions KILL after another, every now and
+# then, until the process has ended. Sets KILLS.
+KILLS=0
+crash_while() {
+	local pid=$1 how n=0
+
+	shift
+	while kill -0 "$pid" 2>/dev/null; do
+		sleep "0.$((RANDOM % 6))$((RANDOM % 10))"
+		how=("$@")
+		"${how[n % $#]}"
+		n=$((n + 1))
+	done
+	KILLS=$((KILLS + n))
+}
+
+# A worker before may have left more than it should have.
+crash_end() {
+	wait_until 20 "the agent to listen" agent_up
+	live_idle
+}

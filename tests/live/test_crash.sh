@@ -1,0 +1,103 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# kill -9 of the agent's worker, of worker and keeper together, and of the worker
+# at each named point of its work, under programs that verify every byte: they
+# notice a pause and nothing else, and nothing is left behind.
+# shellcheck source=tests/live/crash.sh
+. "${srcdir:-.}/tests/live/crash.sh"
+
+crash_begin
+
+# ---- pages away in every program, and the worker goes; then both ----
+serve_start 24
+one=$SERVED
+for how in kill_worker kill_both kill_worker; do
+	wait_until 30 "half of the pages to leave" absent_at_least "$one" 50
+	before=$(total evicted_bytes)
+	old=$(worker)
+	$how
+	agent_is_new() { [ -n "$(worker)" ] && [ "$(worker)" != "$old" ]; }
+	wait_until 10 "a new worker" agent_is_new
+	wait_until 10 "the agent to listen" agent_up
+	after=$(total evicted_bytes)
+	[ "$after" -ge $((before / 2)) ] || fail "$how: of $before bytes evicted the new worker knows $after"
+	[ "$(ask "$one" verify)" = $((24 * 256)) ] || fail "verify after $how"
+	say "$how with $before bytes away: all of them right"
+done
+fds() { find "/proc/$(worker)/fd" -mindepth 1 2>/dev/null | wc -l; }
+before=$(fds)
+for ((i = 0; i < 20; i++)); do
+	kill_worker
+	sleep 0.1
+done
+wait_until 10 "the agent to listen" agent_up
+few_fds() { [ "$(fds)" -le $((before + 6)) ]; }
+wait_until 10 "descriptors of dead workers to be closed: $(fds) instead of $before" few_fds
+[ "$(ask "$one" verify)" = $((24 * 256)) ] || fail "verify after 20 deaths"
+serve_stop "$one"
+
+# ---- at each point ----
+# What gets there: eviction and restores, events of all kinds, forks, ends.
+at_points() {
+	local point hits pass missed=
+
+	for point in $(points); do
+		case $point in
+		NONE | POINTS | COMPACT) continue ;; # compaction: when there is garbage
+		esac
+		hits=$(inject_hits)
+		case $point in
+		RECOVER_*) inject "$point" 0; kill_worker ;;
+		*) pass=$((RANDOM % 3)); inject "$point" "$pass" ;;
+		esac
+		for ((i = 0; i < 40; i++)); do
+			inject_is_hit "$hits" && break
+			kill -0 "$1" 2>/dev/null || break 2
+			sleep 0.1
+		done
+		inject_is_hit "$hits" || missed="$missed $point"
+	done
+	inject NONE 0
+	echo "$missed" >"$DIR/missed"
+}
+storm() {
+	while [ -e "$DIR/storming" ]; do
+		for name in "fork_verify 1" "mremap_verify 1" "munmap_verify 1" "madvise_verify 1" "threads_verify 1 3"; do
+			# shellcheck disable=SC2086
+			bounded 60 env "LD_PRELOAD=$LIB" "$WORKLOADS/"$name >>"$DIR/storm.out" 2>&1 ||
+				fail "$name: $(tail -n 3 "$DIR/storm.out")"
+			[ -e "$DIR/storming" ] || break
+		done
+	done
+}
+serve_start 8
+one=$SERVED
+touch "$DIR/storming"
+storm &
+storm=$!
+at_points $storm &
+points=$!
+while kill -0 $points 2>/dev/null; do
+	[ "$(ask "$one" verify)" = 2048 ] || fail "verify under crashes at named points"
+	[ "$(ask "$one" change)" -gt 0 ] || fail "change under crashes at named points"
+	timeout 5 "$CTL" restore "$SERVED_PID" >/dev/null 2>&1 || true
+	sleep 0.2
+done
+rm "$DIR/storming"
+wait $storm || fail "a program under crashes at named points: $(tail -n 20 "$DIR/storm.out")"
+say "$(inject_hits) points hit$(sed 's/^ /, not reached: /' "$DIR/missed")"
+[ "$(inject_hits)" -ge 18 ] || fail "vacuous: hardly any point was reached"
+serve_stop "$one"
+
+# ---- at random ----
+for name in "fill_verify 12 1" "fork_verify 2" "threads_verify 4 4"; do
+	# shellcheck disable=SC2086
+	bounded 90 env "LD_PRELOAD=$LIB" WORKLOAD_EVICT=1 "$WORKLOADS/"$name &
+	pid=$!
+	crash_while $pid kill_worker kill_worker kill_both
+	wait $pid || fail "$name under crashes: status $?"
+done
+say "$KILLS random kills"
+crash_end
+agent_stop
+say passed
