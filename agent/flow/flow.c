@@ -10,6 +10,7 @@
 #include "common/util.h"
 #include "flow/order.h"
 #include "proc/gate.h"
+#include "proc/record.h"
 
 #define RESTORE_SLICE 32	  /* pages between two looks at other faults */
 #define CLOSE_SLICE (64u * 512u) /* pages of address space */
@@ -178,6 +179,8 @@ static void unregister_all(struct session *s)
 		uffd_unregister(s->fds.uffd, s->registered.v[i].start,
 				s->registered.v[i].end - s->registered.v[i].start);
 	s->registered.nr = 0;
+	s->registered.changes++;
+	record_commit(s, 0);
 	s->registered_ns = now_ns();
 	atomic_store(&s->counters.registered_bytes, 0);
 }
