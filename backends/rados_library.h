@@ -14,7 +14,9 @@
 	X(rados_aio_create_completion2) \
 	X(rados_aio_get_return_value) \
 	X(rados_aio_read) \
+	X(rados_aio_is_complete) \
 	X(rados_aio_release) \
+	X(rados_aio_wait_for_complete) \
 	X(rados_aio_write_op_operate) \
 	X(rados_blocklist_add) \
 	X(rados_break_lock) \

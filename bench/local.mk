@@ -24,10 +24,16 @@ bench_heap_ratio_SOURCES = bench/heap_ratio.c
 bench_heap_ratio_CPPFLAGS = $(AM_CPPFLAGS) $(BENCH_CPPFLAGS)
 bench_heap_ratio_LDADD = \
 	agent/libflow.a agent/libproc.a agent/libpage.a agent/libsys.a backends/libbackends.a \
-	common/libcommon.a $(RADOS_LIBS) $(ZSTD_LIBS) $(CRYPTO_LIBS) $(BENCH_LIBS) -lm
+	common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(BENCH_LIBS) -lm
 
 bench_idle_work_SOURCES = bench/idle_work.c
 bench_idle_work_LDADD = common/libcommon.a -lm
+
+if HAVE_RADOS
+noinst_PROGRAMS += bench/rados_bare
+endif
+bench_rados_bare_SOURCES = bench/rados_bare.c
+bench_rados_bare_LDADD = backends/libbackends.a common/libcommon.a $(URING_LIBS)
 
 EXTRA_DIST += \
 	bench/heap-images \
@@ -35,4 +41,5 @@ EXTRA_DIST += \
 	bench/heaps/records.js \
 	bench/heaps/records.py \
 	bench/touch.h \
-	bench/uswap-bench
+	bench/uswap-bench \
+	bench/uswap-bench-rados
