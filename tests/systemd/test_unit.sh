@@ -152,6 +152,47 @@ box uswapctl restore "$work"
 if as_user uswapctl evict "$work" 2>"$dir/refused"; then fail "an ordinary user may evict"; fi
 say "an ordinary user is refused: $(tail -n 1 "$dir/refused")"
 
+# ---- killed, restarted: the programs stay attached, with their pages away ----
+main_pid() { box systemctl show -P MainPID uswap-agent; }
+stored() { box systemctl show -P NFileDescriptorStore uswap-agent; }
+is_another() { # PID: it is active, and not with that one
+	[ "$(box systemctl is-active uswap-agent || :)" = active ] && [ "$(main_pid)" != "$1" ]
+}
+is_served() {
+	[ "$(stats "$work" 2>/dev/null | value evicted_bytes)" -ge $((32 << 20)) ] 2>/dev/null
+}
+survives() { # WHAT COMMAND...
+	local what=$1 old
+	shift
+	old=$(main_pid)
+	box uswapctl evict "$work" >/dev/null
+	"$@"
+	wait_until 30 "another agent after $what" is_another "$old"
+	wait_until 20 "the program to be served by it, after $what" is_served
+	ask verify right
+	say "$what with pages away: $answer pages right, $(stored) descriptors stored"
+}
+kill_both() {
+	local main
+	main=$(main_pid)
+	# shellcheck disable=SC2046
+	box kill -KILL "$main" $(box pgrep -P "$main")
+}
+[ "$(stored)" -ge 15 ] || fail "only $(stored) descriptors are stored"
+survives "kill -9 of keeper and worker" kill_both
+survives "a restart" box systemctl restart uswap-agent
+box systemctl daemon-reexec
+survives "daemon-reexec and kill -9" kill_both
+# the worker alone: the service's process stays
+main=$(main_pid)
+box uswapctl evict "$work" >/dev/null
+box kill -KILL "$(box pgrep -P "$main")"
+wait_until 20 "the program to be served by a new worker" is_served
+ask verify right
+[ "$(main_pid)" = "$main" ] || fail "the keeper is another one"
+[ "$(box systemctl show -P NRestarts uswap-agent)" -le 3 ] || fail "restarted without need"
+say "kill -9 of the worker with pages away: $answer pages right"
+
 # ---- stop: everything is given back, the program goes on ----
 box uswapctl evict "$work"
 box systemctl stop uswap-agent
@@ -177,7 +218,8 @@ else
 fi
 
 # ---- and nothing is wrong ----
-box journalctl -u uswap-agent --no-pager -o cat -p err >"$dir/errors"
+box journalctl -u uswap-agent --no-pager -o cat -p err |
+	grep -v -e 'the worker was killed by signal 9' >"$dir/errors" || :
 if [ -s "$dir/errors" ]; then
 	cat "$dir/errors"
 	fail "errors in the journal"
