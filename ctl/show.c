@@ -219,6 +219,8 @@ static void add_tier(struct table *t, const struct ctl *ctl, const struct tier *
 			table_add(t, "%s", *(const char *)field ? (const char *)field : "-");
 		else if (row->type == 'n')
 			add_time(t, *(const uint64_t *)field);
+		else if (*(const uint64_t *)field == UINT64_MAX) /* no bound */
+			table_add(t, "-");
 		else if (is_bytes(row))
 			table_add(t, "%s", size_text(ctl, text, *(const uint64_t *)field));
 		else
