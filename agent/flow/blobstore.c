@@ -53,8 +53,7 @@ static bool open_seal(struct blobstore *bs, const void *secret, size_t len)
 		return false;
 	bs->key = own->key;
 	bs->seal = seal_new(&bs->key);
-	bs->seal_buffer = aligned_alloc(STORE_BLOCK, STORE_READ_ROOM(BLOB_LEN_MAX + SEAL_TAG));
-	return bs->seal && bs->seal_buffer && mover_init(bs);
+	return bs->seal && mover_init(bs);
 }
 
 struct blobstore *blobstore_new_tiers(struct store *const *stores, unsigned nr, uint32_t max_blobs,
@@ -97,7 +96,6 @@ struct blobstore *blobstore_free(struct blobstore *bs)
 	mover_deinit(bs);
 	dict_table_free(bs->dicts);
 	seal_free(bs->seal);
-	free(bs->seal_buffer);
 	explicit_bzero(&bs->key, sizeof(bs->key));
 	kept_close(&bs->entries_kept);
 	pthread_mutex_destroy(&bs->lock);
@@ -158,14 +156,14 @@ static int read_slow(struct blobstore *bs, struct codec *codec, uint64_t place, 
 		     void *page)
 {
 	uint64_t serial = bs->segments[blob_loc_segment(loc)].serial;
-	uint32_t len = blob_loc_len(loc);
-	int r;
+	unsigned char bytes[BLOB_LEN_MAX + SEAL_TAG];
+	int r = store_read(bs->tiers[place_tier(place)].store, place_carrier(place), blob_loc_offset(loc),
+			   bytes, blob_loc_len(loc) + SEAL_TAG);
 
+	if (r)
+		return r;
 	pthread_mutex_lock(&bs->seal_lock);
-	r = store_read(bs->tiers[place_tier(place)].store, place_carrier(place), blob_loc_offset(loc),
-		       bs->seal_buffer, len + SEAL_TAG);
-	if (!r)
-		r = blobstore_unseal(bs, bs->seal, codec, serial, id, loc, bs->seal_buffer, page);
+	r = blobstore_unseal(bs, bs->seal, codec, serial, id, loc, bytes, page);
 	pthread_mutex_unlock(&bs->seal_lock);
 	return r;
 }
@@ -233,6 +231,13 @@ void blobstore_unref(struct blobstore *bs, blob_id id)
 
 /* ---- put ---- */
 
+/* Another machine may not answer for long: no packer waits for it. What lies
+   there and comes again is stored a second time. */
+static bool may_hang(const struct blobstore *bs, uint32_t segment)
+{
+	return store_caps(bs->tiers[bs->segments[segment].tier].store) & STORE_REMOTE;
+}
+
 /* The next blob of domain with this hash, with a reference; the one before
    loses its own. */
 static blob_id next_candidate(struct blobstore *bs, const struct domain *domain, uint64_t hash,
@@ -244,7 +249,7 @@ static blob_id next_candidate(struct blobstore *bs, const struct domain *domain,
 	while ((id = blob_find(bs->blobs, hash, id))) {
 		uint32_t segment = blob_loc_segment(blob_loc(bs->blobs, id));
 
-		if (bs->segments[segment].tenant == domain->index &&
+		if (bs->segments[segment].tenant == domain->index && !may_hang(bs, segment) &&
 		    blob_ref_unless_dead(bs->blobs, id))
 			break;
 	}

@@ -217,9 +217,8 @@ struct blobstore {
 	struct segment *segments;
 	uint32_t nr_segments;	/* of all tiers together */
 	struct seal_key key;
-	struct seal *seal;	/* for those who may wait; under seal_lock */
+	struct seal *seal;	/* for those who may wait for its lock */
 	pthread_mutex_t seal_lock;
-	unsigned char *seal_buffer;
 	/* One housekeeper at a time; taken before `lock`. */
 	pthread_mutex_t house;
 	struct mover mover;
