@@ -74,6 +74,7 @@ agent_libflow_a_SOURCES = \
 	agent/flow/blobstore_recover.c \
 	agent/flow/blobstore_segment.c \
 	agent/flow/blobstore_up.c \
+	agent/flow/blobstore_verify.c \
 	agent/flow/blobstore_work.c \
 	agent/flow/event_order.c \
 	agent/flow/events.c \
@@ -106,6 +107,7 @@ agent_libengine_a_SOURCES = \
 	agent/engine/registry.c \
 	agent/engine/settings.h \
 	agent/engine/stores.c \
+	agent/engine/verify.c \
 	agent/engine/worker.c
 
 noinst_LIBRARIES += agent/libkeeper.a
@@ -127,7 +129,8 @@ agent_libcontrol_a_SOURCES = \
 	agent/control/peer.c \
 	agent/control/private.h \
 	agent/control/process.c \
-	agent/control/properties.c
+	agent/control/properties.c \
+	agent/control/verify.c
 
 # All of main but main() itself.
 noinst_LIBRARIES += agent/libmain.a

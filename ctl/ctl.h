@@ -57,6 +57,7 @@ int verb_list(struct ctl *ctl, int argc, char *argv[]);
 int verb_evict(struct ctl *ctl, int argc, char *argv[]);
 int verb_restore(struct ctl *ctl, int argc, char *argv[]);
 int verb_drain(struct ctl *ctl, int argc, char *argv[]);
+int verb_verify(struct ctl *ctl, int argc, char *argv[]);
 int verb_run(struct ctl *ctl, int argc, char *argv[]);
 int verb_gc(struct ctl *ctl, int argc, char *argv[]);
 int verb_check(struct ctl *ctl, int argc, char *argv[]);

@@ -16,5 +16,6 @@ ctl_uswapctl_SOURCES = \
 	ctl/show_verbs.c \
 	ctl/table.c \
 	ctl/table.h \
-	ctl/uswapctl.c
+	ctl/uswapctl.c \
+	ctl/verify.c
 ctl_uswapctl_LDADD = common/libcommon.a $(SYSTEMD_LIBS)

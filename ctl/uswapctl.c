@@ -83,6 +83,7 @@ static int verb_help(struct ctl *ctl, int argc, char *argv[])
 	       "  evict PID|--all [SIZE]     take SIZE of memory out now, or all that can go\n"
 	       "  restore PID|--all          give everything back now\n"
 	       "  drain                      give everything back, and end the agent\n"
+	       "  verify                     read every stored page again, exit 1 if any is damaged\n"
 	       "  run [--limit=SIZE] [--allow-unmanaged] -- COMMAND [ARG...]\n"
 	       "                             run COMMAND under uswap, at most SIZE of it resident\n"
 	       "  check                      what this machine can do, line by line\n"
@@ -141,6 +142,7 @@ static const struct verb {
 	{ "evict", verb_evict, -1, true, false },
 	{ "restore", verb_restore, -1, true, false },
 	{ "drain", verb_drain, 0, false, false },
+	{ "verify", verb_verify, 0, false, false },
 	{ "run", verb_run, -1, false, true },
 	{ "check", verb_check, 0, false, false },
 	{ "gc", verb_gc, 0, false, false },

@@ -309,7 +309,8 @@ LIVE_TESTS = \
 	tests/live/test_stop.sh \
 	tests/live/test_stress.sh \
 	tests/live/test_syscalls.sh \
-	tests/live/test_threads.sh
+	tests/live/test_threads.sh \
+	tests/live/test_tiers.sh
 
 CEPH_TESTS = \
 	tests/ceph/test_access.sh \

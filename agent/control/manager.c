@@ -226,6 +226,11 @@ static int drain(sd_bus_message *m, void *userdata, sd_bus_error *error)
 	return r < 0 ? r : order_drain(control, m, error);
 }
 
+static int verify(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+	return verify_start(((struct manager_view *)userdata)->control, m, error);
+}
+
 static int reload(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
 	struct control *control = ((struct manager_view *)userdata)->control;
@@ -319,6 +324,8 @@ const sd_bus_vtable manager_vtable[] = {
 				 SD_BUS_PARAM(restored), restore, SD_BUS_VTABLE_UNPRIVILEGED),
 	SD_BUS_METHOD_WITH_NAMES("Drain", "a{sv}", SD_BUS_PARAM(options), "t",
 				 SD_BUS_PARAM(restored), drain, SD_BUS_VTABLE_UNPRIVILEGED),
+	SD_BUS_METHOD_WITH_NAMES("Verify", "a{sv}", SD_BUS_PARAM(options), "a{sv}",
+				 SD_BUS_PARAM(result), verify, SD_BUS_VTABLE_UNPRIVILEGED),
 	SD_BUS_METHOD("Reload", NULL, NULL, reload, SD_BUS_VTABLE_UNPRIVILEGED),
 	SD_BUS_VTABLE_END
 };

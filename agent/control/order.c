@@ -55,7 +55,7 @@ static void unlink_order(struct order *order)
 	*p = order->next;
 }
 
-static void order_free(struct order *order)
+void order_free(struct order *order)
 {
 	unlink_order(order);
 	sd_bus_message_unref(order->call);
@@ -94,7 +94,7 @@ static void on_done(void *arg, int status, uint64_t bytes)
 	order_free(order);
 }
 
-static struct order *order_new(struct control *control, sd_bus_message *call)
+struct order *order_new(struct control *control, sd_bus_message *call)
 {
 	struct order *order = calloc(1, sizeof(*order));
 
@@ -161,8 +161,15 @@ void order_drained(struct control *control)
 	}
 }
 
+void order_finish_failed(struct order *order, int status)
+{
+	on_done(order, status, 0);
+}
+
 void order_cancel_all(struct control *control)
 {
+	if (control->engine)
+		engine_verify_forget(control->engine);
 	while (control->orders)
 		on_done(control->orders, -ECANCELED, 0);
 }

@@ -62,8 +62,16 @@ struct order {
 	sd_bus_message *call;
 	enum engine_order kind;
 	bool drain;	 /* for the end, not for an order of the engine */
+	bool verify;	 /* for engine_verify */
 	uint64_t before; /* drain: evicted bytes when it began */
 };
+
+struct order *order_new(struct control *control, sd_bus_message *call);
+void order_free(struct order *order);
+/* Answers with an error, and frees. */
+void order_finish_failed(struct order *order, int status);
+/* verify.c */
+int verify_start(struct control *control, sd_bus_message *call, sd_bus_error *error);
 
 struct control {
 	sd_event *event;

@@ -190,6 +190,7 @@ struct engine *engine_free(struct engine *e)
 		return NULL;
 	assert(!e->sessions);
 	attach_cancel_all(e);
+	verify_stop(e);
 	worker_stop(&e->worker);
 	packers_stop(&e->packers);
 	for (unsigned i = 0; i < e->nr_owners; i++)
@@ -228,7 +229,9 @@ static void take_mail(struct engine *e)
 
 	for (struct mail *mail = mailbox_take(&e->flow.engine); mail; mail = next) {
 		next = mail->next;
-		if (mail->kind == ORDER_DONE)
+		if (mail->kind == MAIL_VERIFIED)
+			verify_done(e);
+		else if (mail->kind == ORDER_DONE)
 			orders_done(e, CONTAINER_OF(mail, struct order, mail));
 		else
 			registry_notice(e, CONTAINER_OF(mail, struct session, to_engine.mail));

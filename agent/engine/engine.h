@@ -202,6 +202,15 @@ void engine_reload(struct engine *engine, const struct settings *settings);
 /* Memory that restoring everything takes, and what there is for it: what the
    machine can give, and what we hold and give back while it lasts. Bytes. */
 void engine_get_drain_memory(struct engine *engine, uint64_t *needed, uint64_t *available);
+struct engine_verified {
+	uint64_t good, damaged, unread; /* stored pages */
+	uint64_t wrong_accounts;
+};
+typedef void (*engine_verified_fn)(void *arg, int status, const struct engine_verified *verified);
+/* Reads all that is stored again. 0, and done is called once, later, from
+   engine_dispatch, unless forgotten; -EBUSY: one is under way. */
+int engine_verify(struct engine *engine, engine_verified_fn done, void *arg);
+void engine_verify_forget(struct engine *engine);
 /* Refuses new processes, restores every page of all, unregisters; then
    news->drained. */
 void engine_drain(struct engine *engine);

@@ -30,6 +30,7 @@
 
 enum { /* mail.kind beside those of batches and orders */
 	MAIL_STOP = 2,
+	MAIL_VERIFIED = 4, /* to the engine: verify_done */
 	MAIL_POLICY = 3, /* to the worker: engine->policy has changed */
 };
 
@@ -115,6 +116,7 @@ struct engine {
 	unsigned nr_attaching;
 	uint64_t attach_refused;
 	uint64_t nr_orders; /* not finished */
+	struct verification *verification; /* verify.c; NULL: none is under way */
 	struct engine_counters ended; /* of sessions that are gone */
 	bool enabled;
 	uint64_t full_logged_ns;
@@ -214,6 +216,10 @@ int engine_keep_fds(struct engine *e, struct session *s);
 void engine_count_fds(struct engine *e, struct session *s);
 /* engine.c: what people have set for a process */
 void engine_switch(struct session *s, bool enabled, uint64_t limit_bytes);
+
+/* verify.c */
+void verify_done(struct engine *e);
+void verify_stop(struct engine *e);
 
 /* order.c */
 void orders_done(struct engine *e, struct order *order);

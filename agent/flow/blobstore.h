@@ -174,6 +174,16 @@ bool blobstore_work(struct blobstore *bs);
    one is due (some 50 ms), frees those that are not used any more. True: there
    was something to do. */
 bool blobstore_learn(struct blobstore *bs, struct codec *codec);
+struct blobstore_verified {
+	uint64_t good;
+	uint64_t damaged; /* not what was stored, or not there */
+	uint64_t unread;  /* the store does not answer now */
+	uint64_t wrong_accounts;
+};
+/* Reads all that is stored, which takes its time; -ECANCELED when stop is set.
+   A thread of its own. */
+int blobstore_verify(struct blobstore *bs, struct codec *codec, const _Atomic bool *stop,
+		     struct blobstore_verified *verified);
 /* Pages unused for so long leave the first tier; 0: only to make room. */
 void blobstore_set_move_down(struct blobstore *bs, uint64_t ns);
 /*

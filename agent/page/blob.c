@@ -320,6 +320,11 @@ void blob_free(struct blob_table *table, uint32_t id)
 	table->resident--;
 }
 
+uint32_t blob_table_top(const struct blob_table *table)
+{
+	return table->fresh * GROUP_ENTRIES;
+}
+
 uint32_t blob_count(const struct blob_table *table)
 {
 	return table->index.blobs;

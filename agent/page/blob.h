@@ -114,6 +114,7 @@ void blob_recover_drop(struct blob_table *table, uint32_t id);
 void blob_recover_end(struct blob_table *table, blob_live_fn live, void *ctx);
 bool blob_recover_index(struct blob_table *table, uint32_t n);
 
+uint32_t blob_table_top(const struct blob_table *table); /* ids are below */
 uint32_t blob_count(const struct blob_table *table); /* published, dead ones in */
 size_t blob_table_bytes(const struct blob_table *table); /* memory it takes */
 

@@ -4,7 +4,7 @@
 
 _uswapctl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb='' i
-	local verbs='status stats list evict restore drain run check gc version help'
+	local verbs='status stats list evict restore drain verify run check gc version help'
 	local opts='--json= --no-legend -n --bytes -b --address= --help --version'
 	local -a words=()
 

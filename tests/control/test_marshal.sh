@@ -101,6 +101,13 @@ expect 0 't 4096' b get-property org.uswap1 $OBJECT org.uswap1.Process LimitByte
 set_property EvictionEnabled b false
 is EvictionEnabled "$(property EvictionEnabled)" "b false"
 
+# ---- verify: its figures, and its status says whether there is damage ----
+expect 1 '3 are damaged' "$CTL" verify
+set_property EvictionEnabled b true
+expect 0 '401 pages are as they were stored' "$CTL" verify
+expect 0 '"damaged_pages":0,"unread_pages":5,"wrong_accounts":0' "$CTL" --json=short verify
+set_property EvictionEnabled b false
+
 # ---- news reach the bus ----
 eval "exec $HOLD1>&-"
 gone() { [ "$(property NProcesses)" = "u 0" ]; }

@@ -439,6 +439,38 @@ START_TEST(test_INV_7_damage_is_not_carried_on)
 }
 END_TEST
 
+START_TEST(test_verify)
+{
+	static const struct faulty_rule flip = { FAULTY_READ, FAULTY_FLIP, 0, 5, 3 };
+	static const struct faulty_rule away = { FAULTY_READ, FAULTY_ERROR, -ETIMEDOUT, 2, 2 };
+	struct blobstore_verified v;
+	_Atomic bool stop = false;
+
+	open_tiers(4, 20, 0);
+	put_many(6000);
+	for (unsigned i = 0; i < 6000; i += 5) {
+		blobstore_unref(bs, ids[i]); /* dead, and not reaped yet */
+		ids[i] = 0;
+	}
+	ck_assert_int_eq(blobstore_verify(bs, codec, &stop, &v), 0);
+	ck_assert_uint_eq(v.good, 4800);
+	ck_assert_uint_eq(v.damaged + v.unread + v.wrong_accounts, 0);
+	work_all();
+	store_faulty_add(stores[1], &flip);
+	store_faulty_add(stores[1], &away);
+	ck_assert_int_eq(blobstore_verify(bs, codec, &stop, &v), 0);
+	ck_assert_uint_eq(v.good, 4795);
+	ck_assert_uint_eq(v.damaged, 3);
+	ck_assert_uint_eq(v.unread, 2);
+	ck_assert_uint_eq(v.wrong_accounts, 0);
+	stop = true;
+	ck_assert_int_eq(blobstore_verify(bs, codec, &stop, &v), -ECANCELED);
+	expect_charges();
+	drop_all();
+	expect_nothing();
+}
+END_TEST
+
 /* ---- while something is read ---- */
 
 START_TEST(test_a_segment_stays_while_it_is_read)
@@ -566,6 +598,7 @@ int main(void)
 	tcase_add_test(tc, test_INV_7_reads_that_fail);
 	tcase_add_test(tc, test_INV_7_damage_is_not_carried_on);
 	tcase_add_test(tc, test_a_segment_stays_while_it_is_read);
+	tcase_add_test(tc, test_verify);
 	tcase_add_test(tc, test_what_is_hot_comes_up);
 	tcase_add_loop_test(tc, test_random_operations, 0, 4);
 	suite_add_tcase(suite, tc);
