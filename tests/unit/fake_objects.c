@@ -355,9 +355,8 @@ static int address(void *self, char *text, size_t size)
 
 static int expel(void *self, const char *whom)
 {
-	(void)self;
 	(void)whom;
-	return 0;
+	return rule_for(cluster_of(self), FAKE_EXPEL).error;
 }
 
 static void fake_close(void *self)

@@ -19,6 +19,7 @@ enum fake_call {
 	FAKE_LIST,
 	FAKE_PUT,
 	FAKE_LEASE,
+	FAKE_EXPEL,
 	FAKE_CALLS
 };
 

@@ -440,6 +440,39 @@ START_TEST(test_pool_deleted_and_made_again)
 }
 END_TEST
 
+/* What a host has left that will not come back: nothing while it may be alive,
+   nothing before it is expelled, nothing of others. */
+START_TEST(test_collecting_a_host)
+{
+	uint32_t segment = written_segment();
+	const char *error = NULL;
+
+	plant("s.me2.0123456789abcdef01234567.0000000000000001");
+	ck_assert_int_eq(objects_collect(&fake_ops, fake_client(cluster), "me", &error), -EBUSY);
+	ck_assert_ptr_nonnull(strstr(error, "host me is alive"));
+	ck_assert_int_eq(objects_collect(&fake_ops, fake_client(cluster), "m.e", &error), -EINVAL);
+	ck_assert_int_eq(objects_collect(&fake_ops, fake_client(cluster), "", &error), -EINVAL);
+	/* it dies: it can't renew its lease, nor remove anything */
+	fake_add(cluster, (struct fake_rule){ .call = FAKE_LEASE, .error = -ETIMEDOUT });
+	UNTIL(state() == STORE_AWAY);
+	store_segment_free(store, segment);
+	store = store_close(store);
+	fake_clear(cluster);
+	ck_assert_uint_eq(fake_count(cluster, "s.me."), 1);
+	fake_set_lease(cluster, NULL, 0);
+	ck_assert_int_eq(objects_collect(&fake_ops, fake_client(cluster), "nobody", &error), -ENOENT);
+	fake_add(cluster, (struct fake_rule){ .call = FAKE_EXPEL, .error = -EPERM, .times = 1 });
+	ck_assert_int_eq(objects_collect(&fake_ops, fake_client(cluster), "me", &error), -EPERM);
+	ck_assert_ptr_nonnull(strstr(error, "osd blocklist"));
+	ck_assert_uint_eq(fake_count(cluster, "s.me."), 1);
+	ck_assert_int_eq(objects_collect(&fake_ops, fake_client(cluster), "me", &error), 1);
+	ck_assert_uint_eq(fake_calls(cluster, FAKE_EXPEL), 2);
+	ck_assert_uint_eq(fake_count(cluster, "s.me."), 0);
+	ck_assert_uint_eq(fake_count(cluster, "h.me"), 0);
+	ck_assert_uint_eq(fake_count(cluster, "s.me2."), 1);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("objects");
@@ -464,6 +497,7 @@ int main(void)
 	tcase_add_test(tc, test_clash);
 	tcase_add_test(tc, test_comes_up_without_a_cluster);
 	tcase_add_test(tc, test_pool_deleted_and_made_again);
+	tcase_add_test(tc, test_collecting_a_host);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);
