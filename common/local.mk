@@ -19,5 +19,6 @@ common_libcommon_a_SOURCES = \
 	common/units.c \
 	common/units.h \
 	common/util.h \
+	common/watch.h \
 	common/wire.h \
 	uapi/uswap_uapi.h

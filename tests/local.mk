@@ -33,7 +33,7 @@ check-sanitized:
 check-static:
 	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(STATIC_TESTS)'
 check-system:
-	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(CONTROL_TESTS) $(LIVE_TESTS) $(CEPH_TESTS) $(SYSTEMD_TESTS)'
+	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(CONTROL_TESTS) $(LIVE_TESTS) $(INJECT_TESTS) $(CEPH_TESTS) $(SYSTEMD_TESTS)'
 
 SANITIZED_TESTS = \
 	tests/live/test_exec.sh \
@@ -322,11 +322,13 @@ CEPH_TESTS = \
 	tests/ceph/test_osd.sh \
 	tests/ceph/test_restart.sh
 
+INJECT_TESTS = tests/inject/test_inject.sh
+
 SYSTEMD_TESTS = \
 	tests/systemd/test_unit.sh
 
-TESTS += $(STATIC_TESTS) $(UNIT_TESTS) $(PLANTED_TESTS) $(CONTROL_TESTS) $(LIVE_TESTS) $(CEPH_TESTS) $(SYSTEMD_TESTS)
-EXTRA_DIST += tests/run.sh $(STATIC_TESTS) $(PLANTED_TESTS) $(CONTROL_TESTS) $(LIVE_TESTS) $(CEPH_TESTS) $(SYSTEMD_TESTS)
+TESTS += $(STATIC_TESTS) $(UNIT_TESTS) $(PLANTED_TESTS) $(CONTROL_TESTS) $(LIVE_TESTS) $(INJECT_TESTS) $(CEPH_TESTS) $(SYSTEMD_TESTS)
+EXTRA_DIST += tests/run.sh $(STATIC_TESTS) $(PLANTED_TESTS) $(CONTROL_TESTS) $(LIVE_TESTS) $(INJECT_TESTS) $(CEPH_TESTS) $(SYSTEMD_TESTS)
 EXTRA_DIST += \
 	tests/ceph/lib.sh \
 	tests/ceph/mini-ceph.sh \

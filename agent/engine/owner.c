@@ -13,6 +13,7 @@
 #include "common/inject.h"
 #include "common/kept.h"
 #include "common/util.h"
+#include "common/watch.h"
 #include "proc/gate.h"
 #include "proc/record.h"
 
@@ -38,8 +39,10 @@ static void start_serving(struct owner *o, struct session *s)
 		struct epoll_event event = { .events = EPOLLIN,
 					     .data.u64 = (uintptr_t)s | GATE_EVENT };
 
-		epoll_ctl(o->epoll, EPOLL_CTL_ADD, s->fds.gate_event, &event);
-		if (!s->recover)
+		/* Without it the mover can't call us back in: then nothing leaves. */
+		if (watch_set(o->epoll, EPOLL_CTL_ADD, s->fds.gate_event, event) < 0)
+			atomic_store(&s->reason, "cannot watch its gate");
+		else if (!s->recover)
 			session_set_state(s, SESSION_ACTIVE);
 	}
 	notice_send(&o->flow->engine, &s->to_engine, SESSION_NEWS_STATE);
@@ -114,7 +117,7 @@ void owner_adopt(struct owner *o, struct session *s)
 		gate_set_generation(s->gate, s->generation);
 		record_introduce(s);
 		inject(INJECT_ADOPTED);
-		epoll_ctl(o->epoll, EPOLL_CTL_ADD, s->fds.gate_event, &event);
+		(void)watch_set(o->epoll, EPOLL_CTL_ADD, s->fds.gate_event, event);
 		session_set_state(s, SESSION_ACTIVE);
 		a->done = true;
 	}

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 
 #include "common/util.h"
+#include "common/watch.h"
 
 #define EVENTS 64
 #define PIDFD_EVENT ((uintptr_t)1) /* tag of an epoll pointer */
@@ -35,20 +36,22 @@ void worker_reuse(struct worker *w, struct batch *b)
 	w->free_batches = b;
 }
 
-static void watch(struct worker *w, int fd, struct session *s, uintptr_t tag)
+static int watch(struct worker *w, int fd, struct session *s, uintptr_t tag)
 {
 	struct epoll_event event = { .events = EPOLLIN, .data.u64 = (uintptr_t)s | tag };
 
-	if (fd >= 0)
-		epoll_ctl(w->epoll, EPOLL_CTL_ADD, fd, &event);
+	return fd < 0 ? 0 : watch_set(w->epoll, EPOLL_CTL_ADD, fd, event);
 }
 
 static void add_session(struct worker *w, struct session *s)
 {
 	s->next_worked = w->sessions;
 	w->sessions = s;
-	watch(w, s->fds.mover, s, 0);
-	watch(w, s->fds.pidfd, s, PIDFD_EVENT);
+	if (watch(w, s->fds.mover, s, 0) < 0 || watch(w, s->fds.pidfd, s, PIDFD_EVENT) < 0) {
+		/* Its reports would not be heard. */
+		s->leaving = true;
+		notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_CHECK);
+	}
 	s->last_tick_ns = now_ns();
 	w->next_due_ns = 0;
 }

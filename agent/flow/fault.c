@@ -10,6 +10,7 @@
 
 #include "common/inject.h"
 #include "common/util.h"
+#include "common/watch.h"
 #include "proc/gate.h"
 #include "sys/pagemap.h"
 
@@ -308,7 +309,7 @@ static void set_armed(struct owner *o, struct session *s, bool armed)
 {
 	struct epoll_event event = { .events = armed ? EPOLLIN : 0, .data.ptr = s };
 
-	epoll_ctl(o->epoll, EPOLL_CTL_MOD, s->fds.uffd, &event);
+	(void)watch_set(o->epoll, EPOLL_CTL_MOD, s->fds.uffd, event);
 }
 
 void fault_serve(struct owner *o, struct session *s)

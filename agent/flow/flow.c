@@ -8,6 +8,7 @@
 
 #include "common/inject.h"
 #include "common/util.h"
+#include "common/watch.h"
 #include "flow/order.h"
 #include "proc/gate.h"
 #include "proc/record.h"
@@ -59,10 +60,12 @@ void flow_drop(struct flow *flow, slot_t slot)
 int flow_watch(struct owner *o, struct session *s)
 {
 	struct epoll_event event = { .events = EPOLLIN, .data.ptr = s };
+	int r;
 
 	assert(!s->polled);
-	if (epoll_ctl(o->epoll, EPOLL_CTL_ADD, s->fds.uffd, &event) < 0)
-		return -errno;
+	r = watch_set(o->epoll, EPOLL_CTL_ADD, s->fds.uffd, event);
+	if (r < 0)
+		return r;
 	s->polled = true;
 	s->next_owned = o->owned;
 	o->owned = s;

@@ -15,6 +15,7 @@
 #define PAGEMAP_SWAPPED ((uint64_t)1 << 62)
 #define PAGEMAP_PRESENT ((uint64_t)1 << 63)
 #define READ_PAGES_MAX 64
+#define READ_TRIES 20
 
 int pagemap_scan_resident(int pagemap, uint64_t start, uint64_t end, struct page_region *regions,
 			  unsigned nr, uint64_t max_pages, uint64_t *next)
@@ -106,12 +107,17 @@ bool maps_is_private_anon(int maps, uint64_t start, uint64_t end)
 int mem_read_pages(int mem, uint64_t address, void *const *pages, unsigned n)
 {
 	struct iovec iov[READ_PAGES_MAX];
-	ssize_t got;
+	ssize_t got = -1;
 
 	assert(n > 0 && n <= READ_PAGES_MAX);
 	for (unsigned i = 0; i < n; i++)
 		iov[i] = (struct iovec){ .iov_base = pages[i], .iov_len = PAGE_BYTES };
-	got = preadv(mem, iov, (int)n, (off_t)address);
+	/* The page is nowhere else: what may pass is tried again. */
+	for (unsigned tries = 0; tries < READ_TRIES; tries++) {
+		got = preadv(mem, iov, (int)n, (off_t)address);
+		if (got >= 0 || (errno != EINTR && errno != EAGAIN && errno != ENOMEM))
+			break;
+	}
 	if (got < 0)
 		return errno == EIO ? 0 : -errno;
 	if (got == 0) /* only an address space without users reads as empty */

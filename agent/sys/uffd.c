@@ -14,6 +14,8 @@
 
 #include "common/util.h"
 
+#define WAKE_TRIES 10
+
 static int kernel_api(int fd, uint64_t features)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = features };
@@ -56,11 +58,16 @@ static int kernel_zero(int fd, uint64_t dst, uint64_t len, int64_t *done)
 	return r;
 }
 
+/* Whoever is not woken sleeps for ever, so an error that may pass is not taken
+   for an answer. */
 static int kernel_wake(int fd, uint64_t start, uint64_t len)
 {
 	struct uffdio_range range = { .start = start, .len = len };
 
-	return ioctl(fd, UFFDIO_WAKE, &range) < 0 ? -errno : 0;
+	for (unsigned tries = 0; ioctl(fd, UFFDIO_WAKE, &range) < 0; tries++)
+		if ((errno != EAGAIN && errno != EINTR && errno != ENOMEM) || tries == WAKE_TRIES)
+			return -errno;
+	return 0;
 }
 
 static int kernel_poison(int fd, uint64_t start, uint64_t len, int64_t *done)
