@@ -152,7 +152,9 @@ agent_start
 strace -o /dev/null true 2>/dev/null || skip "strace is not allowed here"
 cases=0 hits=0
 while read -r call error when; do
-	[ -n "$call" ] && is_wanted "$call" || continue
+	if [ -z "$call" ] || ! is_wanted "$call"; then
+		continue
+	fi
 	inject_agent "$call" "$error" "$when"
 	cases=$((cases + 1))
 	[ "$injected" -eq 0 ] || hits=$((hits + 1))
@@ -160,13 +162,17 @@ done <<<"$agent_cases"
 # nobody is traced now: the agent is as before
 evicted_run fill_verify 4 1
 while read -r call error when; do
-	[ -n "$call" ] && is_wanted "$call" || continue
+	if [ -z "$call" ] || ! is_wanted "$call"; then
+		continue
+	fi
 	inject_shim "$call" "$error" "$when"
 	cases=$((cases + 1))
 	[ "$injected" -eq 0 ] || hits=$((hits + 1))
 done <<<"$shim_cases"
 while read -r call error when; do
-	[ -n "$call" ] && is_wanted "$call" || continue
+	if [ -z "$call" ] || ! is_wanted "$call"; then
+		continue
+	fi
 	inject_mover "$call" "$error" "$when"
 	cases=$((cases + 1))
 	[ "$injected" -eq 0 ] || hits=$((hits + 1))
