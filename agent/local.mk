@@ -54,6 +54,8 @@ agent_libproc_a_SOURCES = \
 	agent/proc/handshake.h \
 	agent/proc/mappings.c \
 	agent/proc/mappings.h \
+	agent/proc/quiet.c \
+	agent/proc/quiet.h \
 	agent/proc/ranges.c \
 	agent/proc/ranges.h \
 	agent/proc/record.c \

@@ -51,6 +51,17 @@ static bool refresh_mappings(struct worker *w, struct session *s, uint64_t now)
 	return mappings_read_threads(&s->mappings, s->fds.tasks, s->pid) == 0;
 }
 
+/* Are the MADV_FREEs over by which pages are barred? */
+static void look_at_threads(struct worker *w, struct session *s)
+{
+	uint64_t begin = now_ns();
+
+	if (begin < s->quiet_due_ns || counter_get(&s->slots.count[SLOT_BARRED]) == 0)
+		return;
+	s->outside_ns = quiet_look(&s->quiet, s->fds.tasks);
+	s->quiet_due_ns = now_ns() + MAX(w->scan_ns, (now_ns() - begin) * MAPPINGS_COST_SHARE);
+}
+
 static void look_at_group(struct session *s, uint64_t now)
 {
 	struct cgroup_room room = { .limit = 0 };
@@ -136,6 +147,7 @@ void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 		evictor_check_order(w, s);
 		return;
 	}
+	look_at_threads(w, s);
 	if (s->forced)
 		packers_hurry(w->packers, s);
 	evict_plan_round(s);

@@ -58,6 +58,7 @@ static void apply_remove(struct owner *o, struct session *s, uint64_t start, uin
 {
 	/* All of it, also where our own list knows of no registration: a part
 	   that a mapping has grown by is registered without a word to us. */
+	s->slots.bar = (now_ns() >> FLOW_TIME_SHIFT) + 1; /* not o->now: that was before the reading */
 	clear(o, s, start, end, SLOT_BARRED);
 	uffd_wake(s->fds.uffd, start, end - start);
 }

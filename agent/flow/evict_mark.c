@@ -72,6 +72,19 @@ static bool register_mapping(struct session *s, const struct batch *b)
 	return true;
 }
 
+/* MADV_FREE leaves its pages in place, and only the threads tell that it is over
+   (proc/quiet.h). */
+static slot_t lift_bar(struct session *s, uint64_t vpn, slot_t slot)
+{
+	slot_t free_slot = slot_make(SLOT_RESIDENT, 0, 0);
+
+	if (slot_state(slot) != SLOT_BARRED || slot_value(slot) == 0 ||
+	    slot_value(slot) << FLOW_TIME_SHIFT > atomic_load(&s->outside_ns) ||
+	    slotmap_set(&s->slots, vpn, free_slot) < 0)
+		return slot;
+	return free_slot;
+}
+
 /* Keeps the pages that may leave; their slots say so before the order goes. */
 static void mark_pages(struct session *s, struct batch *b)
 {
@@ -81,7 +94,7 @@ static void mark_pages(struct session *s, struct batch *b)
 	for (uint16_t i = 0; i < b->nr; i++) {
 		uint64_t vpn = b->page[i].vpn;
 		uint32_t transit = b->lane * WIRE_BATCH + kept;
-		slot_t slot = slotmap_get(&s->slots, vpn);
+		slot_t slot = lift_bar(s, vpn, slotmap_get(&s->slots, vpn));
 
 		if (!refault_may_leave(slot, now) &&
 		    !((b->forced || b->hard) && slot_state(slot) == SLOT_RESIDENT))

@@ -28,6 +28,8 @@
 #define FLOW_MESSAGES 64    /* read at a time */
 #define FLOW_RUN_MAX 32	    /* evicted pages placed by one COPY */
 
+#define FLOW_TIME_SHIFT 20  /* the values of RESIDENT and BARRED slots count 2^20 ns */
+
 /* States in which a page's bytes are with us. */
 #define FLOW_EVICTED_MASK                                                                   \
 	(1u << SLOT_STAGED | 1u << SLOT_STORED | 1u << SLOT_FILL | 1u << SLOT_FETCHING)

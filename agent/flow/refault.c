@@ -15,7 +15,6 @@
  */
 #define HARD_SHIFT 1
 #define HARD_MAX 6u
-#define TIME_SHIFT 20 /* RESIDENT's value counts 2^20 ns */
 
 static unsigned hardness(slot_t slot)
 {
@@ -28,7 +27,7 @@ slot_t refault_backoff(const struct owner *o, slot_t before, bool harder)
 	uint64_t until = o->now + (o->flow->backoff_ns << hard);
 
 	hard = harder ? MIN(hard + 1, HARD_MAX) : hard;
-	return slot_make(SLOT_RESIDENT, hard << HARD_SHIFT, until >> TIME_SHIFT);
+	return slot_make(SLOT_RESIDENT, hard << HARD_SHIFT, until >> FLOW_TIME_SHIFT);
 }
 
 bool refault_may_leave(slot_t slot, uint64_t now)
@@ -36,7 +35,7 @@ bool refault_may_leave(slot_t slot, uint64_t now)
 	enum slot_state state = slot_state(slot);
 
 	return state == SLOT_NONE ||
-	       (state == SLOT_RESIDENT && slot_value(slot) <= now >> TIME_SHIFT);
+	       (state == SLOT_RESIDENT && slot_value(slot) <= now >> FLOW_TIME_SHIFT);
 }
 
 static void replace(struct owner *o, struct session *s, uint64_t vpn, slot_t slot, slot_t next)

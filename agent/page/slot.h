@@ -20,9 +20,11 @@ enum slot_state {		/* value */
 	SLOT_NONE = 0,		/* 0. We know nothing: never taken, or gone */
 	SLOT_RESIDENT = 1,	/* not a candidate before this time, in units
 				   of 2^20 ns of CLOCK_MONOTONIC (0: now) */
-	SLOT_BARRED = 2,	/* 0. Seen in a REMOVE; may not leave until our
-				   own COPY or ZEROPAGE on it (served-fault
-				   rule) */
+	SLOT_BARRED = 2,	/* seen in a REMOVE that had been read by this time
+				   (in units of 2^20 ns, rounded up; 0: unknown);
+				   may not leave until our own COPY or ZEROPAGE on
+				   it (served-fault rule), or until every thread
+				   was seen outside of madvise(2) later */
 	SLOT_LEAVING = 3,	/* transit page index; set before the order */
 	SLOT_STAGED = 4,	/* staging page index */
 	SLOT_FETCHING = 5,	/* blob id; its bytes are on the way */

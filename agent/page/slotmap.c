@@ -102,7 +102,7 @@ int slotmap_clear(struct slotmap *map, uint64_t vpn, uint64_t n, enum slot_state
 			next = leaf_end(vpn);
 		}
 		if (leaf && !r)
-			r = clear_in_leaf(map, leaf, vpn, MIN(next, end), slot_make(to, 0, 0));
+			r = clear_in_leaf(map, leaf, vpn, MIN(next, end), slot_make(to, 0, to == SLOT_BARRED ? map->bar : 0));
 		if (r)
 			break;
 		vpn = MIN(next, end);

@@ -55,6 +55,7 @@ struct slotmap {
 	uint32_t root;			      /* node index, 0: empty */
 	_Atomic uint32_t *kept_root;	      /* where it stands too; NULL: nowhere */
 	_Atomic uint64_t count[SLOT_STATES]; /* slots by state, NONE unused */
+	uint64_t bar;			      /* the value of slots that become BARRED */
 };
 
 void slotmap_init(struct slotmap *map, struct slot_pool *pool, const struct slot_refs *refs,

@@ -54,6 +54,7 @@ struct session *session_free(struct session *s)
 		return NULL;
 	assert(s->slots.root == 0);
 	mappings_deinit(&s->mappings);
+	quiet_deinit(&s->quiet);
 	ranges_deinit(&s->registered);
 	ranges_deinit(&s->vacated);
 	ranges_deinit(&s->superseded);

@@ -30,6 +30,7 @@
 #include "page/domain.h"
 #include "page/slotmap.h"
 #include "proc/mappings.h"
+#include "proc/quiet.h"
 #include "proc/ranges.h"
 #include "sys/uffd.h"
 
@@ -261,7 +262,11 @@ struct session {
 	struct session *next_worked;
 	_Atomic pid_t mover_pid; /* 0: not ready yet */
 
+	struct quiet quiet;
+	uint64_t quiet_due_ns;	 /* no look at the threads before */
+
 	/* shared */
+	_Atomic uint64_t outside_ns; /* bars of before are lifted; worker */
 	_Atomic int state; /* enum session_state; written by the owner */
 	_Atomic bool enabled; /* eviction by policy; engine */
 	_Atomic uint64_t limit_bytes; /* resident limit; engine; 0: policy's */

@@ -129,7 +129,7 @@ python_suite() {
 	export HOME=$DIR/home PYTHONDONTWRITEBYTECODE=1
 	cd "$DIR/home"
 	python_tests 100 test_mmap
-	python_tests 100 test_gc -i 'test_trashcan_threads' -i 'test_garbage_at_shutdown'
+	python_tests 100 test_gc -m 'GCTests.test_[a-f]*' -m 'GCCallbackTests'
 	python_tests 100 test_thread
 	if [ -n "${SOAK_SECONDS:-}" ]; then
 		python_tests 900 test_threading

@@ -121,6 +121,47 @@ static void free_and_touch(void)
 	}
 }
 
+static _Atomic bool spinning;
+
+static void *spin(void *arg)
+{
+	while (atomic_load(&spinning))
+		continue;
+	return arg;
+}
+
+/* What was freed and is used again leaves like all other memory; as soon as the
+   thread that freed it is seen elsewhere. */
+static void free_and_reuse(void)
+{
+	size_t i, absent;
+	pthread_t busy;
+
+	wl_fill(area, PAGES, 5);
+	wl_try_evicted(area, PAGES / 2, WL_EVICT_SHARE, 1);
+	/* one that always runs shows nothing of itself: then nothing leaves */
+	atomic_store(&spinning, true);
+	WL_CHECK(!pthread_create(&busy, NULL, spin, NULL), "pthread_create");
+	wl_sleep_ms(20);
+	advise(area, PAGES, MADV_FREE);
+	frees++;
+	wl_fill(area, PAGES, 6);
+	absent = wl_try_evicted(area, PAGES, WL_EVICT_SHARE, 0.2);
+	atomic_store(&spinning, false);
+	pthread_join(busy, NULL);
+	wl_verify("freed and used again, beside a busy thread", area, PAGES, 6);
+	wl_wait_evicted("freed and used again", area, PAGES, WL_EVICT_SHARE);
+	wl_verify("freed and used again", area, PAGES, 6);
+	for (i = 0; i < 4; i++) {
+		advise(area, PAGES, MADV_FREE);
+		frees++;
+		wl_fill(area, PAGES, 7 + i);
+		wl_wait_evicted("freed and used again", area, PAGES, WL_EVICT_SHARE);
+		wl_verify("freed and used again", area, PAGES, 7 + i);
+	}
+	wl_say("%zu of %d freed pages left beside a busy thread", absent, PAGES);
+}
+
 /* Each thread writes, drops and reads its own pages of one mapping. */
 static void *race_own(void *arg)
 {
@@ -307,6 +348,7 @@ int main(int argc, char **argv)
 	dontneed(&rng);
 	free_lazily();
 	free_and_touch();
+	free_and_reuse();
 	advise(area, PAGES, MADV_DONTNEED);
 	deadline = wl_now() + seconds;
 	race();
