@@ -10,6 +10,7 @@
 #define GATE_LONG_NAP_NSEC 1000000L
 #define GATE_LONG_NSEC 100000000u /* an owner this slow is not serving faults */
 #define DROP_TRIES 100
+#define EVENT_TRIES 10
 
 /* ---- the gate ---- */
 
@@ -59,13 +60,16 @@ static int gate_enter(struct mover *m)
 static void gate_leave(struct mover *m)
 {
 	uint64_t one = 1;
+	unsigned int tries = 0;
 
 	if (!m->inside)
 		return;
 	m->inside = 0;
 	__atomic_store_n(&m->gate->word, WIRE_GATE_FREE, __ATOMIC_SEQ_CST);
 	if (__atomic_load_n(&m->gate->wanted, __ATOMIC_SEQ_CST))
-		sys_write(m->event, &one, sizeof(one));
+		/* The owner waits for this alone: an error that may pass is none. */
+		while (sys_write(m->event, &one, sizeof(one)) < 0 && tries++ < EVENT_TRIES)
+			;
 }
 
 static int gate_is_current(const struct mover *m)
