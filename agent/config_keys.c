@@ -45,6 +45,8 @@ const struct config_key config_keys[] = {
 	  .fallback = "0", .doc = "unused for so long, pages go down a store, 0: only for room" },
 	{ "Store", "CompressionLevel", CONFIG_INT, FIELD(compression_level), .min = -7, .max = 19,
 	  .fallback = "1", .doc = "of zstd; higher is smaller and slower" },
+	{ "Store", "RecompressSec", CONFIG_TIME, FIELD(recompress_ns), .max = 86400 * SEC,
+	  .fallback = "5min", .doc = "pages stored for so long are compressed again, harder; 0: never" },
 	{ "Store", "StagingMax", CONFIG_SIZE, FIELD(staging_bytes), .min = MIB,
 	  .max = INT64_MAX, .fallback = "256M",
 	  .doc = "most memory for pages taken out and not yet compressed" },

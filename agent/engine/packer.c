@@ -9,6 +9,11 @@
 
 #define IDLE_NS (200 * 1000000ull)
 #define BUSY_NS (10 * 1000000ull)
+/* Of one processor, while there is nothing to pack. */
+#define COLD_PERCENT 10
+/* The level while staging fills faster than it is packed, for frames without a
+   dictionary (with one, level 1 is as fast). */
+#define PRESSED_LEVEL (-1)
 
 /* Staging is nearly full: its time is over for the oldest. */
 static bool is_pressed(const struct packers *p)
@@ -60,6 +65,28 @@ static void keep_house(struct packers *p, struct codec *codec, bool busy)
 	pthread_mutex_unlock(&p->lock);
 }
 
+/* Nothing waits: what is long cold is compressed again, for a small share of
+   one processor. */
+static void recompress(struct packers *p)
+{
+	uint64_t start, now;
+
+	if (pthread_mutex_trylock(&p->housekeeping))
+		return;
+	start = now_ns();
+	if (start >= p->cold_due_ns) {
+		bool more = blobstore_recompress(p->flow->blobstore);
+
+		now = now_ns();
+		p->cold_due_ns = now + (more ? (now - start) * (100 / COLD_PERCENT - 1) : NSEC_PER_SEC);
+	}
+	start = p->cold_due_ns;
+	pthread_mutex_unlock(&p->housekeeping);
+	pthread_mutex_lock(&p->lock);
+	p->house_due_ns = MIN(p->house_due_ns, start); /* somebody wakes up for it */
+	pthread_mutex_unlock(&p->lock);
+}
+
 static void *run(void *arg)
 {
 	struct packers *p = arg;
@@ -70,8 +97,7 @@ static void *run(void *arg)
 	while (codec && !p->stop) {
 		uint64_t now = now_ns();
 		struct batch *b = take_locked(p, now);
-
-		bool house = now >= p->house_due_ns;
+		bool house = now >= p->house_due_ns, pressed = is_pressed(p);
 
 		if (!b && !house) {
 			wait_locked(p);
@@ -80,11 +106,14 @@ static void *run(void *arg)
 		p->house_due_ns = MAX(p->house_due_ns, now + BUSY_NS); /* ours now */
 		pthread_mutex_unlock(&p->lock);
 		if (b) {
+			codec_set_level(codec, pressed ? MIN(p->level, PRESSED_LEVEL) : p->level);
 			evict_pack(p->flow, codec, b);
 			mailbox_send(&session_owner(b->session)->box, &b->mail);
 		}
 		if (house)
 			keep_house(p, codec, b);
+		if (!b)
+			recompress(p);
 		pthread_mutex_lock(&p->lock);
 	}
 	pthread_mutex_unlock(&p->lock);

@@ -50,6 +50,7 @@ struct packers {
 	struct batch *head, **tail;   /* by due time */
 	struct batch *urgent;	      /* now */
 	uint64_t house_due_ns;
+	uint64_t cold_due_ns; /* under housekeeping */
 	bool stop;
 	pthread_mutex_t housekeeping; /* blobstore_work: one at a time */
 	pthread_t threads[PACKERS_MAX];

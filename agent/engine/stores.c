@@ -96,8 +96,10 @@ struct blobstore *stores_join(struct engine *e, uint32_t max_blobs)
 	if (len >= 0)
 		bs = blobstore_new_tiers(e->stores, e->nr_stores, max_blobs, secret, (size_t)len);
 	explicit_bzero(secret, sizeof(secret));
-	if (bs)
+	if (bs) {
 		blobstore_set_move_down(bs, e->settings.move_down_ns);
+		blobstore_set_recompress(bs, e->settings.recompress_ns);
+	}
 	return bs;
 }
 

@@ -68,6 +68,7 @@ struct blobstore *blobstore_new_tiers(struct store *const *stores, unsigned nr, 
 	pthread_mutex_init(&bs->lock, NULL);
 	pthread_mutex_init(&bs->seal_lock, NULL);
 	pthread_mutex_init(&bs->house, NULL);
+	bs->cold.number = -1;
 	blobstore_tick(bs);
 	bs->blobs = blob_table_new(MIN(max_blobs, BLOB_ID_MAX));
 	bs->dicts = dict_table_new(DICT_LEVEL);
@@ -94,6 +95,7 @@ struct blobstore *blobstore_free(struct blobstore *bs)
 	}
 	blob_table_free(bs->blobs);
 	mover_deinit(bs);
+	cold_deinit(bs);
 	dict_table_free(bs->dicts);
 	seal_free(bs->seal);
 	explicit_bzero(&bs->key, sizeof(bs->key));

@@ -198,6 +198,12 @@ int blobstore_recover_begin(struct blobstore *bs, struct domain_registry *domain
 size_t blobstore_recover_ref(struct blobstore *bs, blob_id id);
 void blobstore_recover_end(struct blobstore *bs);
 
+/*
+ * Pages that have lain for so long (0: none) are compressed again, harder: one
+ * slice of some 1.5 ms; whoever calls it sees to how often. True: there is more.
+ */
+void blobstore_set_recompress(struct blobstore *bs, uint64_t ns);
+bool blobstore_recompress(struct blobstore *bs);
 void blobstore_get_stats(struct blobstore *bs, struct blobstore_stats *stats);
 
 #endif

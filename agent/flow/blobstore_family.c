@@ -190,6 +190,16 @@ int family_dict(struct blobstore *bs, struct family *f)
 	return f->dict;
 }
 
+const struct family *family_next(const struct family *f)
+{
+	return f->next;
+}
+
+int family_dict_of(const struct family *f, uint32_t domain)
+{
+	return f->domain == domain ? f->dict : -1;
+}
+
 static void set_dict(struct blobstore *bs, struct family *f, int number)
 {
 	if (f->dict >= 0)

@@ -132,6 +132,7 @@ struct segment {
 	uint8_t tier;
 	uint8_t batches;
 	uint8_t stream;
+	bool cold;	  /* being compressed again, or has been */
 	bool walked;	  /* compacted; what is left can't be moved */
 	bool moving;	  /* the mover's victim */
 	bool stays;	  /* the mover could not move all of it down */
@@ -208,6 +209,16 @@ struct mover {
 	uint8_t machine[16];
 };
 
+/* What is being compressed again. The house lock's. */
+struct cold {
+	_Atomic uint64_t age_ns;
+	uint32_t victim;     /* plus one */
+	uint32_t cursor;
+	int number;	     /* of the dictionary, with a use; -1: none */
+	struct dict dict;    /* the same, for a harder level */
+	struct codec *codec; /* made when first needed */
+};
+
 struct blobstore {
 	struct tier tiers[TIERS_MAX]; /* const but for their accounts */
 	unsigned nr_tiers;
@@ -243,6 +254,8 @@ struct blobstore {
 	struct dict_table *dicts;
 	uint32_t dict_unused;	 /* number plus one of one that nobody uses */
 	uint32_t dict_checked;	 /* ... and the segments seen without readers since */
+
+	struct cold cold;
 
 	_Atomic uint32_t clock; /* a moment ago, in ticks */
 	_Atomic uint64_t duplicates;
@@ -322,6 +335,10 @@ void family_stored(struct blobstore *bs, const struct blobstore_source *from,
 		   const struct encoded *e, blob_id id);
 /* Takes the lock itself: the page was there already, as this blob. */
 void family_duplicate(struct blobstore *bs, const struct blobstore_source *from, blob_id id);
+/* Under the lock: the next one; its dictionary if it is of that domain, else
+   -1. */
+const struct family *family_next(const struct family *family);
+int family_dict_of(const struct family *family, uint32_t domain);
 /* Under the lock: a blob of this kind is there, is there no more. */
 void kind_use(struct blobstore *bs, unsigned kind);
 void kind_unuse(struct blobstore *bs, unsigned kind);
@@ -335,6 +352,10 @@ bool mover_step(struct blobstore *bs);
 /* Makes room in the first tier, whatever its marks say: at least one segment.
    False: it can't. */
 bool mover_make_room(struct blobstore *bs);
+
+/* ---- blobstore_cold.c ---- */
+
+void cold_deinit(struct blobstore *bs);
 
 /* ---- blobstore_up.c ---- */
 

@@ -115,7 +115,7 @@ int segment_open(struct blobstore *bs, const struct domain *domain, unsigned str
 	seg->tier = (uint8_t)tier;
 	seg->fill = 0;
 	seg->batches = 0;
-	seg->walked = seg->stays = false;
+	seg->walked = seg->stays = seg->cold = false;
 	seg->stream = (uint8_t)stream;
 	seg->state = SEGMENT_OPEN;
 	atomic_store_explicit(&seg->used, atomic_load_explicit(&bs->clock, memory_order_relaxed),

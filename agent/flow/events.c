@@ -19,13 +19,12 @@
 #define BARRED_MAX ((uint64_t)1 << 22) /* pages, 16 GiB of address space */
 #define ANY_MASK (~1u & ((1u << SLOT_STATES) - 1))
 
-static void forget_stored_bytes(struct flow *flow, struct session *s, uint64_t vpn, uint64_t end)
+static void forget_stored_bytes(struct session *s, uint64_t vpn, uint64_t end)
 {
 	const unsigned mask = 1u << SLOT_STORED | 1u << SLOT_FETCHING;
 
 	for (; (vpn = slotmap_next(&s->slots, vpn, end, mask)) < end; vpn++)
-		flow_account_store(s, -(int64_t)blobstore_bytes(flow->blobstore,
-								(blob_id)slot_value(slotmap_get(&s->slots, vpn))));
+		flow_account_store(s, -flow_slot_bytes(slotmap_get(&s->slots, vpn)));
 }
 
 /* Sets slots of [start, end) to NONE or BARRED, dropping what we held. */
@@ -40,7 +39,7 @@ static void clear(struct owner *o, struct session *s, uint64_t start, uint64_t e
 		s->barred = true;
 		to = SLOT_NONE;
 	}
-	forget_stored_bytes(o->flow, s, vpn, last);
+	forget_stored_bytes(s, vpn, last);
 	while (slotmap_clear(&s->slots, vpn, last - vpn, to, &vpn) == -ENOMEM) {
 		if (slot_pool_reserve(o->slots, (last - vpn) / LEAF_SLOTS + 8) == 0)
 			continue;

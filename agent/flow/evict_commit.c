@@ -34,13 +34,15 @@ bool evict_forget_forwarder(struct owner *o, struct session *s, uint64_t vpn)
 	struct flow *flow = o->flow;
 	slot_t slot = slotmap_get(&s->slots, vpn);
 	blob_id blob = staging_forwarded(flow->staging, (uint32_t)slot_value(slot));
+	size_t bytes;
 
 	if (!blob)
 		return true;
-	if (slotmap_set(&s->slots, vpn, slot_make(SLOT_STORED, slot_flags(slot), blob)) < 0)
+	bytes = blobstore_bytes(flow->blobstore, blob);
+	if (slotmap_set(&s->slots, vpn, flow_stored_slot(SLOT_STORED, slot_flags(slot), blob, bytes)) < 0)
 		return false;
 	blobstore_ref(flow->blobstore, blob);
-	flow_account_store(s, (int64_t)blobstore_bytes(flow->blobstore, blob));
+	flow_account_store(s, (int64_t)bytes);
 	flow_drop(flow, slot);
 	return true;
 }
@@ -61,12 +63,13 @@ static bool slot_names(slot_t slot, const struct batch_page *page)
 
 static void commit_stored(struct owner *o, struct session *s, struct batch_page *page)
 {
-	slot_t slot = slotmap_get(&s->slots, page->vpn);
+	slot_t slot = slotmap_get(&s->slots, page->vpn), stored;
+	size_t bytes = blobstore_bytes(o->flow->blobstore, page->blob);
 
-	if (slot_names(slot, page) &&
-	    slotmap_set(&s->slots, page->vpn, slot_make(SLOT_STORED, slot_flags(slot), page->blob)) == 0) {
+	stored = flow_stored_slot(SLOT_STORED, slot_flags(slot), page->blob, bytes);
+	if (slot_names(slot, page) && slotmap_set(&s->slots, page->vpn, stored) == 0) {
 		blobstore_ref(o->flow->blobstore, page->blob);
-		flow_account_store(s, (int64_t)blobstore_bytes(o->flow->blobstore, page->blob));
+		flow_account_store(s, (int64_t)bytes);
 		counter_add(&s->counters.duplicate_total, page->duplicate);
 		flow_drop(o->flow, slot);
 	}

@@ -213,7 +213,7 @@ enum placed fetch_start(struct owner *o, struct session *s, uint64_t vpn, bool w
 		o->fetches->starved |= demand;
 		return demand ? PLACED_DONE : PLACED_NOMEM;
 	}
-	if (slotmap_set(&s->slots, vpn, slot_make(SLOT_FETCHING, slot_flags(slot), id)) < 0) {
+	if (slotmap_set(&s->slots, vpn, slot_make(SLOT_FETCHING, slot_flags(slot), slot_value(slot))) < 0) {
 		give(o, f);
 		return PLACED_RETRY;
 	}
@@ -243,7 +243,7 @@ static bool is_wanted(struct fetch *f, slot_t *slot)
 		return false;
 	*slot = slotmap_get(&f->session->slots, f->vpn);
 	state = slot_state(*slot);
-	return (state == SLOT_FETCHING || state == SLOT_STORED) && slot_value(*slot) == f->read.id;
+	return (state == SLOT_FETCHING || state == SLOT_STORED) && flow_slot_blob(*slot) == f->read.id;
 }
 
 /* It stays with us; who waits comes again. */
@@ -252,7 +252,7 @@ static void back_to_stored(struct fetch *f, slot_t slot)
 	struct session *s = f->session;
 
 	if (slot_state(slot) == SLOT_FETCHING)
-		(void)slotmap_set(&s->slots, f->vpn, slot_make(SLOT_STORED, slot_flags(slot), f->read.id));
+		(void)slotmap_set(&s->slots, f->vpn, slot_make(SLOT_STORED, slot_flags(slot), slot_value(slot)));
 	uffd_wake(s->fds.uffd, f->vpn << PAGE_SHIFT, PAGE_BYTES);
 }
 
@@ -430,9 +430,9 @@ void fetch_forget(struct owner *o, struct session *s, uint64_t vpn, uint64_t end
 		if (!f->used || f->session != s || f->vpn < vpn || f->vpn >= end_vpn)
 			continue;
 		slot = slotmap_get(&s->slots, f->vpn);
-		if (slot_state(slot) == SLOT_FETCHING && slot_value(slot) == f->read.id)
+		if (slot_state(slot) == SLOT_FETCHING && flow_slot_blob(slot) == f->read.id)
 			(void)slotmap_set(&s->slots, f->vpn,
-					  slot_make(SLOT_STORED, slot_flags(slot), f->read.id));
+					  slot_make(SLOT_STORED, slot_flags(slot), slot_value(slot)));
 	}
 }
 

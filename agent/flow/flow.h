@@ -214,6 +214,23 @@ void evict_salvage(struct flow *flow, struct batch *b);
 /* evict_pack.c: a pack thread's. */
 void evict_pack(struct flow *flow, struct codec *codec, struct batch *b);
 
+/* The value of a STORED or FETCHING slot: the blob's id, and above it what its
+   process is charged, which stays though the blob may become smaller. */
+static inline slot_t flow_stored_slot(enum slot_state state, unsigned flags, blob_id blob, size_t bytes)
+{
+	return slot_make(state, flags, (uint64_t)bytes << 32 | blob);
+}
+
+static inline blob_id flow_slot_blob(slot_t slot)
+{
+	return (blob_id)slot_value(slot);
+}
+
+static inline int64_t flow_slot_bytes(slot_t slot)
+{
+	return (int64_t)(slot_value(slot) >> 32);
+}
+
 static inline void flow_account_store(struct session *s, int64_t bytes)
 {
 	counter_add(&s->counters.stored_bytes, (uint64_t)bytes);

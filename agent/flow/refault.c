@@ -45,8 +45,7 @@ static void replace(struct owner *o, struct session *s, uint64_t vpn, slot_t slo
 		return; /* no node to unshare the leaf: it keeps its reference */
 	inject(INJECT_REPLACED);
 	if (slot_state(slot) == SLOT_STORED || slot_state(slot) == SLOT_FETCHING)
-		flow_account_store(s, -(int64_t)blobstore_bytes(o->flow->blobstore,
-								(blob_id)slot_value(slot)));
+		flow_account_store(s, -flow_slot_bytes(slot));
 	flow_drop(o->flow, slot);
 }
 

@@ -153,6 +153,21 @@ const struct dict *dict_at(const struct dict_table *table, unsigned number)
 	return number < DICT_MAX && table->dicts[number].unpack ? &table->dicts[number] : NULL;
 }
 
+bool dict_harder(const struct dict_table *table, unsigned number, int level, struct dict *out)
+{
+	size_t size = atomic_load_explicit(&table->size[number], memory_order_acquire);
+
+	out->pack = ZSTD_createCDict_advanced(content_of(table, number), size, ZSTD_dlm_byRef, ZSTD_dct_auto,
+					      ZSTD_getCParams(level, PAGE_BYTES, 0), ZSTD_defaultCMem);
+	return out->pack;
+}
+
+void dict_harder_free(struct dict *dict)
+{
+	ZSTD_freeCDict(dict->pack);
+	dict->pack = NULL;
+}
+
 void dict_use(struct dict_table *table, unsigned number)
 {
 	assert(number < DICT_MAX);

@@ -51,6 +51,10 @@ int dict_new(struct dict_table *table, const void *content, size_t size);
 const struct dict *dict_at(const struct dict_table *table, unsigned number);
 void dict_use(struct dict_table *table, unsigned number);
 void dict_unuse(struct dict_table *table, unsigned number);
+/* The same for a harder level: out->pack, for one thread, while the dictionary is
+   used. False: no memory. */
+bool dict_harder(const struct dict_table *table, unsigned number, int level, struct dict *out);
+void dict_harder_free(struct dict *dict);
 /* The lowest number from `from` on that nobody uses, or -1. Those are to be
    freed. */
 int dict_next_unused(const struct dict_table *table, unsigned from);

@@ -27,8 +27,9 @@ enum slot_state {		/* value */
 				   was seen outside of madvise(2) later */
 	SLOT_LEAVING = 3,	/* transit page index; set before the order */
 	SLOT_STAGED = 4,	/* staging page index */
-	SLOT_FETCHING = 5,	/* blob id; its bytes are on the way */
-	SLOT_STORED = 6,	/* blob id */
+	SLOT_FETCHING = 5,	/* as STORED; its bytes are on the way */
+	SLOT_STORED = 6,	/* blob id:32, and above it what its process is
+				   charged for it, bytes */
 	SLOT_CLEAN = 7,		/* blob id; resident, and the blob is kept */
 	SLOT_FILL = 8,		/* 32-bit pattern the page repeats */
 	SLOT_POISONED = 9,	/* 0. Its bytes are lost: SIGBUS */

@@ -308,6 +308,51 @@ START_TEST(test_no_chains)
 }
 END_TEST
 
+/* Compressed again: the same pages, less memory, charged exactly; also with some
+   of them gone meanwhile, and differences to them. */
+START_TEST(test_compressed_again)
+{
+	struct family *f = blobstore_family_new(bs, alice);
+	struct blobstore_stats before, after;
+	unsigned char page[PAGE_BYTES];
+	unsigned n = 0;
+
+	put_many(alice, f, 0, 0, PAGES, ids);
+	blobstore_family_forked(f);
+	make_page(page, 9, 1);
+	ids[PAGES] = put(alice, f, PAGES, page);
+	page[77] ^= 1;
+	ids[PAGES + 1] = put(alice, f, PAGES, page);
+	ck_assert_uint_eq(stats().encodings.delta_pages, 1);
+	while (blobstore_work(bs))
+		;
+	before = stats();
+	blobstore_recompress(bs); /* off by default */
+	ck_assert_uint_eq(stats().encodings.cold_pages, 0);
+	blobstore_set_recompress(bs, 1);
+	while (blobstore_recompress(bs))
+		if (++n % 4 == 0 && n < PAGES)
+			blobstore_unref(bs, ids[n / 4]);
+	n = MIN(n, PAGES - 1) / 4;
+	check_many(0, n + 1, PAGES - n - 1, ids + n + 1);
+	check(ids[PAGES + 1], page);
+	for (unsigned i = 1; i <= n; i++) { /* n more, so that nothing else is counted */
+		make_page(page, 0, i);
+		ids[i] = put(alice, f, i, page);
+	}
+	while (blobstore_work(bs))
+		;
+	after = stats();
+	ck_assert_uint_gt(after.encodings.cold_pages, PAGES / 2);
+	ck_assert_uint_lt(after.live_bytes, before.live_bytes);
+	ck_assert_uint_eq(atomic_load(&alice->charged), after.live_bytes);
+	check_many(0, 0, PAGES, ids);
+	unref_many(PAGES + 2, ids);
+	blobstore_family_unref(f);
+	blobstore_family_unref(f);
+}
+END_TEST
+
 /* zstd would take such a page for a dictionary. */
 START_TEST(test_page_that_looks_like_a_dictionary)
 {
@@ -398,6 +443,7 @@ int main(void)
 	tcase_add_test(tc, test_retired);
 	tcase_add_test(tc, test_differences);
 	tcase_add_test(tc, test_no_chains);
+	tcase_add_test(tc, test_compressed_again);
 	tcase_add_test(tc, test_page_that_looks_like_a_dictionary);
 	tcase_add_test(tc, test_reading_beside_it);
 	suite_add_tcase(s, tc);
