@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
@@ -114,8 +115,8 @@ void fdstore_put_files(void)
 		return;
 	files_are_there = true;
 	for (unsigned i = 0; (fd = kept_nth_fd(i, &name)) >= 0; i++) {
-		if (!kept_version(name))
-			continue; /* a socket */
+		if (sd_is_socket(fd, AF_UNSPEC, 0, -1) > 0)
+			continue; /* the manager's own, or bound anew */
 		snprintf(stored, sizeof(stored), FILE_PREFIX "%s", name);
 		if (put(stored, fd) == 0) {
 			nr_fds++;

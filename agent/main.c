@@ -37,6 +37,7 @@
 #include "keeper/keeper.h"
 
 #define EXIT_USAGE 2
+#define DAMAGED 6 /* deaths in a row of what was found */
 
 struct agent {
 	struct options options;
@@ -476,6 +477,8 @@ static int work(void *arg, const struct keeper_life *life)
 	setup_limits();
 	engine_close_strays();
 	agent->succeeds = life->deaths > 0;
+	if (life->in_a_row >= DAMAGED)
+		engine_expect_damage();
 	if (life->deaths)
 		log_warning("a new worker, after %u that have died", life->deaths);
 	return run(agent);

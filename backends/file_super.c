@@ -13,7 +13,6 @@
 
 #include "common/crc32c.h"
 #include "common/kept.h"
-#include "common/kept.h"
 #include "common/util.h"
 
 #define MAGIC "USWAPSEG"

@@ -152,6 +152,9 @@ int engine_import_fds(const struct engine_kept_fd *v, unsigned nr);
 /* The first thing in a worker's life: closes what the one before had open and no
    session needs. */
 void engine_close_strays(void);
+/* Workers before have died of what they found, again and again: of the programs
+   only their descriptors are taken over, and what is missing is poisoned. */
+void engine_expect_damage(void);
 /* Starts the threads, and goes on with the sessions that a worker before has left
    (common/kept.h). NULL after logging why. settings are copied. */
 struct engine *engine_new(const struct settings *settings, const struct engine_news *news);

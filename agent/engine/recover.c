@@ -211,6 +211,12 @@ static void join_family(struct engine *e, struct session *s)
 	root->heirs = s;
 }
 
+static void set_blind(struct session *s)
+{
+	s->blind = true;
+	atomic_store(&s->record->blind, 1);
+}
+
 static void see_session(struct engine *e, struct session *s, struct batch **batches)
 {
 	struct see see = { .e = e, .s = s, .batches = batches };
@@ -227,9 +233,9 @@ static void see_session(struct engine *e, struct session *s, struct batch **batc
 	if (cut) {
 		/* Which pages these were can't be known any more: all that is
 		   missing must not be taken for zeros. */
-		s->blind = true;
-		log_error("process %d (uid %u): its slots are damaged in %llu places", (int)s->pid, s->uid,
-			  (unsigned long long)cut);
+		set_blind(s);
+		log_error("process %d (uid %u): its slots are damaged in %llu places: where something is "
+			  "missing it gets SIGBUS", (int)s->pid, s->uid, (unsigned long long)cut);
 	}
 }
 
@@ -270,6 +276,27 @@ static void recover_events(struct engine *e)
 }
 
 /* ---- the whole ---- */
+
+static bool damaged;
+
+void engine_expect_damage(void)
+{
+	damaged = true;
+}
+
+/* SIGBUS where something is missing is bad; to wait for ever, or zeros, are worse. */
+static void make_blind(struct session *s)
+{
+	slotmap_init(&s->slots, s->slots.pool, s->slots.refs, s->slots.ctx);
+	s->slots.kept_root = &s->record->root;
+	atomic_store(&s->record->root, 0);
+	set_blind(s);
+	s->nr_waiting = 0;
+	atomic_store(&s->counters.poisoned_total, 1);
+	s->poisoned_logged = 1;
+	log_error("process %d (uid %u): what is kept of it is damaged: all of its pages that were away are "
+		  "lost, it gets SIGBUS there", (int)s->pid, s->uid);
+}
 
 static void give_batches(struct engine *e, struct batch *batches)
 {
@@ -314,13 +341,17 @@ int recover_begin(struct engine *e, struct batch **batches)
 	for (struct session *s = e->sessions; s; s = s->next)
 		join_family(e, s);
 	for (struct session *s = e->sessions; s; s = s->next)
-		see_session(e, s, batches);
+		if (damaged)
+			make_blind(s);
+		else
+			see_session(e, s, batches);
 	for (unsigned i = 0; i < e->nr_owners; i++)
 		slot_pool_recovered(e->owners[i].owner.slots);
 	staging_recover_end(e->flow.staging);
 	blobstore_recover_end(e->flow.blobstore);
 	inject(INJECT_RECOVER_COUNT);
-	recover_events(e);
+	if (!damaged)
+		recover_events(e);
 	inject(INJECT_RECOVER_EVENTS);
 	log_info("%u programs taken over in %.1f ms", e->nr_sessions, (double)(now_ns() - start) / 1e6);
 	return 0;

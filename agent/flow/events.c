@@ -222,6 +222,7 @@ static int make_record(struct owner *o, struct session *parent, struct session *
 	record->nonce = child->nonce;
 	record->identity = child->identity;
 	record->parent_pid = child->parent_pid;
+	record->blind = child->blind;
 	record->disabled = !child->enabled;
 	record_set_fds(record, child);
 	child->slots.kept_root = &record->root;
@@ -235,6 +236,7 @@ static int make_child(struct owner *o, struct session *parent, struct session *c
 	child->identity = parent->identity;
 	child->enabled = atomic_load(&parent->enabled);
 	child->barred = parent->barred;
+	child->blind = parent->blind;
 	if (getrandom(&child->nonce, sizeof(child->nonce), GRND_NONBLOCK) < 0)
 		child->nonce = 0; /* then it stays without a mover */
 	slotmap_init(&child->slots, o->slots, &flow_slot_refs, child);

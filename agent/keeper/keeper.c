@@ -27,6 +27,7 @@
 #define PATIENCE 3u
 #define PAUSE_NS 10000000L
 #define PAUSE_MAX_NS 500000000L
+#define YOUNG_NS (5 * NSEC_PER_SEC)
 
 /* Shared with the worker. */
 struct shared {
@@ -106,6 +107,7 @@ int keeper_run(keeper_worker_fn worker, void *arg)
 {
 	struct keeper_life life = { 0 };
 	pid_t self = getpid(), pid, *tid = NULL;
+	uint64_t started;
 	int status, stop = 0;
 
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -118,6 +120,7 @@ int keeper_run(keeper_worker_fn worker, void *arg)
 	for (;;) {
 		pause_before(life.in_a_row);
 		shared->settled = false;
+		started = now_ns();
 		pid = start_worker(tid);
 		if (pid == 0)
 			exit(run_worker(worker, arg, &life, self));
@@ -133,7 +136,11 @@ int keeper_run(keeper_worker_fn worker, void *arg)
 		if (WIFEXITED(status))
 			return WEXITSTATUS(status);
 		life.deaths++;
-		life.in_a_row = shared->settled ? 0 : life.in_a_row + 1;
+		/* A kill from outside says nothing about what the worker found. */
+		if (WTERMSIG(status) == SIGKILL || now_ns() - started > YOUNG_NS)
+			life.in_a_row = shared->settled ? 0 : life.in_a_row;
+		else
+			life.in_a_row++;
 		log_error("the worker was killed by signal %d (%s)", WTERMSIG(status),
 			  strsignal(WTERMSIG(status)));
 	}

@@ -19,7 +19,8 @@
 
 struct keeper_life {
 	unsigned deaths;   /* of workers before this one */
-	unsigned in_a_row; /* of them, the last ones that never said keeper_settled() */
+	unsigned in_a_row; /* of them, the last ones that were young and not killed from
+			      outside: what they found may be what kills */
 };
 
 /* What a worker does with its life, and its exit status. All signals are blocked. */

@@ -404,7 +404,7 @@ void blob_recover_end(struct blob_table *table, blob_live_fn live, void *ctx)
 			uint32_t id = g * GROUP_ENTRIES + i;
 			struct blob_entry *entry = &table->entries[id];
 
-			if (!entry->loc)
+			if (!id || !entry->loc)
 				continue;
 			/* Nobody names it: of a put that had come no further, or
 			   a slot that was dropped. */

@@ -224,8 +224,12 @@ static void see_leaf(struct walk *w, uint32_t node, uint64_t vpn)
 
 		if (!old)
 			continue;
-		slot = slot_state(old) < SLOT_STATES ? w->see(w->ctx, vpn + i, old, first) :
-						       slot_make(SLOT_POISONED, 0, 0);
+		if (slot_state(old) >= SLOT_STATES) {
+			w->cut++;
+			slot = slot_make(SLOT_POISONED, 0, 0);
+		} else {
+			slot = w->see(w->ctx, vpn + i, old, first);
+		}
 		if (slot != old)
 			slot_store(&slots[i], slot);
 		slot_count(w->map, slot, 1);

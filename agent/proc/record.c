@@ -296,6 +296,7 @@ static void load_constants(struct session *s, const struct record *record)
 	s->limit_bytes = record->limit_bytes;
 	s->enabled = !record->disabled;
 	s->detach = record->detach;
+	s->blind = record->blind;
 	if (!record->introduced)
 		return;
 	s->pid = record->pid;

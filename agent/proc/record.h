@@ -86,6 +86,7 @@ struct record {
 	_Atomic uint32_t root;	    /* of the slots */
 	_Atomic uint32_t state;	    /* enum session_state */
 	_Atomic uint32_t detach;
+	_Atomic uint32_t blind; /* its slots were lost: what is missing is poisoned */
 	_Atomic uint64_t heir_of;   /* whose transit its LEAVING pages are in; 0: its own */
 	_Atomic int32_t mover_pid;  /* worker */
 	_Atomic uint32_t disabled;  /* engine */
