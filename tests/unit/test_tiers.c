@@ -337,7 +337,7 @@ START_TEST(test_writes_that_fail)
 	bool survives = _i == 5 || _i == 6;
 
 	open_tiers(8, 20, 0);
-	put_many(2500);
+	put_many(600);
 	store_faulty_add(stores[1], &rules[_i]);
 	blobstore_set_move_down(bs, 1);
 	usleep(150000);
@@ -351,7 +351,7 @@ START_TEST(test_writes_that_fail)
 	while (blobstore_work(bs) || stats().tier[0].live_bytes)
 		usleep(20000);
 	ck_assert(!stats().tier[1].degraded);
-	ck_assert_uint_eq(expect_all(), 2500);
+	ck_assert_uint_eq(expect_all(), 600);
 	expect_charges();
 	ck_assert_uint_eq(stats().corrupt_total, 0);
 	drop_all();
@@ -540,7 +540,7 @@ START_TEST(test_random_operations)
 
 	open_tiers(4, 8, 8);
 	blobstore_set_move_down(bs, _i % 2);
-	for (unsigned op = 0; op < 30000; op++) {
+	for (unsigned op = 0; op < 10000; op++) {
 		unsigned i = (unsigned)rand_r(&seed) % (MANY / 2), what = (unsigned)rand_r(&seed) % 100;
 		struct faulty_rule rule = { .call = what & 1 ? FAULTY_WRITE : FAULTY_SEGMENT_NEW,
 					    .kind = what & 2 ? FAULTY_ERROR : FAULTY_LANDED,
@@ -566,7 +566,7 @@ START_TEST(test_random_operations)
 			store_faulty_clear(stores[1]);
 			store_faulty_add(stores[1], &rule);
 		}
-		if (op % 5000 == 0)
+		if (op % 2000 == 0)
 			expect_charges();
 	}
 	for (unsigned i = 0; i < MANY / 2; i++)
@@ -600,7 +600,7 @@ int main(void)
 	tcase_add_test(tc, test_a_segment_stays_while_it_is_read);
 	tcase_add_test(tc, test_verify);
 	tcase_add_test(tc, test_what_is_hot_comes_up);
-	tcase_add_loop_test(tc, test_random_operations, 0, 4);
+	tcase_add_loop_test(tc, test_random_operations, 0, 2);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);
