@@ -30,6 +30,11 @@ check-unit:
 # for builds with sanitizers: what their agent must go through on the real kernel
 check-sanitized:
 	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(UNIT_TESTS) $(SANITIZED_TESTS)'
+# Programs that verify every byte while the agent is killed KILLS times (1000).
+.PHONY: crash-soak
+crash-soak: all
+	$(MAKE) $(AM_MAKEFLAGS) check TESTS=
+	top_builddir=. srcdir='$(srcdir)' $(BASH) '$(srcdir)/tests/live/crash-soak.sh' $(KILLS)
 check-static:
 	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(STATIC_TESTS)'
 check-system:
@@ -338,6 +343,7 @@ EXTRA_DIST += \
 	tests/control/error_name.py \
 	tests/control/lib.sh \
 	tests/control/manager.py \
+	tests/live/crash-soak.sh \
 	tests/live/crash.sh \
 	tests/live/lib.sh \
 	tests/live/manager.py \
