@@ -60,6 +60,7 @@ UNIT_TESTS = \
 	tests/unit/test_file \
 	tests/unit/test_family \
 	tests/unit/test_kept \
+	tests/unit/test_recover \
 	tests/unit/test_objects \
 	tests/unit/test_policy \
 	tests/unit/test_proc \
@@ -143,6 +144,9 @@ tests_unit_test_config_LDADD = agent/libmain.a agent/libcontrol.a agent/libengin
 
 tests_unit_test_domain_SOURCES = tests/unit/test_domain.c
 tests_unit_test_domain_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
+
+tests_unit_test_recover_SOURCES = tests/unit/test_recover.c
+tests_unit_test_recover_LDADD = agent/libproc.a agent/libpage.a agent/libsys.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_kept_SOURCES = tests/unit/test_kept.c
 tests_unit_test_kept_LDADD = common/libcommon.a $(CHECK_LIBS) -lm
