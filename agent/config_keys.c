@@ -44,7 +44,7 @@ const struct config_key config_keys[] = {
 	{ "Store", "MoveDownSec", CONFIG_TIME, FIELD(move_down_ns), .max = 365 * 86400 * SEC,
 	  .fallback = "0", .doc = "unused for so long, pages go down a store, 0: only for room" },
 	{ "Store", "CompressionLevel", CONFIG_INT, FIELD(compression_level), .min = -7, .max = 19,
-	  .fallback = "1", .doc = "of zstd; higher is smaller and slower" },
+	  .fallback = "-1", .doc = "of zstd; higher is smaller and slower" },
 	{ "Store", "RecompressSec", CONFIG_TIME, FIELD(recompress_ns), .max = 86400 * SEC,
 	  .fallback = "5min", .doc = "pages stored for so long are compressed again, harder; 0: never" },
 	{ "Store", "StagingMax", CONFIG_SIZE, FIELD(staging_bytes), .min = MIB,

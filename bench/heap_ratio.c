@@ -32,6 +32,7 @@
 #include "page/domain.h"
 
 #define SLOT_BYTES 8
+#define LEVEL (-1) /* the default of CompressionLevel= */
 #define ZRAM_ENTRY 16
 #define ZSWAP_ENTRY 64
 #define ZS_HANDLE 8
@@ -206,7 +207,7 @@ struct world {
 
 static struct world world_new(void)
 {
-	struct world w = { .store = store_memory_new((uint64_t)16 << 30), .codec = codec_new(1),
+	struct world w = { .store = store_memory_new((uint64_t)16 << 30), .codec = codec_new(LEVEL),
 			   .domains = domain_registry_new() };
 
 	w.bs = w.store ? blobstore_new(w.store, 1u << 24) : NULL;

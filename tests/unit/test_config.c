@@ -51,7 +51,7 @@ START_TEST(defaults)
 	ck_assert_uint_eq(settings.max_processes, 1000);
 	ck_assert_uint_eq(settings.nr_allow_uid, 0);
 	ck_assert_str_eq(settings.store, "memory:25%");
-	ck_assert_int_eq(settings.compression_level, 1);
+	ck_assert_int_eq(settings.compression_level, -1);
 	ck_assert_uint_eq(settings.staging_bytes, 256u << 20);
 	ck_assert_uint_eq(settings.user_max, 0);
 	ck_assert_uint_eq(settings.process_max, 0);
