@@ -142,26 +142,35 @@ static size_t compress(struct codec *codec, void *dst, size_t cap, const void *p
 {
 	size_t len = ZSTD_compress2(codec->cctx, dst, cap, page, PAGE_BYTES);
 
-	return ZSTD_isError(len) ? 0 : len;
+	if (!ZSTD_isError(len))
+		return len;
+	/* A frame that found no room is still begun, and a context in that state
+	   refuses to take another dictionary, prefix or level. */
+	ZSTD_CCtx_reset(codec->cctx, ZSTD_reset_session_only);
+	return 0;
 }
 
 size_t codec_compress(struct codec *codec, void *dst, size_t cap, const void *page)
 {
-	ZSTD_CCtx_refCDict(codec->cctx, NULL);
+	if (ZSTD_isError(ZSTD_CCtx_refCDict(codec->cctx, NULL)))
+		return 0;
 	return compress(codec, dst, cap, page);
 }
 
 size_t codec_compress_dict(struct codec *codec, const struct dict *dict, void *dst, size_t cap,
 			   const void *page)
 {
-	ZSTD_CCtx_refCDict(codec->cctx, dict->pack);
+	if (ZSTD_isError(ZSTD_CCtx_refCDict(codec->cctx, dict->pack)))
+		return 0;
 	return compress(codec, dst, cap, page);
 }
 
 size_t codec_compress_delta(struct codec *codec, const void *base, void *dst, size_t cap,
 			    const void *page)
 {
-	ZSTD_CCtx_refPrefix(codec->cctx, base, PAGE_BYTES); /* for one frame, instead of any other */
+	/* for one frame, instead of any other */
+	if (ZSTD_isError(ZSTD_CCtx_refPrefix(codec->cctx, base, PAGE_BYTES)))
+		return 0;
 	return compress(codec, dst, cap, page);
 }
 

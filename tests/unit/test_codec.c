@@ -10,6 +10,7 @@
 
 #include "common/util.h"
 #include "page/codec.h"
+#include "page/dict.h"
 
 static struct codec *codec;
 static unsigned seed;
@@ -112,6 +113,43 @@ START_TEST(test_cap)
 	ck_assert_uint_eq(frame[len], 0x77);
 	/* and a failure leaves the codec usable */
 	round_trip(codec, page);
+}
+END_TEST
+
+/* A frame that finds no room must not leave its dictionary to the next one, which
+   says that it was made with another or with none. */
+START_TEST(test_INV_7_no_room_then_another_way)
+{
+	static unsigned char frame[2 * PAGE_BYTES], content[DICT_BYTES];
+	static char pages[512][PAGE_BYTES], page[PAGE_BYTES], back[PAGE_BYTES];
+	struct dict_table *table = dict_table_new(1);
+	const struct dict *dict;
+	size_t len;
+
+	for (unsigned i = 0; i < 512; i++)
+		text(pages[i]);
+	len = dict_train(content, pages, 512);
+	ck_assert_uint_gt(len, 0);
+	dict = dict_at(table, (unsigned)dict_new(table, content, len));
+	ck_assert_ptr_nonnull(dict);
+	for (unsigned i = 0; i < 64; i++) {
+		text(page);
+		ck_assert_uint_eq(codec_compress_dict(codec, dict, frame, 40, page), 0);
+		len = codec_compress_delta(codec, pages[i], frame, sizeof(frame), page);
+		ck_assert_uint_gt(len, 0);
+		ck_assert_int_eq(codec_decompress_delta(codec, pages[i], back, frame, len), 0);
+		ck_assert_mem_eq(back, page, PAGE_BYTES);
+		ck_assert_uint_eq(codec_compress_dict(codec, dict, frame, 40, page), 0);
+		round_trip(codec, page);
+		ck_assert_uint_eq(codec_compress_delta(codec, pages[i], frame, 20, page), 0);
+		len = codec_compress_dict(codec, dict, frame, sizeof(frame), page);
+		ck_assert_uint_gt(len, 0);
+		ck_assert_int_eq(codec_decompress_dict(codec, dict, back, frame, len), 0);
+		ck_assert_mem_eq(back, page, PAGE_BYTES);
+		ck_assert_uint_eq(codec_compress_delta(codec, pages[i], frame, 20, page), 0);
+		round_trip(codec, page);
+	}
+	dict_table_free(table);
 }
 END_TEST
 
@@ -280,6 +318,7 @@ int main(void)
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, test_INV_7_round_trip);
 	tcase_add_test(tc, test_cap);
+	tcase_add_test(tc, test_INV_7_no_room_then_another_way);
 	tcase_add_test(tc, test_INV_7_truncated);
 	tcase_add_test(tc, test_INV_7_nothing_read_past_the_end);
 	tcase_add_test(tc, test_INV_7_trailing);
