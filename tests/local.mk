@@ -24,7 +24,7 @@ STATIC_TESTS = \
 	tests/check-man.sh
 
 # Parts of `make check'.
-.PHONY: check-unit check-static check-system check-sanitized
+.PHONY: check-unit check-static check-system check-sanitized soak
 check-unit:
 	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(UNIT_TESTS)'
 # for builds with sanitizers: what their agent must go through on the real kernel
@@ -39,6 +39,19 @@ check-static:
 	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(STATIC_TESTS)'
 check-system:
 	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(CONTROL_TESTS) $(LIVE_TESTS) $(INJECT_TESTS) $(CEPH_TESTS) $(SYSTEMD_TESTS)'
+
+# All day long, if wanted: SOAK_MINUTES of mixed programs, then each of stress-ng's
+# stressors for SOAK_SECONDS, databases, and CPython's test modules whole.
+SOAK_MINUTES = 60
+SOAK_SECONDS = 20
+soak:
+	SOAK_MINUTES=$(SOAK_MINUTES) SOAK_SECONDS=$(SOAK_SECONDS) \
+		$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(SOAK_TESTS)'
+SOAK_TESTS = \
+	tests/live/test_soak.sh \
+	tests/live/test_stress.sh \
+	tests/live/test_databases.sh \
+	tests/live/test_runtimes.sh
 
 SANITIZED_TESTS = \
 	tests/live/test_exec.sh \
@@ -315,6 +328,7 @@ LIVE_TESTS = \
 	tests/live/test_runtimes.sh \
 	tests/live/test_sandbox.sh \
 	tests/live/test_shim.sh \
+	tests/live/test_soak.sh \
 	tests/live/test_spawn.sh \
 	tests/live/test_stop.sh \
 	tests/live/test_stress.sh \
