@@ -42,6 +42,7 @@ static bool refresh_mappings(struct worker *w, struct session *s, uint64_t now)
 	if (!s->mappings_ns || age > MAPPINGS_MAX_AGE_NS ||
 	    (age >= w->scan_ns && age > s->mappings_cost_ns * MAPPINGS_COST_SHARE)) {
 		now = now_ns();
+		s->mappings_locked = session_read_locked(s);
 		if (mappings_read(&s->mappings, s->fds.smaps, s->attach.never, s->attach.nr_never) < 0)
 			return false;
 		s->mappings_started_ns = now;
@@ -188,10 +189,23 @@ static unsigned batch_room(const struct worker *w, const struct session *s)
 	return (unsigned)MIN(want, left);
 }
 
+/*
+ * mlock or mlockall since the mappings were read: then the list of what may
+ * leave is wrong. mlockall locks transit too, so that the kernel would not
+ * refuse the moves.
+ */
+static bool is_locked_anew(struct session *s)
+{
+	if (session_read_locked(s) == s->mappings_locked)
+		return false;
+	s->mappings_ns = 0; /* read again at the next tick */
+	return true;
+}
+
 void evictor_next(struct worker *w, struct session *s)
 {
 	unsigned max = s->closed || s->leaving ? 0 : batch_room(w, s);
-	struct batch *b = max ? worker_take_batch(w) : NULL;
+	struct batch *b = max && !is_locked_anew(s) ? worker_take_batch(w) : NULL;
 
 	if (b && evict_plan(s, b, max)) {
 		b->session = s;

@@ -200,6 +200,18 @@ static void read_text(pid_t pid, const char *name, char *text, size_t size)
 	text[n > 0 ? n : 0] = '\0';
 }
 
+uint64_t session_read_locked(const struct session *s)
+{
+	char text[4096];
+	const char *line;
+
+	if (s->pid <= 0)
+		return 0;
+	read_text(s->pid, "status", text, sizeof(text));
+	line = strstr(text, "\nVmLck:");
+	return line ? strtoull(line + strlen("\nVmLck:"), NULL, 10) << 10 : 0;
+}
+
 /* The unified hierarchy's path, of its line "0::/path"; "" if there is none. */
 static void read_cgroup(pid_t pid, char *path, size_t size)
 {

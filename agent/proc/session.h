@@ -236,6 +236,7 @@ struct session {
 	/* worker */
 	struct mappings mappings;
 	uint64_t mappings_ns, mappings_started_ns, mappings_cost_ns;
+	uint64_t mappings_locked; /* VmLck before they were read */
 	uint64_t hand;		 /* where the scan goes on, byte address */
 	uint64_t scanned_from;	 /* where this round began */
 	bool wrapped;
@@ -318,6 +319,8 @@ void session_close_fds(const struct session_fds *fds);
 uint64_t session_evicted_pages(const struct session *s);
 /* RSS in bytes by /proc/PID/statm; 0 when it can't be read. Any thread. */
 uint64_t session_read_resident(const struct session *s);
+/* Bytes that the process has locked (VmLck); 0 when it can't be read. Worker. */
+uint64_t session_read_locked(const struct session *s);
 /* The mover runs in another address space than the process by now: an exec.
    Worker. */
 bool session_has_execed(const struct session *s);

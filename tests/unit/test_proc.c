@@ -4,12 +4,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 
 #include "common/util.h"
 #include "proc/gate.h"
 #include "proc/handshake.h"
 #include "proc/mappings.h"
 #include "proc/ranges.h"
+#include "proc/session.h"
 
 #define PAGES 96
 
@@ -28,6 +31,26 @@ static void compare(const struct ranges *set, const bool *model)
 		      "%u pages wrong, %u ranges touch, %llu bytes instead of %llu", wrong, touching,
 		      (unsigned long long)ranges_bytes(set), (unsigned long long)bytes);
 }
+
+/* What is locked is known at once, not at the next look at the mappings. */
+START_TEST(test_locked_bytes)
+{
+	struct session *s = session_new(1, 0);
+	void *page = mmap(NULL, 4 * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint64_t before;
+
+	ck_assert(s && page != MAP_FAILED);
+	ck_assert_uint_eq(session_read_locked(s), 0); /* no process yet */
+	s->pid = getpid();
+	before = session_read_locked(s);
+	/* sanitizers make mlock() do nothing */
+	ck_assert_int_eq(syscall(SYS_mlock, page, 4 * PAGE_BYTES), 0);
+	ck_assert_uint_eq(session_read_locked(s), before + 4 * PAGE_BYTES);
+	munmap(page, 4 * PAGE_BYTES);
+	ck_assert_uint_eq(session_read_locked(s), before);
+	session_free(s);
+}
+END_TEST
 
 START_TEST(test_ranges_against_model)
 {
@@ -196,6 +219,7 @@ int main(void)
 	SRunner *runner = srunner_create(suite);
 	int failed;
 
+	tcase_add_test(tc, test_locked_bytes);
 	tcase_add_test(tc, test_ranges_against_model);
 	tcase_add_test(tc, test_attach_good);
 	tcase_add_test(tc, test_attach_hostile);
