@@ -477,9 +477,10 @@ bool agent_may(const struct action *a)
 	case DO_WORKER_MAIL:
 		return flow.worker.head != NULL;
 	case DO_MESSAGE:
-		return s && s->gate && (w.mm[a->a].reports || w.mm[a->a].socket_shut);
+		/* ended: out of the worker's epoll set */
+		return s && s->gate && !s->ended && (w.mm[a->a].reports || w.mm[a->a].socket_shut);
 	case DO_GONE:
-		return s && s->gate && !w.mm[a->a].users && !w.mm[a->a].pidfd_seen;
+		return s && s->gate && !s->ended && !w.mm[a->a].users && !w.mm[a->a].pidfd_seen;
 	case DO_ROOM:
 		return may_make_room(a->a);
 	case DO_PACK:
