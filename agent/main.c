@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <systemd/sd-daemon.h>
@@ -474,6 +475,13 @@ static int work(void *arg, const struct keeper_life *life)
 {
 	struct agent *agent = arg;
 
+	/* The manager starts another agent on the same memory when the keeper dies:
+	   there must not be two. */
+	if (fdstore_is_there()) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (keeper_pid() != getpid() && !keeper_is_there())
+			raise(SIGKILL);
+	}
 	setup_limits();
 	engine_close_strays();
 	agent->succeeds = life->deaths > 0;

@@ -77,7 +77,7 @@ crash_while() {
 
 	shift
 	while kill -0 "$pid" 2>/dev/null; do
-		sleep "0.$((RANDOM % 6))$((RANDOM % 10))"
+		sleep "0.$((RANDOM % 7 + 3))$((RANDOM % 10))"
 		how=("$@")
 		"${how[n % $#]}"
 		n=$((n + 1))

@@ -50,7 +50,7 @@ at_points() {
 		RECOVER_*) inject "$point" 0; kill_worker ;;
 		*) pass=$((RANDOM % 3)); inject "$point" "$pass" ;;
 		esac
-		for ((i = 0; i < 40; i++)); do
+		for ((i = 0; i < 20; i++)); do
 			inject_is_hit "$hits" && break
 			kill -0 "$1" 2>/dev/null || break 2
 			sleep 0.1
@@ -91,7 +91,7 @@ serve_stop "$one"
 
 # ---- at random ----
 anybody() { [ "$(total processes_count)" -gt 0 ]; }
-for name in "fill_verify 8 1" "fork_verify 2" "threads_verify 3 4"; do
+for name in "fill_verify 4 1" "threads_verify 3 4" "fork_verify 1"; do
 	# shellcheck disable=SC2086
 	bounded 90 env "LD_PRELOAD=$LIB" WORKLOAD_EVICT=1 "$WORKLOADS/"$name &
 	pid=$!
