@@ -24,6 +24,7 @@
 #define ORDER_ROUNDS 16u
 #define FORCED_PAGES 4096u /* in staging */
 #define NO_LIMIT_NS (10 * NSEC_PER_SEC) /* between looks at a group without a limit */
+#define ROOM_RESERVE 512 /* pages */
 #define OWN_ROOM_BYTES ((uint64_t)32 << 20)
 #define BUSY_NS 1000000ull	     /* a look that is due, when a batch is under way */
 #define ORDER_PAUSE_NS 1000000ull /* for the packers to make room */
@@ -76,6 +77,12 @@ static void look_at_group(struct session *s, uint64_t now)
 	s->room_bytes = room.room;
 }
 
+/* The kernel takes some for itself (page tables), and kills before the last. */
+static int64_t usable_pages(uint64_t room_bytes)
+{
+	return (int64_t)(room_bytes >> PAGE_SHIFT) - ROOM_RESERVE;
+}
+
 /* What leaves a program is charged to us: at our own limit nothing may. */
 static bool is_full(struct worker *w, const struct session *s, uint64_t now)
 {
@@ -114,7 +121,7 @@ static void set_quota(struct worker *w, struct session *s, uint64_t now)
 	/* Those that came back lately last: when the others are not enough. */
 	s->hard_pressed = s->left_since < missing / 4;
 	s->left_since = 0;
-	room_set(s, left, s->room_limit ? (int64_t)(s->room_bytes >> PAGE_SHIFT) : SESSION_ROOM_UNLIMITED,
+	room_set(s, left, s->room_limit ? usable_pages(s->room_bytes) : SESSION_ROOM_UNLIMITED,
 		 missing && !s->quota);
 	s->forced = s->evict_order != NULL;
 }

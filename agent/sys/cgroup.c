@@ -15,12 +15,11 @@
 
 /* What the two versions call the same things. */
 struct names {
-	const char *limit, *usage, *inactive, *active;
+	const char *limit, *usage, *inactive_file;
 };
 static const struct names version1 = { "memory.limit_in_bytes", "memory.usage_in_bytes",
-				       "\ntotal_inactive_file ", "\ntotal_active_file " };
-static const struct names version2 = { "memory.max", "memory.current", "\ninactive_file ",
-				       "\nactive_file " };
+				       "\ntotal_inactive_file " };
+static const struct names version2 = { "memory.max", "memory.current", "\ninactive_file " };
 
 static bool read_text(const char *dir, const char *name, char *text, size_t size)
 {
@@ -64,7 +63,7 @@ static bool look(const char *dir, const struct names *names, struct cgroup_room 
 		return false;
 	if (!read_text(dir, "memory.stat", stat + 1, sizeof(stat) - 1))
 		stat[1] = '\0';
-	files = stat_value(stat, names->inactive) + stat_value(stat, names->active);
+	files = stat_value(stat, names->inactive_file);
 	usage -= files < usage ? files : usage;
 	room = usage < limit ? limit - usage : 0;
 	if (room < nearest->room)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The memory limits of the control groups a process is in, of either version:
- * how much it may still take before the kernel kills somebody there. Files of
- * processes are dropped by the kernel before that, so they count as room.
+ * how much it may still take before the kernel kills somebody there. Files that
+ * nobody uses are dropped by the kernel before that, so they count as room.
  *
  * Any thread; opens and reads files, so never on the fault path.
  */

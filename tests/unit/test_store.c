@@ -417,7 +417,8 @@ START_TEST(test_spec)
 	ck_assert_uint_eq(capacity_of("memory:8192k"), (uint64_t)8 << 20);
 	ck_assert_uint_eq(capacity_of("memory:8388608"), (uint64_t)8 << 20);
 	ck_assert_uint_eq(capacity_of("memory:3G"), (uint64_t)3 << 30);
-	ck_assert_uint_eq(capacity_of("memory:1T"), (uint64_t)1 << 40);
+	/* more is more than the thread sanitizer has address space for */
+	ck_assert_uint_eq(capacity_of("memory:0.25T"), (uint64_t)1 << 38);
 	ck_assert_uint_eq(capacity_of("memory:1"), STORE_SEGMENT); /* at least one */
 	ck_assert_uint_eq(capacity_of("memory:7M"), STORE_SEGMENT); /* whole ones */
 	ck_assert_uint_le(capacity_of("memory:25%"), ram / 4);
