@@ -18,9 +18,14 @@
 #define WINDOW_MIN 4u
 #define WINDOW_MAX 64u
 #define CHUNK 16u /* pages in one COPY: some 90 us with their decompression */
-/* The next touch may be so far behind the window: what lies between was never
-   away. */
+/* The next touch may be so far behind a window: what lies between was never
+   away. A stream begins with two touches side by side. */
 #define SLACK 16u
+/* How often windows were of use lately, of 256; below, they stay small. */
+#define SCORE_STEP 8
+#define SCORE_POOR 64
+#define SCORE_FAIR 128
+#define WINDOW_FAIR 16u
 
 #define HERE_MASK (1u << SLOT_STAGED | 1u << SLOT_STORED | 1u << SLOT_FILL)
 
@@ -45,13 +50,21 @@ void prefetch_forget(struct owner *o, struct session *s)
 	s->in_ahead = false;
 }
 
+static unsigned window_max(const struct session *s)
+{
+	return s->ahead_score < SCORE_POOR ? WINDOW_MIN :
+	       s->ahead_score < SCORE_FAIR ? WINDOW_FAIR : WINDOW_MAX;
+}
+
 static void open_window(struct owner *o, struct session *s, struct ahead_stream *t, uint64_t vpn)
 {
 	const struct range *r = ranges_find(&s->registered, vpn << PAGE_SHIFT);
 
 	counter_add(&s->counters.prefetch_used_total, t->placed);
+	if (t->placed)
+		s->ahead_score += (256 - s->ahead_score) / SCORE_STEP;
 	t->placed = 0;
-	t->window = MIN(MAX(t->window * 2, WINDOW_MIN), WINDOW_MAX);
+	t->window = MIN(MAX(t->window * 2, WINDOW_MIN), window_max(s));
 	t->at = vpn + 1;
 	t->to = r ? MIN(t->at + t->window, r->end >> PAGE_SHIFT) : t->at;
 	t->next = t->to;
@@ -72,7 +85,7 @@ void prefetch_note(struct owner *o, struct session *s, uint64_t vpn)
 			t->used = s->ahead_clock;
 			return;
 		}
-		if (t->next && vpn - t->next < SLACK) {
+		if (t->next && vpn - t->next < (t->window ? SLACK : 1)) {
 			t->used = s->ahead_clock;
 			open_window(o, s, t, vpn);
 			return;
@@ -80,6 +93,8 @@ void prefetch_note(struct owner *o, struct session *s, uint64_t vpn)
 		if (t->used < oldest->used)
 			oldest = t;
 	}
+	if (oldest->placed) /* nobody went on past that window */
+		s->ahead_score -= s->ahead_score / SCORE_STEP;
 	*oldest = (struct ahead_stream){ .next = vpn + 1, .used = s->ahead_clock };
 }
 

@@ -208,6 +208,7 @@ struct session {
 	uint32_t stream_clock;
 	struct ahead_stream ahead[SESSION_STREAMS];
 	uint32_t ahead_clock;
+	uint32_t ahead_score; /* of 256: how often a window was of use lately */
 	bool in_ahead;
 	struct session *next_ahead; /* owner's list of those with something to place */
 	bool ending;		 /* found when it was over, and is only to be closed */
