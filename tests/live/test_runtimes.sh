@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Language runtimes under continuous eviction: Node, Java and Go programs write
-# what they write without the shim, and CPython's own tests of threads,
-# subprocesses, mmap, multiprocessing, garbage collection and asyncio pass.
-# SOAK_SECONDS, if set, has all of those modules run whole.
+# Language runtimes under continuous eviction: Node and Java programs write
+# what they write without the shim, and CPython's own tests of threads, mmap and
+# garbage collection pass; if SOAK_SECONDS is set, also those of subprocesses,
+# multiprocessing and asyncio, which take many minutes.
 # shellcheck source=tests/live/lib.sh
 . "${srcdir:-.}/tests/live/lib.sh"
 
@@ -128,22 +128,15 @@ python_suite() {
 	mkdir -p "$DIR/home"
 	export HOME=$DIR/home PYTHONDONTWRITEBYTECODE=1
 	cd "$DIR/home"
-	python_tests 100 test_mmap
-	python_tests 100 test_gc -m 'GCTests.test_[a-f]*' -m 'GCCallbackTests'
-	python_tests 100 test_thread
+	python_tests 240 test_mmap
+	python_tests 240 test_gc -m 'GCTests.test_[a-f]*' -m 'GCCallbackTests'
+	python_tests 240 test_thread
+	python_tests 240 test_threading -m ThreadTests -m ThreadJoinOnShutdown \
+		-i test_enumerate_after_join -i '*crash*'
 	if [ -n "${SOAK_SECONDS:-}" ]; then
-		python_tests 900 test_threading
 		python_tests 900 test_subprocess
 		python_tests 1800 test_multiprocessing_forkserver
 		python_tests 1800 test_asyncio
-	else
-		python_tests 100 test_threading -m 'ThreadTests' -m 'ThreadJoinOnShutdown' \
-			-i 'test_enumerate_after_join' -i '*crash*'
-		python_tests 100 test_subprocess -m '*ProcessTestCaseNoPoll.test_c*' \
-			-m 'POSIXProcessTestCase.test_close_fd*' -m 'POSIXProcessTestCase.test_*preexec*'
-		python_tests 100 test_multiprocessing_fork -m '*WithProcessesTestPool.test_*map*' \
-			-m '*WithProcessesTestQueue.test_f*'
-		python_tests 100 test_asyncio.test_subprocess
 	fi
 	cd - >/dev/null
 }
