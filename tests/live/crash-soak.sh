@@ -17,7 +17,7 @@ worst=0
 while [ $KILLS -lt "$want" ]; do
 	for name in "fill_verify 8 1" "fork_verify 2" "threads_verify 4 4" "mremap_verify 4" "munmap_verify 4" "madvise_verify 4" "malloc_verify 4"; do
 		# shellcheck disable=SC2086
-		bounded 120 env "LD_PRELOAD=$LIB" WORKLOAD_EVICT=1 "$WORKLOADS/"$name >"$DIR/soak.out" 2>&1 &
+		bounded 120 env "LD_PRELOAD=$LIB" "$WORKLOADS/"$name >"$DIR/soak.out" 2>&1 &
 		pid=$!
 		wait_until 20 "$name to attach" anybody
 		crash_while $pid kill_worker kill_worker kill_both

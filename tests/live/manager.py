@@ -10,12 +10,15 @@ itself is the manager's. SIGUSR1 restarts it: it is told to stop, while
 DIRECTORY/restart is there, and started again whatever it says.
 """
 import array
+import ctypes
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+
+PR_SET_CHILD_SUBREAPER = 36
 
 
 class Manager:
@@ -79,12 +82,20 @@ class Manager:
         self.agent.send_signal(signal.SIGTERM)
 
     def run(self):
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         signal.signal(signal.SIGTERM, self.on_stop)
         signal.signal(signal.SIGUSR1, self.on_restart)
         threading.Thread(target=self.listen, daemon=True).start()
         while True:
             self.start()
             status = self.agent.wait()
+            # as a service manager does: not before the last of its processes is
+            # gone, for that one may still hold the socket
+            try:
+                while True:
+                    os.wait()
+            except ChildProcessError:
+                pass
             if status >= 0 and not self.restarting:
                 return status
             self.restarting = False
