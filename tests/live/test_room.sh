@@ -78,16 +78,15 @@ in_group $name-plain timeout $((240 * FACTOR)) "$WORKLOADS/grow_verify" $((LIMIT
 [ $status -ne 0 ] || skip "programs are not held to the limit here"
 [ "$(kills $name-plain)" -gt 0 ] || fail "it ended with $status, though nobody was killed"
 
-agent_config() { # nothing leaves but for the group's sake
-	cat <<-'END'
-		[Policy]
-		ScanSec=0.05
-		GraceSec=0.02
-		StallBudget=0
-		MinResident=0
-		StartDelaySec=3600
-	END
-}
+# nothing leaves but for the group's sake
+cat >"$DIR/uswap.conf" <<-'END'
+	[Policy]
+	ScanSec=0.05
+	GraceSec=0.02
+	StallBudget=0
+	MinResident=0
+	StartDelaySec=3600
+END
 agent_start
 group_make $name-grown $LIMIT_MIB
 before=$(total pages_out_total)
@@ -120,17 +119,7 @@ live_idle
 agent_stop
 
 # the agent's own limit: it serves, and takes nothing more
-rm "$DIR/uswap.conf"
-agent_config() {
-	cat <<-'END'
-		[Policy]
-		ScanSec=0.02
-		GraceSec=0.02
-		StallBudget=100%
-		MinResident=0
-		StartDelaySec=0
-	END
-}
+rm "$DIR/uswap.conf" # as in other tests: everything leaves
 agent_start
 group_make $name-agent 2000
 for pid in $AGENT_PID $(pgrep -P "$AGENT_PID"); do
