@@ -139,3 +139,14 @@ tier_is() {
 tier_works() {
 	[[ $(tier "$1" state) == @(up|degraded) ]]
 }
+
+# For the next agent_start: what leaves goes to the pool as soon as it can.
+pool_below_memory() {
+	agent_config >"$DIR/uswap.conf"
+	cat >>"$DIR/uswap.conf" <<-END
+		Limit=8M
+		[Store]
+		MoveDownSec=0.1
+	END
+	AGENT_STORES=(memory:64M "rados:uswap,conf=$CEPH_CONF,timeout=2,host=here")
+}

@@ -30,13 +30,7 @@ answer_of() { # N: to what it was told before
 
 live_begin
 cluster_start memstore
-agent_config >"$DIR/uswap.conf"
-cat >>"$DIR/uswap.conf" <<-END
-	Limit=8M
-	[Store]
-	MoveDownSec=0.1
-END
-AGENT_STORES=(memory:64M "rados:uswap,conf=$CEPH_CONF,timeout=2,host=here")
+pool_below_memory
 
 # the agent comes up without a cluster, serves, and connects when it can
 mini_ceph signal mon.a TERM

@@ -35,13 +35,7 @@ in_the_pool() {
 
 live_begin
 cluster_start memstore
-agent_config >"$DIR/uswap.conf"
-cat >>"$DIR/uswap.conf" <<-END
-	Limit=8M
-	[Store]
-	MoveDownSec=0.1
-END
-AGENT_STORES=(memory:64M "rados:uswap,conf=$CEPH_CONF,timeout=2,host=here")
+pool_below_memory
 agent_start
 wait_until 30 "the store to be up" tier_works rados
 serve_start "$MIB"
