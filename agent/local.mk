@@ -106,6 +106,7 @@ agent_libengine_a_SOURCES = \
 	agent/engine/owner.c \
 	agent/engine/packer.c \
 	agent/engine/private.h \
+	agent/engine/quota.c \
 	agent/engine/recover.c \
 	agent/engine/registry.c \
 	agent/engine/settings.h \

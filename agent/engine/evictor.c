@@ -12,7 +12,6 @@
 #include "common/fdpass.h"
 #include "common/inject.h"
 #include "common/util.h"
-#include "sys/cgroup.h"
 #include "sys/pagemap.h"
 
 #define MAPPINGS_MAX_AGE_NS (5 * NSEC_PER_SEC)
@@ -20,12 +19,8 @@
 #define ANSWER_NS (2 * NSEC_PER_SEC) /* a mover that takes longer is stopped */
 #define SLOW_NS (10 * NSEC_PER_SEC)  /* ... and left in peace for a while */
 #define KCMP_NS (100 * 1000000ull)
-#define FULL_REST_NS NSEC_PER_SEC
 #define ORDER_ROUNDS 16u
 #define FORCED_PAGES 4096u /* in staging */
-#define NO_LIMIT_NS (10 * NSEC_PER_SEC) /* between looks at a group without a limit */
-#define ROOM_RESERVE 512 /* pages */
-#define OWN_ROOM_BYTES ((uint64_t)32 << 20)
 #define BUSY_NS 1000000ull	     /* a look that is due, when a batch is under way */
 #define ORDER_PAUSE_NS 1000000ull /* for the packers to make room */
 
@@ -64,68 +59,6 @@ static void look_at_threads(struct worker *w, struct session *s)
 	s->quiet_due_ns = now_ns() + MAX(w->scan_ns, (now_ns() - begin) * MAPPINGS_COST_SHARE);
 }
 
-static void look_at_group(struct session *s, uint64_t now)
-{
-	struct cgroup_room room = { .limit = 0 };
-	bool has_limit;
-
-	if (now < s->room_due_ns)
-		return;
-	has_limit = cgroup_read_room(s->pid, &room);
-	s->room_due_ns = has_limit ? 0 : now + NO_LIMIT_NS;
-	s->room_limit = has_limit ? room.limit : 0;
-	s->room_bytes = room.room;
-}
-
-/* The kernel takes some for itself (page tables), and kills before the last. */
-static int64_t usable_pages(uint64_t room_bytes)
-{
-	return (int64_t)(room_bytes >> PAGE_SHIFT) - ROOM_RESERVE;
-}
-
-/* What leaves a program is charged to us: at our own limit nothing may. */
-static bool is_full(struct worker *w, const struct session *s, uint64_t now)
-{
-	struct cgroup_room room;
-
-	if (now >= w->own_due_ns) {
-		w->own_due_ns = now + NSEC_PER_SEC;
-		w->own_full = cgroup_read_room(getpid(), &room) && room.room < OWN_ROOM_BYTES;
-	}
-	return w->own_full || (s->store_full_ns && now - s->store_full_ns < FULL_REST_NS);
-}
-
-static void set_quota(struct worker *w, struct session *s, uint64_t now)
-{
-	uint64_t stall = counter_get(&s->counters.stall_ns_total), missing;
-	int64_t left;
-	struct policy_facts facts = {
-		.age_ns = now - s->attached_ns,
-		.tick_ns = now - s->last_tick_ns,
-		.resident_bytes = session_read_resident(s),
-		.evicted_bytes = session_evicted_pages(s) << PAGE_SHIFT,
-		.own_limit_bytes = s->limit_bytes,
-		.store_full = is_full(w, s, now),
-	};
-
-	left = room_left(s);
-	look_at_group(s, now);
-	facts.group_limit_bytes = s->room_limit;
-	facts.group_room_bytes = s->room_bytes;
-	s->stall_share = policy_stall_share(s->stall_share, stall - s->last_stall_ns, facts.tick_ns);
-	facts.stall_share = s->stall_share;
-	s->last_stall_ns = stall;
-	s->last_tick_ns = now;
-	s->quota = s->enabled ? policy_quota(&w->policy, &facts) : 0;
-	missing = policy_missing_room(&facts);
-	/* Those that came back lately last: when the others are not enough. */
-	s->hard_pressed = s->left_since < missing / 4;
-	s->left_since = 0;
-	room_set(s, left, s->room_limit ? usable_pages(s->room_bytes) : SESSION_ROOM_UNLIMITED,
-		 missing && !s->quota);
-	s->forced = s->evict_order != NULL;
-}
-
 void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 {
 	s->next_tick_ns = now + MIN(w->scan_ns, 250 * 1000000ull);
@@ -147,7 +80,7 @@ void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 	if (s->busy || now < s->slow_until_ns ||
 	    (now - s->last_tick_ns < w->scan_ns && !s->evict_order && !s->room_asked))
 		return;
-	set_quota(w, s, now);
+	quota_set(w, s, now);
 	if (!s->quota && !s->forced)
 		return;
 	if (!refresh_mappings(w, s, now)) {
@@ -343,7 +276,7 @@ void evictor_returned(struct worker *w, struct batch *b)
 
 static void finish_order(struct worker *w, struct session *s, struct order *order)
 {
-	bool full = s->store_full_ns && now_ns() - s->store_full_ns < FULL_REST_NS;
+	bool full = quota_is_store_full(s, now_ns());
 
 	order->bytes = order_bytes(s, order);
 	staging_trim(w->flow->staging, 0);

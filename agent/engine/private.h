@@ -149,6 +149,12 @@ int worker_start(struct worker *w, struct packers *packers);
 void worker_set_policy(struct worker *w, const struct settings_policy *policy);
 void worker_stop(struct worker *w);
 void worker_take_mail(struct worker *w);
+/* quota.c: what may leave a program before the next look, and whether an order
+   for it goes on: s->quota, s->forced, and the room in its control group. */
+void quota_set(struct worker *w, struct session *s, uint64_t now);
+/* No store has had room for its pages of late. */
+bool quota_is_store_full(const struct session *s, uint64_t now);
+
 /* evictor.c: the worker's per-session part */
 void evictor_tick(struct worker *w, struct session *s, uint64_t now);
 void evictor_next(struct worker *w, struct session *s);
