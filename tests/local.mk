@@ -218,9 +218,11 @@ check_PROGRAMS += \
 	tests/workloads/shim_pages \
 	tests/workloads/shim_plain \
 	tests/workloads/spawn_verify \
+	tests/workloads/special_verify \
 	tests/workloads/syscall_verify \
 	tests/workloads/threads_churn \
 	tests/workloads/threads_verify \
+	tests/workloads/uring_verify \
 	tests/workloads/zero_touch \
 	tests/live/shim_peer \
 	tests/ceph/store_load
@@ -272,6 +274,9 @@ tests_workloads_shim_pages_LDFLAGS = -pthread
 tests_workloads_shim_plain_SOURCES = tests/workloads/shim_plain.c
 tests_workloads_shim_plain_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_shim_plain_LDFLAGS = -pthread
+tests_workloads_special_verify_SOURCES = tests/workloads/special_verify.c
+tests_workloads_special_verify_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_special_verify_LDFLAGS = -pthread
 tests_workloads_spawn_verify_SOURCES = tests/workloads/spawn_verify.c
 tests_workloads_spawn_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_spawn_verify_LDFLAGS = -pthread
@@ -284,6 +289,10 @@ tests_workloads_threads_churn_LDFLAGS = -pthread
 tests_workloads_threads_verify_SOURCES = tests/workloads/threads_verify.c
 tests_workloads_threads_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_threads_verify_LDFLAGS = -pthread
+tests_workloads_uring_verify_SOURCES = tests/workloads/uring_verify.c
+tests_workloads_uring_verify_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_uring_verify_LDFLAGS = -pthread
+tests_workloads_uring_verify_LDADD = $(URING_LIBS)
 tests_workloads_zero_touch_SOURCES = tests/workloads/zero_touch.c
 tests_workloads_zero_touch_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_zero_touch_LDFLAGS = -pthread
@@ -330,6 +339,7 @@ LIVE_TESTS = \
 	tests/live/test_shim.sh \
 	tests/live/test_soak.sh \
 	tests/live/test_spawn.sh \
+	tests/live/test_special.sh \
 	tests/live/test_stop.sh \
 	tests/live/test_stress.sh \
 	tests/live/test_syscalls.sh \

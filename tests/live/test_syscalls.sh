@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# System calls read and write pages that have left; O_DIRECT, futexes and
-# signal frames among them.
+# System calls and io_uring read and write pages that have left; O_DIRECT, futexes
+# and signal frames among them.
 # shellcheck source=tests/live/lib.sh
 . "${srcdir:-.}/tests/live/lib.sh"
 
@@ -11,5 +11,6 @@ TMPDIR=$(mktemp -d "$PWD/syscalls.XXXXXX")
 export TMPDIR
 trap 'rm -rf "$TMPDIR"; live_cleanup' EXIT
 agent_start
-evicted_run syscall_verify 2
+evicted_run syscall_verify 1
+evicted_run uring_verify
 live_end

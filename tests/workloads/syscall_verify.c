@@ -39,6 +39,9 @@ static void leave(const char *what)
 
 static void fresh(uint64_t seed)
 {
+	wl_renew(source, PAGES);
+	wl_renew(target, PAGES);
+	wl_renew(args, PAGES);
 	wl_fill(source, PAGES, seed);
 	wl_fill(target, PAGES, seed + 1);
 	wl_fill(args, PAGES, seed + 2);

@@ -141,6 +141,16 @@ static inline void wl_unmap(unsigned char *area, size_t pages)
 	WL_OK(munmap(area - WL_PAGE, (pages + 2) * WL_PAGE));
 }
 
+/* New memory in the place of the old: pages that often came back are waited with
+   longer before they leave again; these are new ones. */
+static inline void wl_renew(unsigned char *area, size_t pages)
+{
+	void *at = mmap(area, pages * WL_PAGE, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+
+	WL_CHECK(at == area, "mmap of %zu pages: %s", pages, strerror(errno));
+}
+
 /* Says what is wrong with a page: for whoever has to find out why. */
 __attribute__((noreturn, cold)) static inline void
 wl_wrong(const char *what, const unsigned char *page, const unsigned char *want, size_t index)
