@@ -16,13 +16,17 @@ struct faulty {
 	unsigned nr_rules;
 	struct store_read *held;
 	struct store_ops ops;
+	_Atomic(void (*)(enum faulty_call)) notice;
 };
 
 /* The rule for this call, used up by one. */
 static bool next_rule(struct faulty *f, enum faulty_call call, struct faulty_rule *rule)
 {
+	void (*notice)(enum faulty_call) = f->notice;
 	bool found = false;
 
+	if (notice)
+		notice(call);
 	pthread_mutex_lock(&f->lock);
 	for (unsigned i = 0; !found && i < f->nr_rules; i++) {
 		struct faulty_rule *r = &f->rules[i];
@@ -244,4 +248,11 @@ unsigned store_faulty_held(struct store *store)
 		n++;
 	pthread_mutex_unlock(&f->lock);
 	return n;
+}
+
+void store_faulty_notice(struct store *store, void (*notice)(enum faulty_call call))
+{
+	struct faulty *f = store_backend(store);
+
+	f->notice = notice;
 }

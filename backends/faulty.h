@@ -35,6 +35,8 @@ struct faulty_rule {
    is. `remote` adds STORE_REMOTE. NULL and errno, below is closed then. */
 struct store *store_faulty_new(struct store *below, bool remote);
 void store_faulty_add(struct store *store, const struct faulty_rule *rule);
+/* Called before each call, by who makes it; it may wait. NULL: none. */
+void store_faulty_notice(struct store *store, void (*notice)(enum faulty_call call));
 /* No rule holds any more; reads that are held go on. */
 void store_faulty_clear(struct store *store);
 /* Reads that are held now end. Returns how many. */

@@ -88,7 +88,9 @@ check_PROGRAMS += $(UNIT_TESTS)
 tests_unit_test_blob_SOURCES = tests/unit/test_blob.c
 tests_unit_test_blob_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
-tests_unit_test_blobstore_SOURCES = tests/unit/test_blobstore.c
+BLOBS = tests/unit/blobs.c tests/unit/blobs.h
+
+tests_unit_test_blobstore_SOURCES = tests/unit/test_blobstore.c $(BLOBS)
 tests_unit_test_blobstore_LDADD = agent/libflow.a agent/libproc.a agent/libpage.a agent/libsys.a backends/libbackends.a common/libcommon.a $(URING_LIBS) $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
 tests_unit_test_family_SOURCES = tests/unit/test_family.c
@@ -188,7 +190,7 @@ tests_unit_test_slotmap_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) 
 tests_unit_test_staging_SOURCES = tests/unit/test_staging.c
 tests_unit_test_staging_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
-tests_unit_test_tiers_SOURCES = tests/unit/test_tiers.c
+tests_unit_test_tiers_SOURCES = tests/unit/test_tiers.c $(BLOBS)
 tests_unit_test_tiers_LDADD = $(tests_unit_test_blobstore_LDADD)
 
 tests_unit_test_sealed_SOURCES = tests/unit/test_sealed.c

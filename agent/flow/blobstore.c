@@ -211,6 +211,25 @@ int blobstore_get(struct blobstore *bs, struct codec *codec, blob_id id, void *p
 	return r;
 }
 
+/* Pinned by where it is now: what is not slow then can't become so under us. */
+int blobstore_get_now(struct blobstore *bs, struct codec *codec, blob_id id, void *page)
+{
+	_Alignas(64) unsigned char base[PAGE_BYTES];
+	blob_id from = decode_from(bs, id);
+	uint64_t loc;
+	struct segment *seg = segment_pin(bs, from, &loc);
+	int r = -EAGAIN;
+
+	if (!place_tier(atomic_load(&seg->place))) {
+		r = read_page(bs, codec, from, loc, from == id ? page : base);
+		if (!r && from != id)
+			r = decode_delta(bs, codec, id, base, page);
+		r = blobstore_check(bs, id, seg, page, r);
+	}
+	segment_unpin(seg);
+	return r;
+}
+
 size_t blobstore_bytes(const struct blobstore *bs, blob_id id)
 {
 	return record_size(blob_loc(bs->blobs, id));
@@ -279,7 +298,9 @@ static enum blobstore_result add_locked(struct blobstore *bs, struct domain *dom
 					unsigned char *buf, const struct encoded *e, blob_id *id)
 {
 	struct record record = record_make(0, e->kind, e->len);
-	enum stream stream = e->kind == BLOB_DELTA ? STREAM_DELTA : STREAM_NEW;
+	enum stream stream = e->kind == BLOB_DELTA ? STREAM_DELTA :
+			     e->kind == BLOB_RAW   ? STREAM_RAW :
+						     STREAM_NEW;
 	uint64_t loc;
 	int r;
 
@@ -333,11 +354,12 @@ static enum blobstore_result put_new(struct blobstore *bs, struct codec *codec,
 				     const void *page, blob_id *id)
 {
 	enum blobstore_result result = BLOBSTORE_INCOMPRESSIBLE;
-	unsigned char buf[RECORD_MAX];
-	struct encoded e;
+	struct encoded e = { .kind = BLOB_RAW };
+	unsigned char buf[RECORD_MAX], *frame = buf + sizeof(struct record);
 	uint32_t bytes;
 
-	if (encode(bs, codec, from, hash, page, buf + sizeof(struct record), &e)) {
+	if ((!page_looks_random(page) && encode(bs, codec, from, hash, page, frame, &e)) ||
+	    encode_raw(bs, from->domain, page, frame, &e)) {
 		bytes = (uint32_t)sizeof(struct record) + e.len;
 		/* Charged before it is there: the sum never lags behind (INV-8). */
 		result = domain_charge(from->domain, bytes) ? BLOBSTORE_STORED : BLOBSTORE_QUOTA;
@@ -347,6 +369,8 @@ static enum blobstore_result put_new(struct blobstore *bs, struct codec *codec,
 		if (result == BLOBSTORE_STORED)
 			return result;
 		domain_uncharge(from->domain, bytes);
+		if (e.kind == BLOB_RAW && result == BLOBSTORE_FULL)
+			result = BLOBSTORE_INCOMPRESSIBLE; /* others may still find room */
 	}
 	pthread_mutex_lock(&bs->lock);
 	encode_done(bs, from, &e, 0);
@@ -366,8 +390,7 @@ enum blobstore_result blobstore_put_from(struct blobstore *bs, struct codec *cod
 		family_duplicate(bs, from, *id);
 		return BLOBSTORE_DUPLICATE;
 	}
-	return page_looks_random(page) ? BLOBSTORE_INCOMPRESSIBLE :
-					 put_new(bs, codec, from, hash, page, id);
+	return put_new(bs, codec, from, hash, page, id);
 }
 
 enum blobstore_result blobstore_put(struct blobstore *bs, struct codec *codec,
@@ -437,6 +460,7 @@ void blobstore_get_stats(struct blobstore *bs, struct blobstore_stats *stats)
 	stats->dicts = dict_count(bs->dicts);
 	stats->encodings = bs->encodings;
 	stats->compacted_bytes_total = bs->compacted_bytes;
+	stats->raw_bytes = bs->raw_bytes[1];
 	stats->promoted_bytes_total = bs->promoted_bytes;
 	add_tier_stats(bs, stats);
 	pthread_mutex_unlock(&bs->lock);

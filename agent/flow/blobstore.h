@@ -28,13 +28,13 @@ struct domain; /* page/domain.h: one uid, its dedup seed and its charge */
 
 typedef uint32_t blob_id;
 
-/* A page that does not compress to this or less is not worth keeping. */
+/* A page that does not compress to this or less is not worth keeping in memory. */
 #define BLOBSTORE_FRAME_MAX 2990
 
 enum blobstore_result { /* of blobstore_put; each must be handled */
 	BLOBSTORE_STORED = 0,
 	BLOBSTORE_DUPLICATE,	  /* an equal blob of the domain was there */
-	BLOBSTORE_INCOMPRESSIBLE, /* keep it resident */
+	BLOBSTORE_INCOMPRESSIBLE, /* keep it resident: no slow tier can take it as it is */
 	BLOBSTORE_QUOTA,	  /* the domain is at its limit */
 	BLOBSTORE_FULL,		  /* the store is */
 	BLOBSTORE_ERROR,	  /* the store failed; counted */
@@ -62,6 +62,7 @@ struct blobstore_encodings {
 	uint64_t plain_pages, plain_bytes;
 	uint64_t dict_pages, dict_bytes;
 	uint64_t delta_pages, delta_bytes;
+	uint64_t raw_pages; /* as they are, for a slow tier */
 	int64_t dict_saved_bytes; /* against none; from samples */
 	uint64_t dicts_trained, dicts_retired;
 	uint64_t cold_pages, cold_saved_bytes; /* compressed again */
@@ -74,6 +75,7 @@ struct blobstore_stats {
 	uint64_t metadata_bytes;  /* table and index */
 	uint64_t duplicate_total; /* puts answered by an equal blob */
 	uint64_t compacted_bytes_total;
+	uint64_t raw_bytes; /* of pages as they are, in slow tiers now */
 	uint64_t promoted_bytes_total; /* brought up to the first tier */
 	uint64_t corrupt_total;	  /* gets that failed their checksum */
 	struct store_stats store; /* of the first tier */
@@ -122,6 +124,9 @@ enum blobstore_result blobstore_put(struct blobstore *bs, struct codec *codec,
 /* 0 and the page's bytes, or -EBADMSG when they fail their checksum (INV-7) or
    another negative errno of the store. The caller holds a reference. */
 int blobstore_get(struct blobstore *bs, struct codec *codec, blob_id id, void *page);
+/* The same for those who must not wait (INV-2): -EAGAIN, and nothing was read,
+   when it is in a slow tier, though it may not have been a moment ago. */
+int blobstore_get_now(struct blobstore *bs, struct codec *codec, blob_id id, void *page);
 
 /* ---- pages in a slow tier: not waited for ---- */
 

@@ -138,12 +138,13 @@ static void recompress(struct blobstore *bs, uint64_t loc, struct record *record
 	unsigned char page[PAGE_BYTES], frame[BLOBSTORE_FRAME_MAX];
 	struct cold *cold = &bs->cold;
 	unsigned kind = cold->number < 0 ? BLOB_ZSTD : BLOB_DICT + (unsigned)cold->number;
-	size_t len;
+	size_t len, cap;
 
 	if (decode(bs, cold->codec, record->id, loc, buf + sizeof(*record), page))
 		return; /* whoever touches it gets to know (INV-7) */
-	len = cold->number < 0 ? codec_compress(cold->codec, frame, record->len, page) :
-				 codec_compress_dict(cold->codec, &cold->dict, frame, record->len, page);
+	cap = MIN((size_t)record->len, sizeof(frame));
+	len = cold->number < 0 ? codec_compress(cold->codec, frame, cap, page) :
+				 codec_compress_dict(cold->codec, &cold->dict, frame, cap, page);
 	if (!len || len >= record->len)
 		return;
 	*record = record_make(record->id, kind, (uint32_t)len);

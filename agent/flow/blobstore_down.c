@@ -98,6 +98,11 @@ static uint32_t tier_below(struct blobstore *bs, uint32_t tier, uint32_t tenant,
 	return 0;
 }
 
+bool mover_has_way_down(struct blobstore *bs, uint32_t tenant)
+{
+	return tier_below(bs, 0, tenant, now_ns());
+}
+
 /* ---- which segment ---- */
 
 /* Differences stay: they are small, and reading one must not wait twice. */
@@ -129,6 +134,21 @@ static uint32_t pick_coldest(struct blobstore *bs, uint32_t tier, uint32_t older
 		best_open = open;
 	}
 	return best;
+}
+
+/* Pages as they are leave memory as soon as they fill some batches. */
+#define RAW_BYTES (4 * 63 * RECORD_MAX)
+
+static uint32_t pick_raw(struct blobstore *bs, uint64_t now)
+{
+	for (uint32_t i = 0; bs->raw_bytes[0] && i < bs->top_segment; i++) {
+		const struct segment *seg = &bs->segments[i];
+
+		if (!seg->tier && seg->stream == STREAM_RAW && is_movable(bs, seg) &&
+		    (seg->state == SEGMENT_SEALED || seg->fill >= RAW_BYTES) && tier_below(bs, 0, seg->tenant, now))
+			return i + 1;
+	}
+	return 0;
 }
 
 /* The one of a slow tier with the least life in it, if that is little enough. */
@@ -200,9 +220,11 @@ static bool begin_down(struct blobstore *bs, uint32_t tier, uint64_t now)
 	uint32_t clock = atomic_load_explicit(&bs->clock, memory_order_relaxed), victim = 0;
 	uint32_t ticks = (uint32_t)MIN((age >> CLOCK_SHIFT) + 1, (uint64_t)clock);
 
-	if (is_over(&bs->tiers[tier]))
+	if (tier == 0)
+		victim = pick_raw(bs, now);
+	if (is_over(&bs->tiers[tier]) && !victim)
 		victim = pick_coldest(bs, tier, UINT32_MAX, now);
-	else if (age && tier == 0)
+	else if (age && tier == 0 && !victim)
 		victim = pick_coldest(bs, tier, clock - ticks, now);
 	return victim && begin(bs, victim, tier_below(bs, tier, bs->segments[victim - 1].tenant, now), false);
 }

@@ -40,14 +40,15 @@ void encode_name(unsigned char *buf, const struct encoded *e, blob_id id)
 		memcpy(buf, &delta, sizeof(delta));
 }
 
-/* The base's reference is the blob's if it comes to one, else it goes. */
+/* One in a slow tier is none: neither this nor a later fault is to wait for it.
+   The base's reference is the blob's if it comes to one, else it goes. */
 static bool encode_delta(struct blobstore *bs, struct codec *codec, blob_id base, const void *page,
 			 unsigned char *buf, struct encoded *e)
 {
 	_Alignas(64) unsigned char other[PAGE_BYTES];
 	size_t len = 0;
 
-	if (!blobstore_get(bs, codec, base, other) && codec_can_be_base(other))
+	if (!blobstore_get_now(bs, codec, base, other) && codec_can_be_base(other))
 		len = codec_compress_delta(codec, other, buf + sizeof(struct delta), DELTA_FRAME_MAX,
 					   page);
 	if (!len) {
@@ -99,6 +100,29 @@ bool encode(struct blobstore *bs, struct codec *codec, const struct blobstore_so
 	return e->len > 0;
 }
 
+/* What may wait in the first tier: an eighth of it, a segment at least. */
+#define RAW_SHARE 8
+
+bool encode_raw(struct blobstore *bs, const struct domain *domain, const void *page, unsigned char *buf,
+		struct encoded *e)
+{
+	uint64_t most = MAX(bs->tiers[0].capacity / RAW_SHARE, 1u) * (uint64_t)STORE_SEGMENT;
+	bool can;
+
+	if (bs->nr_tiers == 1) /* as dear as where it is */
+		return false;
+	pthread_mutex_lock(&bs->lock);
+	can = bs->raw_bytes[0] + RECORD_MAX <= most && !segment_tenant(bs, domain) &&
+	      mover_has_way_down(bs, domain->index);
+	pthread_mutex_unlock(&bs->lock);
+	if (!can)
+		return false;
+	e->kind = BLOB_RAW;
+	e->len = PAGE_BYTES;
+	memcpy(buf, page, PAGE_BYTES);
+	return true;
+}
+
 void encode_done(struct blobstore *bs, const struct blobstore_source *from, struct encoded *e,
 		 blob_id id)
 {
@@ -109,6 +133,10 @@ void encode_done(struct blobstore *bs, const struct blobstore_source *from, stru
 	if (!id) {
 		if (e->base)
 			blob_unref(bs->blobs, e->base);
+		return;
+	}
+	if (e->kind == BLOB_RAW) {
+		sum->raw_pages++;
 		return;
 	}
 	if (e->kind == BLOB_DELTA) {
@@ -204,6 +232,10 @@ int decode(struct blobstore *bs, struct codec *codec, blob_id id, uint64_t loc, 
 
 	if (kind == BLOB_ZSTD)
 		return codec_decompress(codec, page, frame, len);
+	if (kind == BLOB_RAW && len == PAGE_BYTES) {
+		memcpy(page, frame, PAGE_BYTES);
+		return 0;
+	}
 	if (kind == BLOB_DELTA)
 		return decode_both(bs, codec, id, frame, len, page);
 	if (kind < BLOB_DICT)

@@ -300,12 +300,12 @@ static bool begin_training(struct blobstore *bs, struct training *t)
 	return f;
 }
 
-/* The pages of the samples that are still there. */
+/* The pages of the samples that are still there, and not in a slow tier. */
 static void read_samples(struct blobstore *bs, struct codec *codec, struct training *t)
 {
 	t->pages = malloc(DICT_SAMPLES * PAGE_BYTES);
 	for (unsigned i = 0; i < t->nr; i++) {
-		if (t->pages && !blobstore_get(bs, codec, t->ids[i], t->pages + t->nr_pages * PAGE_BYTES))
+		if (t->pages && !blobstore_get_now(bs, codec, t->ids[i], t->pages + t->nr_pages * PAGE_BYTES))
 			t->nr_pages++;
 		blob_unref(bs->blobs, t->ids[i]);
 	}

@@ -74,7 +74,7 @@ static inline uint64_t record_loc(const struct record *record, uint32_t segment,
 	return blob_loc_make(record->magic & RECORD_KIND, segment, offset, record->len);
 }
 
-#define RECORD_MAX (sizeof(struct record) + BLOBSTORE_FRAME_MAX)
+#define RECORD_MAX (sizeof(struct record) + PAGE_BYTES) /* of a page as it is */
 
 /* Before the frame of a difference. */
 struct delta {
@@ -147,6 +147,7 @@ enum stream {
 	STREAM_NEW,
 	STREAM_DELTA, /* differences: small, and stay in the first tier */
 	STREAM_COLD,  /* compressed again */
+	STREAM_RAW,   /* pages as they are, on their way to a slow tier */
 	STREAM_TIER,  /* plus the tier, for those below the first */
 	NR_STREAMS = STREAM_TIER + TIERS_MAX,
 };
@@ -249,6 +250,7 @@ struct blobstore {
 	uint32_t victim;	/* being compacted, plus one */
 	uint32_t cursor;	/* how far */
 	uint64_t compacted_bytes;
+	uint64_t raw_bytes[2]; /* of pages as they are: in the first tier, below it */
 	struct family *families; /* all */
 	uint64_t base_bytes;	 /* of their lists of bases */
 	struct dict_table *dicts;
@@ -308,6 +310,10 @@ bool encode(struct blobstore *bs, struct codec *codec, const struct blobstore_so
    nothing (0). */
 void encode_done(struct blobstore *bs, const struct blobstore_source *from, struct encoded *e,
 		 blob_id id);
+/* The page as it is, where encode has failed or was not worth trying, if a slow
+   tier can take it soon. */
+bool encode_raw(struct blobstore *bs, const struct domain *domain, const void *page, unsigned char *buf,
+		struct encoded *e);
 /* The blob's number goes into the frame of a difference. Under the lock. */
 void encode_name(unsigned char *buf, const struct encoded *e, blob_id id);
 /* The page at loc, whose segment is pinned; not checked against its hash. */
@@ -347,6 +353,9 @@ void kind_unuse(struct blobstore *bs, unsigned kind);
 
 bool mover_init(struct blobstore *bs);
 void mover_deinit(struct blobstore *bs);
+/* There is a lower tier that takes what comes from a domain in the first one.
+   Under the lock. */
+bool mover_has_way_down(struct blobstore *bs, uint32_t tenant);
 /* One batch of what has to move. True: there is more to do. */
 bool mover_step(struct blobstore *bs);
 /* Makes room in the first tier, whatever its marks say: at least one segment.

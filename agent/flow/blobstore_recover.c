@@ -115,6 +115,11 @@ static bool count_live(void *ctx, uint32_t id, uint64_t loc)
 	(void)id;
 	if (blob_loc_kind(loc) == BLOB_DELTA)
 		seg->stream = STREAM_DELTA;
+	if (blob_loc_kind(loc) == BLOB_RAW) {
+		bs->raw_bytes[seg->tier > 0] += size;
+		if (!seg->tier)
+			seg->stream = STREAM_RAW;
+	}
 	kind_use(bs, blob_loc_kind(loc));
 	seg->live += size;
 	seg->fill = MAX(seg->fill, MIN(blob_loc_offset(loc) + blob_loc_len(loc), (uint32_t)STORE_SEGMENT));

@@ -172,6 +172,8 @@ void segment_count(struct blobstore *bs, struct domain *domain, uint32_t segment
 
 	assert(!tenant->live || tenant->domain == domain);
 	kind_use(bs, kind);
+	if (kind == BLOB_RAW)
+		bs->raw_bytes[seg->tier > 0] += size;
 	tenant->domain = domain;
 	tenant->live += size;
 	seg->fill += size;
@@ -189,6 +191,8 @@ void segment_drop(struct blobstore *bs, uint64_t loc)
 
 	assert(seg->live >= size && tenant->live >= size && tier->live >= size); /* INV-8 */
 	kind_unuse(bs, blob_loc_kind(loc));
+	if (blob_loc_kind(loc) == BLOB_RAW)
+		bs->raw_bytes[seg->tier > 0] -= size;
 	seg->live -= size;
 	tenant->live -= size;
 	tier->live -= size;

@@ -54,8 +54,9 @@ static void promote(struct blobstore *bs, struct domain *domain, blob_id id)
 	unsigned char buf[RECORD_MAX];
 	struct record record = record_make(id, blob_loc_kind(loc), blob_loc_len(loc));
 
-	/* Only the house moves blobs, and that is us: it stays where it is. */
-	if (!seg->tier || blob_loc_len(loc) > RECORD_MAX - sizeof(record) ||
+	/* Only the house moves blobs, and that is us: it stays where it is. What
+	   does not compress is too dear for memory. */
+	if (!seg->tier || blob_loc_kind(loc) == BLOB_RAW || blob_loc_len(loc) > BLOBSTORE_FRAME_MAX ||
 	    read_frame(bs, seg, loc, buf + sizeof(record)))
 		return;
 	memcpy(buf, &record, sizeof(record));

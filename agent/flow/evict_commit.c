@@ -80,8 +80,12 @@ static void commit_stored(struct owner *o, struct session *s, struct batch_page 
 /* True: done with it. False: an event is in the way, again later. */
 static bool bring_back(struct owner *o, struct session *s, struct batch_page *page)
 {
-	slot_t slot = slotmap_get(&s->slots, page->vpn);
+	slot_t slot;
 
+	/* Somebody of its family has stored it meanwhile? */
+	if (slot_names(slotmap_get(&s->slots, page->vpn), page) && !evict_forget_forwarder(o, s, page->vpn))
+		return false;
+	slot = slotmap_get(&s->slots, page->vpn);
 	if (slot_names(slot, page) && session_state(s) < SESSION_CLOSING) {
 		if (!room_use(o, s, 1))
 			return false;

@@ -55,13 +55,16 @@ void refault_forget(struct owner *o, struct session *s, uint64_t vpn, slot_t slo
 	replace(o, s, vpn, slot, slot_make(to, 0, 0));
 }
 
-/* The page's bytes, in `to` or elsewhere; NULL when they are lost. */
-static const void *bytes_of(struct owner *o, struct session *s, slot_t slot, void *to)
+/* The page's bytes, in `to` or elsewhere; NULL when they are lost, or *slow: they
+   have just gone to a slow tier. */
+static const void *bytes_of(struct owner *o, struct session *s, slot_t slot, void *to, bool *slow)
 {
 	struct flow *flow = o->flow;
 	uint32_t blob = (uint32_t)slot_value(slot);
 	uint64_t start;
+	int r;
 
+	*slow = false;
 	if (slot_state(slot) == SLOT_FILL) {
 		if (slot_value(slot) == 0)
 			return flow->zeros;
@@ -76,10 +79,10 @@ static const void *bytes_of(struct owner *o, struct session *s, slot_t slot, voi
 			return staging_page(flow->staging, index);
 	}
 	start = now_ns();
-	if (blobstore_get(flow->blobstore, o->codec, blob, to))
-		to = NULL;
+	r = blobstore_get_now(flow->blobstore, o->codec, blob, to);
 	counter_add(&s->counters.unpack_ns_total, now_ns() - start);
-	return to;
+	*slow = r == -EAGAIN;
+	return r ? NULL : to;
 }
 
 static enum placed lose(struct owner *o, struct session *s, uint64_t vpn, slot_t slot)
@@ -109,8 +112,13 @@ static bool may_run(struct owner *o, slot_t slot)
 
 enum placed refault_place(struct owner *o, struct session *s, uint64_t vpn, slot_t slot, bool write)
 {
+	const void *bytes;
+	bool slow;
+
 	assert(slot_is_evicted(slot));
-	return refault_place_bytes(o, s, vpn, slot, write, bytes_of(o, s, slot, o->page));
+	bytes = bytes_of(o, s, slot, o->page, &slow);
+	/* The next try sees it, and fetches. */
+	return slow ? PLACED_RETRY : refault_place_bytes(o, s, vpn, slot, write, bytes);
 }
 
 enum placed refault_place_bytes(struct owner *o, struct session *s, uint64_t vpn, slot_t slot, bool write,
@@ -140,11 +148,12 @@ unsigned refault_place_run(struct owner *o, struct session *s, uint64_t vpn, uns
 	for (n = 0; n < MIN(max, FLOW_RUN_MAX); n++) {
 		char *to = (char *)o->page + n * PAGE_BYTES;
 		const void *bytes;
+		bool slow;
 
 		slots[n] = slotmap_get(&s->slots, vpn + n);
 		if (!may_run(o, slots[n]))
 			break;
-		bytes = bytes_of(o, s, slots[n], to);
+		bytes = bytes_of(o, s, slots[n], to, &slow);
 		if (!bytes) /* lost: whoever touches it gets to know (INV-7) */
 			break;
 		if (bytes != to)

@@ -11,121 +11,17 @@
 #include <string.h>
 
 #include "common/util.h"
-#include "flow/blobstore.h"
-#include "page/domain.h"
+#include "tests/unit/blobs.h"
 
 #define RECORD 8
 
-static struct domain_registry *reg;
-static struct domain *alice, *bob;
-static struct store *store;
-static struct blobstore *bs;
-static struct codec *codec;
-
 static void open_store(unsigned segments)
 {
-	store = store_memory_new(segments * (uint64_t)STORE_SEGMENT);
-	ck_assert_ptr_nonnull(store);
-	bs = blobstore_new(store, 1u << 20);
+	nr_stores = 1;
+	stores[0] = store_memory_new(segments * (uint64_t)STORE_SEGMENT);
+	ck_assert_ptr_nonnull(stores[0]);
+	bs = blobstore_new(stores[0], 1u << 20);
 	ck_assert_ptr_nonnull(bs);
-}
-
-static void setup(void)
-{
-	codec = codec_new(1);
-	reg = domain_registry_new();
-	alice = domain_get(reg, 1000, UINT64_MAX);
-	bob = domain_get(reg, 1001, UINT64_MAX);
-	ck_assert(codec && alice && bob);
-}
-
-static void teardown(void)
-{
-	struct store_stats st;
-
-	blobstore_free(bs);
-	store_get_stats(store, &st);
-	ck_assert_uint_eq(st.segments, 0);
-	ck_assert_uint_eq(st.used_bytes, 0);
-	ck_assert_uint_eq(st.errors_total, 0);
-	store_close(store);
-	domain_unref(reg, alice);
-	domain_unref(reg, bob);
-	domain_registry_free(reg);
-	codec_free(codec);
-}
-
-static struct blobstore_stats stats(void)
-{
-	struct blobstore_stats st;
-
-	blobstore_get_stats(bs, &st);
-	return st;
-}
-
-/* Page number n: half noise, half text, so that some 2 KiB remain. */
-static void make_page(unsigned char *page, uint64_t n)
-{
-	uint64_t x = n * 0x9e3779b97f4a7c15u + 1;
-
-	for (size_t i = 0; i < PAGE_BYTES; i++) {
-		x ^= x << 13;
-		x ^= x >> 7;
-		x ^= x << 17;
-		page[i] = i % 64 < 28 ? (unsigned char)x : (unsigned char)(n + (i >> 9));
-	}
-	memcpy(page, &n, sizeof(n));
-}
-
-static blob_id put(struct domain *domain, uint64_t n)
-{
-	unsigned char page[PAGE_BYTES];
-	enum blobstore_result r;
-	blob_id id;
-
-	make_page(page, n);
-	r = blobstore_put(bs, codec, domain, page, &id);
-	if (r != BLOBSTORE_STORED)
-		ck_abort_msg("put of %llu: %d", (unsigned long long)n, r);
-	return id;
-}
-
-static int get(struct codec *c, blob_id id, uint64_t n)
-{
-	unsigned char page[PAGE_BYTES], want[PAGE_BYTES];
-	int r = blobstore_get(bs, c, id, page);
-
-	make_page(want, n);
-	if (!r && memcmp(page, want, PAGE_BYTES))
-		return -EUCLEAN; /* never */
-	return r;
-}
-
-static void work_all(void)
-{
-	for (unsigned i = 0; blobstore_work(bs); i++)
-		ck_assert_uint_lt(i, 100000);
-}
-
-/* Charges are the bytes that live: between two calls of anything. */
-static void expect_charges(void)
-{
-	ck_assert_uint_eq(alice->charged + bob->charged, stats().live_bytes);
-}
-
-static void expect_nothing(void)
-{
-	struct blobstore_stats st;
-
-	work_all();
-	st = stats();
-	ck_assert_uint_eq(st.blobs, 0);
-	ck_assert_uint_eq(st.live_bytes, 0);
-	ck_assert_uint_eq(st.dead_bytes, 0);
-	ck_assert_uint_eq(st.store.segments, 0);
-	ck_assert_uint_eq(st.store.used_bytes, 0);
-	ck_assert_uint_eq(alice->charged, 0);
-	ck_assert_uint_eq(bob->charged, 0);
 }
 
 START_TEST(test_put_get)
@@ -403,7 +299,7 @@ END_TEST
 
 static void flip(uint32_t segment, size_t offset, unsigned bit)
 {
-	const void *at = store_map(store, segment, offset, 1);
+	const void *at = store_map(stores[0], segment, offset, 1);
 	unsigned char *byte = (unsigned char *)(uintptr_t)at;
 
 	*byte ^= (unsigned char)(1u << bit);
@@ -460,14 +356,14 @@ START_TEST(test_INV_7_frame_of_another_page)
 			break;
 		ck_assert_uint_lt(n, 0x2000);
 	}
-	a = (unsigned char *)(uintptr_t)store_map(store, 0, RECORD, 1);
+	a = (unsigned char *)(uintptr_t)store_map(stores[0], 0, RECORD, 1);
 	b = a + stats().live_bytes - len;
 	ck_assert_mem_ne(a, b, len - RECORD);
 	memcpy(a, b, len - RECORD);
 	ck_assert_int_eq(blobstore_get(bs, codec, first, (unsigned char[PAGE_BYTES]){ 0 }),
 			 -EBADMSG);
 	blobstore_free(bs); /* with blobs left: all segments go back */
-	bs = blobstore_new(store, 1000);
+	bs = blobstore_new(stores[0], 1000);
 }
 END_TEST
 
@@ -721,7 +617,7 @@ int main(void)
 	SRunner *runner;
 	int failed;
 
-	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_add_checked_fixture(tc, blobs_setup, blobs_teardown);
 	tcase_set_timeout(tc, 180);
 	tcase_add_test(tc, test_put_get);
 	tcase_add_test(tc, test_incompressible);

@@ -6,6 +6,7 @@
  */
 #include <check.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,16 +14,9 @@
 
 #include "backends/faulty.h"
 #include "common/util.h"
-#include "flow/blobstore.h"
-#include "page/domain.h"
 #include "page/seal.h"
+#include "tests/unit/blobs.h"
 
-static struct domain_registry *reg;
-static struct domain *alice, *bob;
-static struct store *stores[3];
-static unsigned nr_stores;
-static struct blobstore *bs;
-static struct codec *codec;
 static struct seal *seal;
 
 static void open_tiers(unsigned memory, unsigned slow, unsigned slower)
@@ -38,81 +32,10 @@ static void open_tiers(unsigned memory, unsigned slow, unsigned slower)
 	ck_assert_ptr_nonnull(seal);
 }
 
-static void setup(void)
-{
-	codec = codec_new(1);
-	reg = domain_registry_new();
-	alice = domain_get(reg, 1000, UINT64_MAX);
-	bob = domain_get(reg, 1001, UINT64_MAX);
-	ck_assert(codec && alice && bob);
-}
-
 static void teardown(void)
 {
-	struct store_stats st;
-
-	blobstore_free(bs);
 	seal_free(seal);
-	for (unsigned i = 0; i < nr_stores; i++) {
-		store_get_stats(stores[i], &st);
-		ck_assert_uint_eq(st.segments, 0);
-		ck_assert_uint_eq(st.used_bytes, 0);
-		ck_assert_uint_eq(st.error_total[STORE_ERROR_MISUSE], 0);
-		store_close(stores[i]);
-	}
-	domain_unref(reg, alice);
-	domain_unref(reg, bob);
-	domain_registry_free(reg);
-	codec_free(codec);
-}
-
-static struct blobstore_stats stats(void)
-{
-	struct blobstore_stats st;
-
-	blobstore_get_stats(bs, &st);
-	return st;
-}
-
-/* Page number n: half noise, so that some 2 KiB remain. */
-static void make_page(unsigned char *page, uint64_t n)
-{
-	uint64_t x = n * 0x9e3779b97f4a7c15u + 1;
-
-	for (size_t i = 0; i < PAGE_BYTES; i++) {
-		x ^= x << 13;
-		x ^= x >> 7;
-		x ^= x << 17;
-		page[i] = i % 64 < 28 ? (unsigned char)x : (unsigned char)(n + (i >> 9));
-	}
-	memcpy(page, &n, sizeof(n));
-}
-
-static enum blobstore_result try_put(struct domain *domain, uint64_t n, blob_id *id)
-{
-	unsigned char page[PAGE_BYTES];
-
-	make_page(page, n);
-	return blobstore_put(bs, codec, domain, page, id);
-}
-
-static blob_id put(struct domain *domain, uint64_t n)
-{
-	blob_id id;
-	enum blobstore_result r = try_put(domain, n, &id);
-
-	if (r != BLOBSTORE_STORED)
-		ck_abort_msg("put of %llu: %d", (unsigned long long)n, r);
-	return id;
-}
-
-static int get(blob_id id, uint64_t n)
-{
-	unsigned char page[PAGE_BYTES], want[PAGE_BYTES];
-	int r = blobstore_get(bs, codec, id, page);
-
-	make_page(want, n);
-	return !r && memcmp(page, want, PAGE_BYTES) ? -EUCLEAN : r;
+	blobs_teardown();
 }
 
 static void done(struct store_read *read)
@@ -137,25 +60,14 @@ static int fetch(blob_id id, uint64_t n)
 	return !r && memcmp(page, want, PAGE_BYTES) ? -EUCLEAN : r;
 }
 
-static void work_all(void)
+/* As soon as they have not been used for a moment. */
+static void move_all_down(void)
 {
-	for (unsigned i = 0; blobstore_work(bs); i++)
-		ck_assert_uint_lt(i, 100000);
-}
-
-/* INV-8: charges are the bytes that live. */
-static void expect_charges(void)
-{
-	ck_assert_uint_eq(alice->charged + bob->charged, stats().live_bytes);
-}
-
-static void expect_nothing(void)
-{
+	blobstore_set_move_down(bs, 1);
+	while (stats().tier[0].live_bytes)
+		if (!blobstore_work(bs))
+			usleep(20000);
 	work_all();
-	ck_assert_uint_eq(stats().blobs, 0);
-	ck_assert_uint_eq(stats().live_bytes, 0);
-	ck_assert_uint_eq(stats().dead_bytes, 0);
-	ck_assert_uint_eq(alice->charged + bob->charged, 0);
 }
 
 #define MANY 12000 /* some 24 MiB */
@@ -182,7 +94,7 @@ static unsigned expect_all(void)
 	for (unsigned i = 0; i < MANY; i++) {
 		if (!ids[i])
 			continue;
-		ck_assert_int_eq(get(ids[i], i), 0);
+		ck_assert_int_eq(get(codec, ids[i], i), 0);
 		if (!blobstore_is_slow(bs, ids[i]))
 			continue;
 		ck_assert_int_eq(fetch(ids[i], i), 0);
@@ -255,9 +167,7 @@ START_TEST(test_unused_goes_down)
 	put_many(1000);
 	work_all();
 	ck_assert_uint_eq(stats().tier[1].live_bytes, 0);
-	blobstore_set_move_down(bs, 1);
-	while (blobstore_work(bs) || stats().tier[0].live_bytes)
-		usleep(20000);
+	move_all_down();
 	ck_assert_uint_eq(expect_all(), 1000);
 	expect_charges();
 	/* both users' pages, in segments of their own */
@@ -295,9 +205,7 @@ START_TEST(test_garbage_in_a_slow_tier)
 
 	open_tiers(4, 20, 0);
 	put_many(MANY);
-	blobstore_set_move_down(bs, 1);
-	while (blobstore_work(bs) || stats().tier[0].live_bytes)
-		usleep(20000);
+	move_all_down();
 	/* 70 of 100 die */
 	for (unsigned i = 0; i < MANY; i++)
 		if (i % 10 < 7) {
@@ -348,8 +256,7 @@ START_TEST(test_writes_that_fail)
 	expect_all();
 	expect_charges();
 	/* a while later it is tried again */
-	while (blobstore_work(bs) || stats().tier[0].live_bytes)
-		usleep(20000);
+	move_all_down();
 	ck_assert(!stats().tier[1].degraded);
 	ck_assert_uint_eq(expect_all(), 600);
 	expect_charges();
@@ -384,15 +291,13 @@ START_TEST(test_INV_7_reads_that_fail)
 
 	open_tiers(8, 20, 0);
 	put_many(100);
-	blobstore_set_move_down(bs, 1);
-	while (blobstore_work(bs) || stats().tier[0].live_bytes)
-		usleep(20000);
+	move_all_down();
 	store_faulty_add(stores[1], &flip);
 	ck_assert_int_eq(fetch(ids[5], 5), -EBADMSG);
 	ck_assert_uint_eq(stats().tier[1].corrupt_total, 1);
 	ck_assert(!stats().tier[1].degraded);
 	store_faulty_add(stores[1], &flip);
-	ck_assert_int_eq(get(ids[6], 6), -EBADMSG);
+	ck_assert_int_eq(get(codec, ids[6], 6), -EBADMSG);
 	ck_assert_uint_eq(stats().corrupt_total, 2);
 	store_faulty_add(stores[1], &error);
 	ck_assert_int_eq(fetch(ids[5], 5), -EIO);
@@ -417,9 +322,7 @@ START_TEST(test_INV_7_damage_is_not_carried_on)
 
 	open_tiers(8, 20, 0);
 	put_many(MANY / 2);
-	blobstore_set_move_down(bs, 1);
-	while (blobstore_work(bs) || stats().tier[0].live_bytes)
-		usleep(20000);
+	move_all_down();
 	for (unsigned i = 0; i < MANY / 2; i++)
 		if (i % 10 < 7) {
 			blobstore_unref(bs, ids[i]);
@@ -431,7 +334,7 @@ START_TEST(test_INV_7_damage_is_not_carried_on)
 	store_faulty_clear(stores[1]);
 	for (unsigned i = 0; i < MANY / 2; i++)
 		if (ids[i])
-			bad += get(ids[i], i) != 0;
+			bad += get(codec, ids[i], i) != 0;
 	ck_assert_uint_eq(bad, 0);
 	expect_charges();
 	drop_all();
@@ -481,9 +384,7 @@ START_TEST(test_a_segment_stays_while_it_is_read)
 
 	open_tiers(8, 20, 0);
 	put_many(3000);
-	blobstore_set_move_down(bs, 1);
-	while (blobstore_work(bs) || stats().tier[0].live_bytes)
-		usleep(20000);
+	move_all_down();
 	store_faulty_add(stores[1], &hold);
 	ck_assert(blobstore_fetch_start(bs, &f, ids[17]));
 	ck_assert_uint_eq(store_faulty_held(stores[1]), 1);
@@ -499,7 +400,7 @@ START_TEST(test_a_segment_stays_while_it_is_read)
 	make_page(want, 17);
 	ck_assert_mem_eq(page, want, PAGE_BYTES);
 	blobstore_fetch_end(&f);
-	ck_assert_int_eq(get(ids[17], 17), 0);
+	ck_assert_int_eq(get(codec, ids[17], 17), 0);
 	drop_all();
 	expect_nothing();
 }
@@ -509,9 +410,7 @@ START_TEST(test_what_is_hot_comes_up)
 {
 	open_tiers(8, 20, 0);
 	put_many(500);
-	blobstore_set_move_down(bs, 1);
-	while (blobstore_work(bs) || stats().tier[0].live_bytes)
-		usleep(20000);
+	move_all_down();
 	blobstore_set_move_down(bs, 0);
 	for (unsigned i = 0; i < 20; i++)
 		blobstore_want(bs, ids[i]);
@@ -525,6 +424,147 @@ START_TEST(test_what_is_hot_comes_up)
 	/* one that is dead, and one that never was */
 	blobstore_want(bs, ids[30]);
 	blobstore_want(bs, 400000);
+	drop_all();
+	expect_nothing();
+}
+END_TEST
+
+/* What does not compress stays where it is while there is memory only, and goes
+   down as it is where there is more. */
+START_TEST(test_pages_as_they_are)
+{
+	unsigned char page[PAGE_BYTES];
+	unsigned raw = 0, refused = 0;
+	blob_id id;
+
+	open_tiers(16, 20, 0);
+	for (unsigned i = 0; i < 4000; i++) {
+		enum blobstore_result r = try_put(alice, BLOBS_NOISE + i, &ids[i]);
+
+		/* an eighth of memory at most is lent to them */
+		if (r == BLOBSTORE_INCOMPRESSIBLE) {
+			ids[i] = 0;
+			refused++;
+			blobstore_work(bs);
+			continue;
+		}
+		ck_assert_int_eq(r, BLOBSTORE_STORED);
+		ck_assert_uint_eq(blobstore_bytes(bs, ids[i]), PAGE_BYTES + 8);
+		raw++;
+		if (i == 10) /* found again, as any */
+			ck_assert_int_eq(try_put(alice, BLOBS_NOISE + 3, &id), BLOBSTORE_DUPLICATE);
+		ck_assert_uint_le(stats().tier[0].live_bytes, 2 * STORE_SEGMENT);
+	}
+	blobstore_unref(bs, id);
+	ck_assert_uint_gt(refused, 0);
+	ck_assert_uint_gt(raw, 3500);
+	ck_assert_uint_eq(stats().encodings.raw_pages, raw);
+	work_all(); /* no age, no need for room: they leave all the same */
+	ck_assert_uint_lt(stats().tier[0].live_bytes, 4 * 64 * (PAGE_BYTES + 8));
+	ck_assert_uint_eq(stats().raw_bytes, stats().tier[1].live_bytes);
+	expect_charges();
+	for (unsigned i = 0; i < 4000; i++)
+		if (ids[i]) {
+			ck_assert_int_eq(get(codec, ids[i], BLOBS_NOISE + i), 0);
+			if (blobstore_is_slow(bs, ids[i]))
+				ck_assert_int_eq(fetch(ids[i], BLOBS_NOISE + i), 0);
+		}
+	/* too dear for memory, however hot */
+	blobstore_want(bs, ids[0]);
+	work_all();
+	ck_assert(blobstore_is_slow(bs, ids[0]));
+	ck_assert_int_eq(blobstore_get_now(bs, codec, ids[0], page), -EAGAIN);
+	drop_all();
+	expect_nothing();
+	ck_assert_uint_eq(stats().raw_bytes, 0);
+}
+END_TEST
+
+START_TEST(test_pages_as_they_are_need_a_way_down)
+{
+	static const struct faulty_rule rule = { FAULTY_WRITE, FAULTY_ERROR, -EIO, 0, 0 };
+	unsigned raw = 0;
+
+	open_tiers(16, 20, 0);
+	store_faulty_add(stores[1], &rule);
+	for (unsigned i = 0; i < 1000; i++) {
+		raw += try_put(alice, BLOBS_NOISE + i, &ids[i]) == BLOBSTORE_STORED;
+		ids[i] = i < raw ? ids[i] : 0;
+		blobstore_work(bs);
+	}
+	ck_assert_uint_lt(raw, 300); /* a first write had to fail */
+	for (unsigned i = 0; i < raw; i++)
+		ck_assert_int_eq(get(codec, ids[i], BLOBS_NOISE + i), 0);
+	drop_all();
+	expect_nothing();
+}
+END_TEST
+
+/* ---- INV-2 ---- */
+
+#define WATCHED 1000
+
+static _Thread_local bool must_not_wait;
+static _Atomic bool stop, pause_reader;
+static _Atomic unsigned waited, refused, wrong;
+
+static void notice(enum faulty_call call)
+{
+	waited += must_not_wait && call == FAULTY_READ;
+}
+
+static void *reader(void *arg)
+{
+	struct codec *c = codec_new(1);
+	unsigned char page[PAGE_BYTES], want[PAGE_BYTES];
+
+	must_not_wait = true;
+	for (unsigned i = 0; !stop; i = (i + 1) % WATCHED) {
+		int r = pause_reader ? 0 : blobstore_get_now(bs, c, ids[i], page);
+
+		if (pause_reader) {
+			usleep(1000);
+			continue;
+		}
+		make_page(want, i);
+		refused += r == -EAGAIN;
+		wrong += (r && r != -EAGAIN) || (!r && memcmp(page, want, PAGE_BYTES));
+	}
+	codec_free(c);
+	return arg;
+}
+
+/* Whoever must not wait never reads the medium, whatever moves meanwhile. */
+START_TEST(test_INV_2_get_now_does_not_wait)
+{
+	pthread_t thread;
+
+	open_tiers(8, 20, 0);
+	store_faulty_notice(stores[1], notice);
+	for (unsigned i = 0; i < WATCHED; i++)
+		ids[i] = put(alice, i);
+	pthread_create(&thread, NULL, reader, NULL);
+	for (unsigned round = 0; round < 4; round++) {
+		pause_reader = true; /* what is read is not cold */
+		blobstore_set_move_down(bs, 1);
+		while (!stats().tier[1].live_bytes && !blobstore_work(bs))
+			usleep(20000);
+		pause_reader = false;
+		move_all_down();
+		blobstore_set_move_down(bs, 0);
+		for (unsigned i = 0; i < WATCHED; i++) {
+			blobstore_want(bs, ids[i]);
+			if (i % 8 == 0)
+				blobstore_work(bs);
+		}
+		work_all();
+	}
+	stop = true;
+	pthread_join(thread, NULL);
+	ck_assert_uint_eq(wrong, 0);
+	ck_assert_uint_eq(waited, 0);
+	ck_assert_uint_gt(refused, 100);
+	ck_assert_uint_gt(stats().promoted_bytes_total, 1 << 20);
 	drop_all();
 	expect_nothing();
 }
@@ -549,11 +589,12 @@ START_TEST(test_random_operations)
 
 		if (what < 50 && !ids[i]) {
 			/* now and then a content that is there already */
-			content[i] = what < 5 ? content[rand_r(&seed) % (MANY / 2)] : next++;
+			content[i] = what < 5 ? content[rand_r(&seed) % (MANY / 2)] :
+					      next++ + (what < 15 ? BLOBS_NOISE : 0);
 			if (try_put(alice, content[i], &ids[i]) > BLOBSTORE_DUPLICATE)
 				ids[i] = 0;
 		} else if (what < 75 && ids[i]) {
-			ck_assert_int_eq(get(ids[i], content[i]), 0);
+			ck_assert_int_eq(get(codec, ids[i], content[i]), 0);
 		} else if (what < 90 && ids[i]) {
 			blobstore_unref(bs, ids[i]);
 			ids[i] = 0;
@@ -571,7 +612,7 @@ START_TEST(test_random_operations)
 	}
 	for (unsigned i = 0; i < MANY / 2; i++)
 		if (ids[i])
-			ck_assert_int_eq(get(ids[i], content[i]), 0);
+			ck_assert_int_eq(get(codec, ids[i], content[i]), 0);
 	expect_charges();
 	drop_all();
 	store_faulty_clear(stores[1]);
@@ -586,7 +627,7 @@ int main(void)
 	SRunner *runner;
 	int failures;
 
-	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_add_checked_fixture(tc, blobs_setup, teardown);
 	tcase_set_timeout(tc, 60);
 	tcase_add_test(tc, test_more_than_memory);
 	tcase_add_test(tc, test_full_everywhere);
@@ -600,6 +641,9 @@ int main(void)
 	tcase_add_test(tc, test_a_segment_stays_while_it_is_read);
 	tcase_add_test(tc, test_verify);
 	tcase_add_test(tc, test_what_is_hot_comes_up);
+	tcase_add_test(tc, test_pages_as_they_are);
+	tcase_add_test(tc, test_pages_as_they_are_need_a_way_down);
+	tcase_add_test(tc, test_INV_2_get_now_does_not_wait);
 	tcase_add_loop_test(tc, test_random_operations, 0, 2);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);
