@@ -25,6 +25,10 @@ file_is_read() {
 	[ "$(tier 1 read_bytes_total)" -gt "$1" ]
 }
 
+raw_is_down() {
+	[ "$(total raw_bytes)" -gt $((1 << 20)) ]
+}
+
 live_begin
 STORE=$(mktemp -d /var/tmp/uswap-tiers.XXXXXX)
 trap 'status=$?; cleanup_store; (exit $status); live_cleanup' EXIT
@@ -45,6 +49,8 @@ agent_start
 serve_start 32
 wait_until 40 "pages to be in the file" file_has $((4 << 20))
 say "in memory $(tier 0 live_bytes), in the file $(tier 1 live_bytes) bytes"
+wait_until 40 "what does not compress to be in the file" raw_is_down
+say "$(total raw_pages_total) pages as they are, $(total raw_bytes) bytes of them in the file"
 [ "$(ask "$SERVED" verify)" = $((32 * 256)) ] || fail "verify"
 file_is_read 1000000 || fail "vacuous: nothing was read from the file"
 [ "$(ask "$SERVED" change)" -gt 0 ] || fail "change"
