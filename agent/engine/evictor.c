@@ -20,9 +20,12 @@
 #define SLOW_NS (10 * NSEC_PER_SEC)  /* ... and left in peace for a while */
 #define KCMP_NS (100 * 1000000ull)
 #define ORDER_ROUNDS 16u
-#define FORCED_PAGES 4096u /* in staging */
+/* Batches on their way of a session whose pages are packed at once: few enough to
+   stay in the processor's caches. More when so few are left. */
+#define AT_ONCE_MAX 8u
+#define AT_ONCE_LOW 3u
 #define BUSY_NS 1000000ull	     /* a look that is due, when a batch is under way */
-#define ORDER_PAUSE_NS 1000000ull /* for the packers to make room */
+#define ORDER_PAUSE_NS 1000000ull /* until there may be room in staging again */
 
 static void send_to_owner(struct batch *b, enum batch_step step)
 {
@@ -117,15 +120,13 @@ static unsigned batch_room(const struct worker *w, const struct session *s)
 {
 	const struct staging *st = w->flow->staging;
 	uint64_t room = staging_room(st), left = room - MIN(room, w->reserved);
-	uint64_t used = (staging_used_bytes(st) >> PAGE_SHIFT) + w->reserved;
 	uint64_t want = s->forced ? WIRE_BATCH : MIN(s->quota, WIRE_BATCH);
 	const struct order *order = s->evict_order;
 
 	if (s->forced && order)
 		want = MIN(want, order_wants(s, order));
-	/* What is packed at once needs no more than keeps the packers busy. */
-	if (s->forced || w->grace_ns == 0)
-		left = MIN(left, FORCED_PAGES - MIN(used, FORCED_PAGES));
+	if ((s->forced || w->grace_ns == 0) && s->nr_batches >= AT_ONCE_MAX)
+		return 0;
 	return (unsigned)MIN(want, left);
 }
 
@@ -298,10 +299,21 @@ void evictor_check_order(struct worker *w, struct session *s)
 		}
 		order->scanned = false;
 	}
-	if (!order->scanned && !s->leaving && !s->closed) {
-		s->next_tick_ns = now_ns() + ORDER_PAUSE_NS;
-		w->next_due_ns = MIN(w->next_due_ns, s->next_tick_ns);
-	}
+	if (order->scanned || s->leaving || s->closed || s->nr_batches > AT_ONCE_LOW)
+		return; /* the next batch that is done comes here too */
+	s->next_tick_ns = now_ns() + ORDER_PAUSE_NS;
+	w->next_due_ns = MIN(w->next_due_ns, s->next_tick_ns);
+}
+
+void evictor_done(struct worker *w, struct session *s)
+{
+	const struct order *order;
+
+	s->nr_batches--;
+	evictor_check_order(w, s);
+	order = s->evict_order;
+	if (order && !order->scanned && s->nr_batches == AT_ONCE_LOW)
+		s->next_tick_ns = w->next_due_ns = 0; /* the packers will soon have nothing */
 }
 
 /* The process has gone, or left this address space: the mover is told, unless

@@ -11,11 +11,9 @@
 #define BUSY_NS (10 * 1000000ull)
 /* Of one processor, while there is nothing to pack. */
 #define COLD_PERCENT 10
-/* The level while staging fills faster than it is packed, for frames without a
-   dictionary (with one, level 1 is as fast). */
-#define PRESSED_LEVEL (-1)
 
-/* Staging is nearly full: its time is over for the oldest. */
+/* Staging is nearly full: its time is over for the oldest, and what is packed is
+   packed in a hurry. */
 static bool is_pressed(const struct packers *p)
 {
 	return staging_used_bytes(p->flow->staging) > staging_max_bytes(p->flow->staging) / 4 * 3;
@@ -44,7 +42,9 @@ static void wait_locked(struct packers *p)
 	struct timespec ts = { .tv_sec = (time_t)(until / NSEC_PER_SEC),
 			       .tv_nsec = (long)(until % NSEC_PER_SEC) };
 
+	p->nr_waiting++;
 	pthread_cond_timedwait(&p->more, &p->lock, &ts);
+	p->nr_waiting--;
 }
 
 /* One thread at a time; soon again if there is more to do or was a batch. */
@@ -106,7 +106,7 @@ static void *run(void *arg)
 		p->house_due_ns = MAX(p->house_due_ns, now + BUSY_NS); /* ours now */
 		pthread_mutex_unlock(&p->lock);
 		if (b) {
-			codec_set_level(codec, pressed ? MIN(p->level, PRESSED_LEVEL) : p->level);
+			codec_set_hurry(codec, pressed);
 			evict_pack(p->flow, codec, b);
 			mailbox_send(&session_owner(b->session)->box, &b->mail);
 		}
@@ -171,6 +171,8 @@ void packers_stop(struct packers *p)
 
 void packers_add(struct packers *p, struct batch *b, bool urgent)
 {
+	bool wake;
+
 	pthread_mutex_lock(&p->lock);
 	if (urgent) {
 		b->next = p->urgent;
@@ -180,8 +182,10 @@ void packers_add(struct packers *p, struct batch *b, bool urgent)
 		*p->tail = b;
 		p->tail = &b->next;
 	}
-	pthread_cond_signal(&p->more);
+	wake = p->nr_waiting;
 	pthread_mutex_unlock(&p->lock);
+	if (wake) /* who wakes finds the lock free */
+		pthread_cond_signal(&p->more);
 }
 
 void packers_hurry(struct packers *p, const struct session *s)

@@ -52,6 +52,7 @@ struct packers {
 	uint64_t house_due_ns;
 	uint64_t cold_due_ns; /* under housekeeping */
 	bool stop;
+	unsigned nr_waiting; /* for more */
 	pthread_mutex_t housekeeping; /* blobstore_work: one at a time */
 	pthread_t threads[PACKERS_MAX];
 	unsigned nr;
@@ -160,6 +161,8 @@ void evictor_tick(struct worker *w, struct session *s, uint64_t now);
 void evictor_next(struct worker *w, struct session *s);
 void evictor_returned(struct worker *w, struct batch *b);
 void evictor_message(struct worker *w, struct session *s);
+/* One of its batches has been packed. */
+void evictor_done(struct worker *w, struct session *s);
 void evictor_check_order(struct worker *w, struct session *s);
 void evictor_alone(struct worker *w, struct session *s);
 /* Looks for what a dead worker's batches have left in transit, lane by lane. */

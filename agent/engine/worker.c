@@ -144,9 +144,8 @@ void worker_take_mail(struct worker *w)
 			break;
 		case BATCH_DONE:
 			s = b->session;
-			s->nr_batches--;
 			worker_reuse(w, b);
-			evictor_check_order(w, s);
+			evictor_done(w, s);
 			worker_end_session(w, s);
 			break;
 		case MAIL_POLICY:

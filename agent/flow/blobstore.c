@@ -56,6 +56,18 @@ static bool open_seal(struct blobstore *bs, const void *secret, size_t len)
 	return bs->seal && mover_init(bs);
 }
 
+/* It is held for less than going to sleep and waking up takes: packers that
+   meet at it try for a moment first. */
+static void lock_init(pthread_mutex_t *lock)
+{
+	pthread_mutexattr_t attr;
+
+	pthread_mutexattr_init(&attr);
+	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ADAPTIVE_NP);
+	pthread_mutex_init(lock, &attr);
+	pthread_mutexattr_destroy(&attr);
+}
+
 struct blobstore *blobstore_new_tiers(struct store *const *stores, unsigned nr, uint32_t max_blobs,
 				      const void *secret, size_t secret_len)
 {
@@ -65,7 +77,7 @@ struct blobstore *blobstore_new_tiers(struct store *const *stores, unsigned nr, 
 	if (!bs)
 		return NULL;
 	bs->entries_kept = KEPT_NONE;
-	pthread_mutex_init(&bs->lock, NULL);
+	lock_init(&bs->lock);
 	pthread_mutex_init(&bs->seal_lock, NULL);
 	pthread_mutex_init(&bs->house, NULL);
 	bs->cold.number = -1;

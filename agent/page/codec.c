@@ -20,7 +20,11 @@ struct codec {
 	void *cmem;
 	void *dmem;
 	int level;
+	bool hurry;
 };
+
+/* Without a dictionary, in a hurry; with one, its own pack_fast. */
+#define HURRY_LEVEL (-1)
 
 /* What a page may refer to besides itself: sizes the compressor's tables. */
 #define REACH (DICT_BYTES + PAGE_BYTES)
@@ -119,12 +123,13 @@ struct codec *codec_new(int level)
 	return codec_free(codec);
 }
 
-void codec_set_level(struct codec *codec, int level)
+void codec_set_hurry(struct codec *codec, bool hurry)
 {
-	if (level == codec->level)
+	if (hurry == codec->hurry)
 		return;
-	codec->level = level;
-	ZSTD_CCtx_setParameter(codec->cctx, ZSTD_c_compressionLevel, level);
+	codec->hurry = hurry;
+	ZSTD_CCtx_setParameter(codec->cctx, ZSTD_c_compressionLevel,
+			       hurry ? MIN(codec->level, HURRY_LEVEL) : codec->level);
 }
 
 struct codec *codec_free(struct codec *codec)
@@ -160,7 +165,9 @@ size_t codec_compress(struct codec *codec, void *dst, size_t cap, const void *pa
 size_t codec_compress_dict(struct codec *codec, const struct dict *dict, void *dst, size_t cap,
 			   const void *page)
 {
-	if (ZSTD_isError(ZSTD_CCtx_refCDict(codec->cctx, dict->pack)))
+	const ZSTD_CDict *pack = codec->hurry && dict->pack_fast ? dict->pack_fast : dict->pack;
+
+	if (ZSTD_isError(ZSTD_CCtx_refCDict(codec->cctx, pack)))
 		return 0;
 	return compress(codec, dst, cap, page);
 }
@@ -280,20 +287,22 @@ void page_fill(void *page, uint32_t pattern)
 #define PROBE_RUN 64
 #define PROBE_BYTES (PROBE_RUNS * PROBE_RUN)
 #define PROBE_NOISE (PROBE_BYTES + PROBE_BYTES * (PROBE_BYTES - 1) / 256)
+#define PROBE_LIMIT (PROBE_NOISE * 9 / 8)
 
 bool page_looks_random(const void *page)
 {
 	uint16_t count[256] = { 0 };
 	unsigned sum = 0;
 
-	/* The sum of squares, one by one: the n-th of its kind adds 2n - 1. */
-	for (size_t run = 0; run < PROBE_RUNS; run++) {
+	/* The sum of squares, one by one: the n-th of its kind adds 2n - 1. It only
+	   grows, so most pages need no more than a run or two. */
+	for (size_t run = 0; run < PROBE_RUNS && sum < PROBE_LIMIT; run++) {
 		const uint8_t *at = (const uint8_t *)page + run * (PAGE_BYTES / PROBE_RUNS);
 
 		for (size_t i = 0; i < PROBE_RUN; i++)
 			sum += 2u * ++count[at[i]] - 1;
 	}
-	return sum < PROBE_NOISE * 9 / 8;
+	return sum < PROBE_LIMIT;
 }
 
 uint64_t page_hash(const void *page, uint64_t seed)

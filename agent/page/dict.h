@@ -31,6 +31,7 @@
 struct dict {
 	/* zstd's own, constant while used */
 	struct ZSTD_CDict_s *pack;
+	struct ZSTD_CDict_s *pack_fast; /* for when time is short */
 	struct ZSTD_DDict_s *unpack;
 	_Atomic uint32_t uses;
 };

@@ -95,6 +95,40 @@ START_TEST(test_INV_7_round_trip)
 }
 END_TEST
 
+/* In a hurry frames are other ones, with a dictionary and without, and read by
+   whoever knows nothing of it. */
+START_TEST(test_INV_7_hurry)
+{
+	static unsigned char pages[DICT_SAMPLES * 4096], content[DICT_BYTES];
+	unsigned char frame[4][PAGE_BYTES], back[PAGE_BYTES];
+	struct dict_table *table = dict_table_new(1);
+	const struct dict *dict;
+	size_t len[4];
+	int number;
+
+	for (size_t i = 0; i < DICT_SAMPLES; i++)
+		text((char *)pages + i * PAGE_BYTES);
+	number = dict_new(table, content, dict_train(content, pages, DICT_SAMPLES));
+	ck_assert_int_ge(number, 0);
+	dict = dict_at(table, (unsigned)number);
+	for (size_t i = 0; i < 4; i++) {
+		codec_set_hurry(codec, i & 1);
+		len[i] = i & 2 ? codec_compress_dict(codec, dict, frame[i], PAGE_BYTES, pages) :
+				 codec_compress(codec, frame[i], PAGE_BYTES, pages);
+		ck_assert_uint_gt(len[i], 0);
+		ck_assert_int_eq(i & 2 ? codec_decompress_dict(codec, dict, back, frame[i], len[i]) :
+					 codec_decompress(codec, back, frame[i], len[i]), 0);
+		ck_assert_mem_eq(back, pages, PAGE_BYTES);
+	}
+	codec_set_hurry(codec, false);
+	ck_assert(len[0] != len[1] || memcmp(frame[0], frame[1], len[0]) != 0);
+	ck_assert(len[2] != len[3] || memcmp(frame[2], frame[3], len[2]) != 0);
+	dict_unuse(table, (unsigned)number);
+	dict_free(table, (unsigned)number);
+	dict_table_free(table);
+}
+END_TEST
+
 START_TEST(test_cap)
 {
 	unsigned char frame[PAGE_BYTES + 1];
@@ -317,6 +351,7 @@ int main(void)
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, test_INV_7_round_trip);
+	tcase_add_test(tc, test_INV_7_hurry);
 	tcase_add_test(tc, test_cap);
 	tcase_add_test(tc, test_INV_7_no_room_then_another_way);
 	tcase_add_test(tc, test_INV_7_truncated);
