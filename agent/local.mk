@@ -98,6 +98,7 @@ agent_libflow_a_SOURCES = \
 
 noinst_LIBRARIES += agent/libengine.a
 agent_libengine_a_SOURCES = \
+	agent/engine/again.c \
 	agent/engine/attach.c \
 	agent/engine/engine.c \
 	agent/engine/engine.h \

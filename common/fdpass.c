@@ -2,7 +2,9 @@
 #include "common/fdpass.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -96,4 +98,26 @@ void fdpass_close(int *fds, unsigned nr)
 {
 	for (unsigned i = 0; i < nr; i++)
 		reaper_close(take_fd(&fds[i]));
+}
+
+bool fdpass_info(int fd, const char *name, char *value, size_t size)
+{
+	_cleanup_close_ int info = -1;
+	char path[64], text[1024];
+	size_t length = strlen(name);
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	info = open(path, O_RDONLY | O_CLOEXEC);
+	n = info < 0 ? -1 : read(info, text, sizeof(text) - 1);
+	text[n > 0 ? n : 0] = '\0';
+	for (const char *line = text; *line; line += strcspn(line, "\n") + (strchr(line, '\n') != NULL)) {
+		if (strncmp(line, name, length) != 0 || line[length] != ':')
+			continue;
+		line += length + 1;
+		line += strspn(line, " \t");
+		snprintf(value, size, "%.*s", (int)strcspn(line, "\n"), line);
+		return true;
+	}
+	return false;
 }

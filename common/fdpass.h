@@ -3,6 +3,7 @@
 #ifndef USWAP_COMMON_FDPASS_H
 #define USWAP_COMMON_FDPASS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -21,5 +22,8 @@ ssize_t fdpass_recv(int sock, void *packet, size_t room, int *fds, unsigned *nr,
 /* Hands those that are not taken (>= 0) to the reaper: nobody knows what they
    are. */
 void fdpass_close(int *fds, unsigned nr);
+/* What the kernel says of a descriptor in /proc/self/fdinfo: the value of the line
+   "NAME:", which of our own kinds of file nobody else can write. False: none. */
+bool fdpass_info(int fd, const char *name, char *value, size_t size);
 
 #endif

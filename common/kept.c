@@ -176,7 +176,7 @@ static int read_header(int fd, struct header *h)
 	return memcmp(h->magic, MAGIC, sizeof(h->magic)) == 0 ? 1 : -EBADMSG;
 }
 
-static int find_file(struct kept *k, const char *name, uint32_t version)
+static int find_file(struct kept *k, const char *name, uint32_t oldest, uint32_t version)
 {
 	struct header h;
 	struct stat st;
@@ -187,23 +187,26 @@ static int find_file(struct kept *k, const char *name, uint32_t version)
 	if (strncmp(h.name, name, KEPT_NAME) != 0 || fstat(k->fd, &st) < 0 ||
 	    (size_t)st.st_size < PAGE_BYTES)
 		return -EBADMSG;
-	if (h.version != version)
+	if (h.version < oldest || h.version > version)
 		return -ENOTSUP;
 	k->found = true;
 	k->bytes = MAX(k->bytes, (size_t)st.st_size - PAGE_BYTES);
 	if ((size_t)st.st_size < PAGE_BYTES + k->bytes &&
 	    ftruncate(k->fd, (off_t)(PAGE_BYTES + k->bytes)))
 		return -errno;
-	return map_file(k);
+	r = map_file(k);
+	if (r == 0)
+		header_of(k)->version = version;
+	return r;
 }
 
-int kept_open(struct kept *k, const char *name, size_t bytes, uint32_t version)
+int kept_open_since(struct kept *k, const char *name, size_t bytes, uint32_t oldest, uint32_t version)
 {
 	int old = kept_fd(name), r;
 
-	assert(bytes && version && strlen(name) < KEPT_NAME);
+	assert(bytes && oldest && oldest <= version && strlen(name) < KEPT_NAME);
 	*k = (struct kept){ .fd = old, .bytes = (bytes + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1) };
-	r = old >= 0 ? find_file(k, name, version) : make_file(k, name, version);
+	r = old >= 0 ? find_file(k, name, oldest, version) : make_file(k, name, version);
 	if (r == 0)
 		return 0;
 	if (k->base)
@@ -212,6 +215,11 @@ int kept_open(struct kept *k, const char *name, size_t bytes, uint32_t version)
 		safe_close(k->fd);
 	*k = KEPT_NONE;
 	return r;
+}
+
+int kept_open(struct kept *k, const char *name, size_t bytes, uint32_t version)
+{
+	return kept_open_since(k, name, bytes, version, version);
 }
 
 void kept_close(struct kept *k)

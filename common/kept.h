@@ -48,6 +48,9 @@ struct kept {
  * all, others of the system. *k is KEPT_NONE then.
  */
 int kept_open(struct kept *k, const char *name, size_t bytes, uint32_t version);
+/* The same for a layout to which versions have only added what reads as zeros in
+   older ones: any from oldest on is taken, and is of this version from then on. */
+int kept_open_since(struct kept *k, const char *name, size_t bytes, uint32_t oldest, uint32_t version);
 /* Unmaps it. It stays for the next worker; without a directory it goes. */
 void kept_close(struct kept *k);
 /* The version it was written in; 0: there is none of this name. */

@@ -26,6 +26,12 @@
  * From then on the socket carries ORDER (agent -> mover) and REPORT (mover ->
  * agent, exactly one for each order whose op is not WIRE_OP_DROP or
  * WIRE_OP_LEAVE, in order).
+ *
+ * When the socket has hung up (the agent was killed), the mover connects again,
+ * by itself and without an end, and shakes hands with whatever agent answers:
+ * WIRE_AGAIN, a WELCOME without descriptors, and an ATTACH with four of them,
+ * userfaultfd, mem, pagemap and a pidfd of the workload. ATTACHED brings another
+ * gate, which it maps over the old one.
  */
 #ifndef USWAP_WIRE_H
 #define USWAP_WIRE_H
@@ -63,13 +69,14 @@ struct wire_head {
 enum wire_kind {
 	WIRE_NEW = 1,	/* a fresh address space (constructor) */
 	WIRE_CHILD = 2, /* a fork child; nonce read from the identity page */
+	WIRE_AGAIN = 3, /* a mover whose agent has gone; nonce: the gate's token */
 };
 
 struct wire_hello {
 	struct wire_head head;
 	uint32_t kind; /* enum wire_kind */
 	uint32_t reserved;
-	uint64_t nonce; /* WIRE_CHILD only, else 0 */
+	uint64_t nonce; /* WIRE_CHILD and WIRE_AGAIN, else 0 */
 };
 
 /* Why the agent refuses; 0 is welcome. For people see shim.c and libuswap(7). */
@@ -104,7 +111,7 @@ struct wire_attach {
 	uint32_t nr_never; /* ranges never to register: all of the shim's own
 			      memory (its image too), transit and identity in
 			      it as well */
-	uint32_t reserved;
+	uint32_t away; /* WIRE_AGAIN: the gate's word, else 0 */
 	struct wire_range never[WIRE_NEVER_MAX];
 };
 
@@ -182,6 +189,10 @@ struct wire_report {
  *             is set, the mover doesn't enter (it sleeps 20 us between tries)
  *             and, having left, writes 1 to the eventfd.
  * generation  raised by the owner, inside, whenever it has applied an event.
+ * token       of this session, for WIRE_AGAIN; set before the shim has the page.
+ * away        at least how many pages are out of the address space, plus one; 0:
+ *             it was never said. For an agent that knows nothing else of this
+ *             process any more: where it is 1, what is missing was never there.
  */
 enum wire_gate_word {
 	WIRE_GATE_FREE = 0,
@@ -196,6 +207,9 @@ struct wire_gate {
 	uint32_t pad1[15];
 	uint32_t generation;
 	uint32_t pad2[15];
+	uint64_t token;
+	uint32_t away;
+	uint32_t pad3[13];
 };
 
 #define WIRE_ASSERT(name, cond) typedef char wire_assert_##name[(cond) ? 1 : -1]
@@ -205,6 +219,6 @@ WIRE_ASSERT(attach, sizeof(struct wire_attach) == 160);
 WIRE_ASSERT(attached, sizeof(struct wire_attached) == 16);
 WIRE_ASSERT(order, sizeof(struct wire_order) == 40 + 16 * WIRE_BATCH);
 WIRE_ASSERT(report, sizeof(struct wire_report) == 16 + WIRE_BATCH);
-WIRE_ASSERT(gate, sizeof(struct wire_gate) == 192);
+WIRE_ASSERT(gate, sizeof(struct wire_gate) == 256);
 
 #endif

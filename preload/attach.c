@@ -15,6 +15,9 @@
 extern const char __ehdr_start[] __attribute__((visibility("hidden")));
 extern const char _end[] __attribute__((visibility("hidden")));
 
+#define CUT_TRIES 3
+#define CUT_NAP_NSEC 10000000L
+
 struct attempt {
 	enum wire_kind kind;
 	uint64_t nonce;
@@ -74,7 +77,7 @@ static int connect_agent(struct attempt *a)
 	long err;
 
 	memcpy(to.sun_path, shim.socket_path, sizeof(to.sun_path));
-	a->sock = (int)sys_socket_seqpacket();
+	a->sock = (int)sys_socket_seqpacket(0);
 	if (a->sock < 0)
 		return failed(a, "socket", a->sock);
 	/* SO_SNDTIMEO bounds connect too, when the agent's backlog is full. */
@@ -97,7 +100,7 @@ static int say_hello(struct attempt *a)
 				    .nonce = a->nonce };
 	unsigned int want = a->kind == WIRE_CHILD ? 2 : 1;
 	struct wire_welcome welcome;
-	int fd[PACKET_FDS] = { -1, -1, -1 };
+	int fd[PACKET_FDS] = { -1, -1, -1, -1 };
 	long err;
 
 	err = packet_send(a->sock, &hello, sizeof(hello), NULL, 0);
@@ -213,17 +216,16 @@ static int make_uffds(struct attempt *a)
 	return err ? failed(a, "register", err) : 0;
 }
 
-static void fill_attach(const struct attempt *a, struct wire_attach *w)
+void attach_fill(struct wire_attach *w, uint64_t arena, uint64_t identity)
 {
 	uint64_t image = (uint64_t)__ehdr_start & ~(uint64_t)(WIRE_PAGE - 1);
 	uint64_t end = ((uint64_t)_end + WIRE_PAGE - 1) & ~(uint64_t)(WIRE_PAGE - 1);
-	uint64_t identity = identity_of(a);
 
 	w->head = packet_head(WIRE_ATTACH);
-	w->transit = arena_at(a->arena, ARENA_TRANSIT);
+	w->transit = arena_at(arena, ARENA_TRANSIT);
 	w->identity = identity + WIRE_PAGE;
 	w->nr_never = 3;
-	w->never[0] = (struct wire_range){ a->arena, a->arena + ARENA_BYTES };
+	w->never[0] = (struct wire_range){ arena, arena + ARENA_BYTES };
 	w->never[1] = (struct wire_range){ identity, identity + IDENTITY_BYTES };
 	w->never[2] = (struct wire_range){ image, end };
 }
@@ -231,19 +233,19 @@ static void fill_attach(const struct attempt *a, struct wire_attach *w)
 static int offer(struct attempt *a)
 {
 	struct wire_attach w = { .nr_never = 0 };
-	int fd[PACKET_FDS];
+	int fd[3];
 	unsigned int first = a->kind == WIRE_NEW ? 0 : 1;
 	long err;
 
 	fd[0] = a->uffd;
 	fd[1] = (int)sys_open("/proc/self/mem", O_RDONLY);
 	fd[2] = (int)sys_open("/proc/self/pagemap", O_RDONLY);
-	fill_attach(a, &w);
+	attach_fill(&w, a->arena, identity_of(a));
 	if (fd[1] < 0 || fd[2] < 0) {
 		err = fd[1] < 0 ? fd[1] : fd[2];
 	} else {
 		a->offered = 1;
-		err = packet_send(a->sock, &w, sizeof(w), fd + first, PACKET_FDS - first);
+		err = packet_send(a->sock, &w, sizeof(w), fd + first, 3 - first);
 	}
 	close_fd(&fd[1]);
 	close_fd(&fd[2]);
@@ -270,7 +272,7 @@ static int map_gate(struct attempt *a, int memfd)
 static int accepted(struct attempt *a)
 {
 	struct wire_attached attached;
-	int fd[PACKET_FDS] = { -1, -1, -1 };
+	int fd[PACKET_FDS] = { -1, -1, -1, -1 };
 	long err;
 	int ret;
 
@@ -351,7 +353,7 @@ static int all_steps(struct attempt *a)
 	return start(a);
 }
 
-int attach(enum wire_kind kind, uint64_t nonce, struct outcome *outcome)
+static int attempt(enum wire_kind kind, uint64_t nonce, struct outcome *outcome)
 {
 	struct attempt a = { .kind = kind,
 			     .nonce = nonce,
@@ -377,4 +379,23 @@ int attach(enum wire_kind kind, uint64_t nonce, struct outcome *outcome)
 	close_fd(&a.event);
 	close_fd(&a.pidfd);
 	return ret;
+}
+
+/*
+ * An agent that dies in the middle of it cuts the connection. The next one is
+ * there in a moment, or listens no more, which is told at once.
+ */
+int attach(enum wire_kind kind, uint64_t nonce, struct outcome *outcome)
+{
+	unsigned int tries;
+
+	for (tries = 1;; tries++) {
+		outcome->step = NULL;
+		outcome->error = 0;
+		if (!attempt(kind, nonce, outcome))
+			return 0;
+		if (tries == CUT_TRIES || (outcome->error != -ECONNRESET && outcome->error != -EPIPE))
+			return -1;
+		sys_nanosleep(CUT_NAP_NSEC);
+	}
 }

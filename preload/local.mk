@@ -26,7 +26,7 @@ SHIM_LINK = -nostdlib -shared -Wl,-z,now -Wl,-z,relro -Wl,-z,noexecstack \
 	-Wl,-z,nodelete -Wl,-z,defs -Wl,-soname,libuswap.so \
 	-Wl,--version-script=$(top_srcdir)/preload/shim.map
 
-SHIM_C = preload/attach.c preload/fork.c preload/mem.c preload/mover.c \
+SHIM_C = preload/again.c preload/attach.c preload/fork.c preload/mem.c preload/mover.c \
 	preload/orders.c preload/packet.c preload/shim.c preload/spawn.c
 SHIM_H = preload/shim.h preload/sys.h
 

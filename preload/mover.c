@@ -11,11 +11,12 @@
  * - It holds a reference to the userfaultfd for the workload's whole life. When
  *   the last reference closes, every evicted page silently reads as zero; with
  *   this one a dead agent means a pause, never corruption (INV-6). So a lost
- *   or senseless agent is no reason to exit. These are: the workload has
- *   exited or executed another image, or the agent has said LEAVE.
+ *   or senseless agent is no reason to exit: the mover looks for another one
+ *   (again.c). These are: the workload has exited or executed another image, or
+ *   the agent has said LEAVE.
  * - It keeps the workload's address space alive, so it must notice that the
  *   workload is gone: by its pidfd, and for exec by comparing address spaces.
- * - It maps nothing and decides nothing.
+ * - It maps nothing but another agent's gate, and decides nothing.
  */
 #include "preload/shim.h"
 
@@ -125,7 +126,7 @@ static void send_agent(struct mover *m, const void *packet, size_t size)
 	mover_hang_up(m);
 }
 
-static void send_ready(struct mover *m)
+void mover_ready(struct mover *m)
 {
 	struct wire_ready ready = {
 		.head = { WIRE_MAGIC, WIRE_VERSION, WIRE_READY },
@@ -191,6 +192,9 @@ static void settle(struct mover *m)
 	sys_call(__NR_chdir, root, 0, 0, 0, 0);
 	sys_prctl(PR_SET_NAME, (unsigned long)name, 0);
 	keep_own_fds(m);
+	/* While they can be had: the workload may become undumpable. */
+	m->mem = (int)sys_open("/proc/self/mem", O_RDONLY);
+	m->pagemap = (int)sys_open("/proc/self/pagemap", O_RDONLY);
 	if (!__atomic_compare_exchange_n(&m->state, &state, MOVER_RUNNING, 0, __ATOMIC_ACQ_REL,
 					 __ATOMIC_ACQUIRE))
 		sys_exit_group(0);
@@ -202,7 +206,7 @@ void mover_main(void *mover)
 	struct mover *m = mover;
 
 	settle(m);
-	send_ready(m);
+	mover_ready(m);
 	for (;;) {
 		struct pollfd p[2] = { { .fd = m->pidfd, .events = POLLIN },
 				       { .fd = m->sock, .events = POLLIN } };
@@ -210,7 +214,11 @@ void mover_main(void *mover)
 		if (m->leave_by)
 			p[0].fd = -1; /* known, and it would not let us sleep */
 		sys_ppoll(p, 2, LOOK_NSEC);
-		if (p[1].revents && m->sock >= 0)
+		if (m->sock < 0)
+			again_try(m);
+		else if (p[1].revents && m->again)
+			again_answer(m);
+		else if (p[1].revents)
 			take_order(m);
 		if (p[0].revents || m->leave_by)
 			exit_if_gone(m);

@@ -68,7 +68,7 @@ long packet_recv(int sock, void *packet, size_t size, enum wire_type type, int *
 	struct sys_msghdr msg = {
 		.iov = &iov, .iovlen = 1, .control = control, .controllen = sizeof(control)
 	};
-	int got[PACKET_FDS] = { -1, -1, -1 };
+	int got[PACKET_FDS] = { -1, -1, -1, -1 };
 	const struct wire_head *head = packet;
 	unsigned int nr, i;
 	long n;

@@ -80,6 +80,14 @@ enum mover_state {
 	MOVER_ABANDONED = 2, /* set by the creator, who has stopped waiting */
 };
 
+/* Where it stands with the agent. */
+enum mover_again {
+	AGAIN_NO = 0,	    /* sock, if there is one, is its agent's */
+	AGAIN_WELCOME = 1,  /* sock is of a handshake that waits for this */
+	AGAIN_ATTACHED = 2,
+	AGAIN_NEVER = 3,    /* it had an agent and could not work for it */
+};
+
 /*
  * All that the mover knows: it lives in the arena, is filled in before the
  * mover exists and is the mover's alone from then on, state aside.
@@ -90,11 +98,14 @@ struct mover {
 	int workload;
 	int self;
 	/* Descriptors, inherited; the mover's table holds nothing else. */
-	int sock; /* -1 once the agent is gone */
+	int sock; /* -1 while there is no agent */
 	int uffd;
 	int trash_uffd;
 	int event;
 	int pidfd; /* of the workload */
+	int mem, pagemap; /* the mover's own, opened by it; -1: not had */
+	uint32_t again;	  /* enum mover_again */
+	uint64_t again_at, again_pause;
 	uint32_t drop_error;
 	uint32_t inside; /* the gate: our word stands there */
 	uint64_t arena;
@@ -108,7 +119,7 @@ struct mover {
 
 WIRE_ASSERT(mover_fits, sizeof(struct mover) <= WIRE_PAGE);
 
-#define PACKET_FDS 3 /* at most, in one packet */
+#define PACKET_FDS 4 /* at most, in one packet */
 
 /* packet.c: 0 or a negative errno. */
 struct wire_head packet_head(enum wire_type type);
@@ -125,8 +136,16 @@ void mover_main(void *mover);
 void mover_look(struct mover *m);
 /* No more dealings with this agent; the userfaultfd stays. */
 void mover_hang_up(struct mover *m);
+/* Says READY. */
+void mover_ready(struct mover *m);
 /* Answers m->order with m->report. */
 void mover_report(struct mover *m);
+/* again.c, in the mover, without an agent: looks for one, now and then; and the
+   next step with one that has been found. */
+void again_try(struct mover *m);
+void again_answer(struct mover *m);
+/* attach.c: ATTACH, but for what only one kind of it has. */
+void attach_fill(struct wire_attach *w, uint64_t arena, uint64_t identity);
 /* orders.c, in the mover: m->order, as it came, size bytes of it. */
 int order_is_sane(const struct mover *m, long size);
 void order_obey(struct mover *m);

@@ -41,6 +41,7 @@
 #define SYS_AF_UNIX 1
 #define SYS_SOCK_SEQPACKET 5
 #define SYS_SOCK_CLOEXEC O_CLOEXEC
+#define SYS_SOCK_NONBLOCK O_NONBLOCK
 #define SYS_SCM_RIGHTS 1
 #define SYS_MSG_CTRUNC 0x8
 #define SYS_MSG_TRUNC 0x20
@@ -260,9 +261,10 @@ static inline long sys_madvise(uint64_t at, size_t n, int advice)
 	return sys_call(__NR_madvise, at, n, advice, 0, 0);
 }
 
-static inline long sys_socket_seqpacket(void)
+/* flags: SYS_SOCK_NONBLOCK or 0 */
+static inline long sys_socket_seqpacket(int flags)
 {
-	return sys_call(__NR_socket, SYS_AF_UNIX, SYS_SOCK_SEQPACKET | SYS_SOCK_CLOEXEC, 0, 0, 0);
+	return sys_call(__NR_socket, SYS_AF_UNIX, SYS_SOCK_SEQPACKET | SYS_SOCK_CLOEXEC | flags, 0, 0, 0);
 }
 
 static inline long sys_setsockopt(int fd, int option, const void *v, size_t n)

@@ -321,6 +321,7 @@ CONTROL_TESTS = \
 
 LIVE_TESTS = \
 	tests/live/test_bench.sh \
+	tests/live/test_again.sh \
 	tests/live/test_crash.sh \
 	tests/live/test_damage.sh \
 	tests/live/test_databases.sh \

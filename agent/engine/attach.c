@@ -15,6 +15,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -49,6 +50,7 @@ struct attaching {
 	enum attaching_step step;
 	struct ucred peer;
 	uint64_t deadline_ns;
+	enum wire_kind kind;
 	uint64_t child; /* session id of a fork child, 0: a new one */
 	struct adoption *adoption; /* the owner has it; it points back here */
 	struct attaching *next;
@@ -194,10 +196,14 @@ static bool take_hello(struct engine *e, struct attaching *a, const struct wire_
 		welcome.status = WIRE_NEVER;
 	else if (hello->kind == WIRE_CHILD && !(child = find_child(e, hello, a->peer.uid)))
 		welcome.status = WIRE_UNKNOWN;
+	else if (hello->kind == WIRE_AGAIN && again_is_known(e, hello->nonce))
+		welcome.status = WIRE_UNKNOWN; /* still, or already: it has hung up too early */
 	if (welcome.status == WIRE_OK) {
 		if (child)
 			fds[nr++] = child->fds.uffd;
-		fds[nr++] = e->device;
+		if (hello->kind != WIRE_AGAIN)
+			fds[nr++] = e->device;
+		a->kind = hello->kind;
 		a->child = child ? child->id : 0;
 		a->step = WANT_ATTACH;
 	} else {
@@ -208,7 +214,7 @@ static bool take_hello(struct engine *e, struct attaching *a, const struct wire_
 
 /* The gate page and its event. Sealed, so that the peer can't take the memory
    away under us; it may write nonsense, which only delays itself. */
-static int make_gate(struct wire_gate **gate, int *event)
+static int make_gate(struct wire_gate **gate, int *event, uint64_t *token)
 {
 	int fd = memfd_create("uswap-gate", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	void *page = MAP_FAILED;
@@ -223,6 +229,10 @@ static int make_gate(struct wire_gate **gate, int *event)
 		return -ENOMEM;
 	}
 	*gate = page;
+	if (getrandom(token, sizeof(*token), GRND_NONBLOCK) != (ssize_t)sizeof(*token))
+		*token = 0; /* then the next agent knows it by no name */
+	(*gate)->token = *token;
+	gate_set_away(*gate, 0);
 	return fd;
 }
 
@@ -274,6 +284,8 @@ static int make_record(struct engine *e, struct session *s, const struct attachi
 	record->attached_ns = s->attached_ns;
 	record->identity = s->identity;
 	record->disabled = !s->enabled;
+	record->blind = s->blind;
+	record->strange = s->strange;
 	record->state = SESSION_ACTIVE;
 	s->slots.kept_root = &record->root;
 	record_introduce(s);
@@ -302,7 +314,10 @@ static int fill_session(struct engine *e, struct session *s, struct attaching *a
 	s->enabled = e->enabled;
 	s->owner = &e->owners[e->next_owner++ % e->nr_owners].owner;
 	slotmap_init(&s->slots, session_owner(s)->slots, &flow_slot_refs, s);
-	r = uffd_api(s->fds.uffd, UFFD_REQUIRED_FEATURES);
+	if (a->kind == WIRE_AGAIN)
+		r = again_fill(s, a->peer.pid, &fds[3], &a->pidfd);
+	else
+		r = uffd_api(s->fds.uffd, UFFD_REQUIRED_FEATURES);
 	if (r == 0)
 		r = uffd_register(s->fds.uffd, m->transit, WIRE_TRANSIT_PAGES * PAGE_BYTES);
 	if (r == 0)
@@ -315,7 +330,7 @@ static int fill_session(struct engine *e, struct session *s, struct attaching *a
 		r = -ESRCH;
 	if (r < 0)
 		return r;
-	gate = make_gate(&s->gate, &s->fds.gate_event);
+	gate = make_gate(&s->gate, &s->fds.gate_event, &s->token);
 	if (gate < 0)
 		return gate;
 	s->fds.gate = gate;
@@ -339,6 +354,7 @@ static void inherit_switches(const struct engine *e, struct session *s)
 static void make_session(struct engine *e, struct attaching *a, int *fds, const struct wire_attach *m)
 {
 	struct session *s = session_new(atomic_fetch_add(&e->flow.next_session_id, 1), a->peer.uid);
+	bool again = a->kind == WIRE_AGAIN;
 	int r = s ? fill_session(e, s, a, fds, m) : -ENOMEM;
 
 	if (r < 0) {
@@ -355,8 +371,11 @@ static void make_session(struct engine *e, struct attaching *a, int *fds, const 
 	inherit_switches(e, s);
 	s->introduced = true;
 	registry_add(e, s);
+	if (again)
+		again_report(s);
 	notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_ADD);
-	notice_send(&e->flow.worker, &s->to_worker, SESSION_WORK_ADD);
+	if (!again) /* else the owner does it in time */
+		notice_send(&e->flow.worker, &s->to_worker, SESSION_WORK_ADD);
 }
 
 /* A fork child: its owner has to agree, since it is serving it already. */
@@ -372,7 +391,7 @@ static bool ask_owner(struct engine *e, struct attaching *a, int *fds, const str
 	adoption->fds.mover = fcntl(a->sock, F_DUPFD_CLOEXEC, 0);
 	if (adoption->fds.mover >= 0 && session_open_proc(a->peer.pid, &adoption->fds) == 0 &&
 	    is_running(a->pidfd))
-		adoption->fds.gate = make_gate(&adoption->gate, &adoption->fds.gate_event);
+		adoption->fds.gate = make_gate(&adoption->gate, &adoption->fds.gate_event, &adoption->token);
 	if (adoption->fds.gate < 0) {
 		session_close_fds(&adoption->fds);
 		free(adoption);
@@ -428,7 +447,7 @@ void attach_adopted(struct engine *e, struct session *s)
 static bool take_attach(struct engine *e, struct attaching *a, int *fds, unsigned nr,
 			const struct wire_attach *m)
 {
-	unsigned want = a->child ? 2 : 3;
+	unsigned want = a->kind == WIRE_CHILD ? 2 : a->kind == WIRE_AGAIN ? 4 : 3;
 	int *proc = a->child ? fds : fds + 1;
 
 	if (nr != want || !proc_fd_is(proc[0], "mem") ||

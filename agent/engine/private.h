@@ -90,6 +90,7 @@ struct adoption {
 	struct session_fds fds;
 	struct wire_attach attach;
 	struct wire_gate *gate;
+	uint64_t token;
 	pid_t pid;
 	bool done; /* the owner took it */
 };
@@ -187,6 +188,16 @@ void attach_event(struct engine *e, struct attaching *a);
 void attach_expire(struct engine *e, uint64_t now);
 void attach_adopted(struct engine *e, struct session *s);
 void attach_cancel_all(struct engine *e);
+
+/* again.c: movers whose agent has gone */
+/* There is a session of that token. */
+bool again_is_known(const struct engine *e, uint64_t token);
+/* A session made for such a mover, with the descriptors and the ATTACH it has sent:
+   whose it is, and what can be known of it. Takes *passed, a pidfd, in the place of
+   the peer's own. 0 or negative errno. */
+int again_fill(struct session *s, pid_t mover, int *passed, int *pidfd);
+/* Says what has become of it. */
+void again_report(struct session *s);
 
 /* recover.c: what a dead worker has left */
 /* How many owners it had sessions for. */

@@ -66,8 +66,8 @@ static void report_lost(struct session *s)
 
 	if (lost == s->poisoned_logged)
 		return;
-	log_error("process %d (%s): %llu pages failed their checksum and are lost: it gets SIGBUS there",
-		  s->introduced ? (int)s->pid : 0, s->command, (unsigned long long)(lost - s->poisoned_logged));
+	log_error("process %d (%s): %llu pages are lost, it gets SIGBUS there: %s", s->introduced ? (int)s->pid : 0,
+		  s->command, (unsigned long long)(lost - s->poisoned_logged), s->lost_why);
 	s->poisoned_logged = lost;
 }
 

@@ -153,6 +153,7 @@ void evict_mark(struct owner *o, struct batch *b)
 		b->refused = true;
 		b->nr = 0;
 	} else {
+		flow_tell_away(s, b->nr);
 		mark_pages(s, b);
 	}
 	if (b->nr) {

@@ -173,8 +173,12 @@ static enum placed answer(struct owner *o, struct session *s, uint64_t vpn, bool
 	}
 	if (vpn == s->identity >> PAGE_SHIFT)
 		return give_identity(o, s);
-	if (s->blind && slot_state(slot) == SLOT_NONE)
-		return uffd_place_poison(s->fds.uffd, vpn << PAGE_SHIFT);
+	if (s->blind && slot_state(slot) == SLOT_NONE) {
+		placed = uffd_place_poison(s->fds.uffd, vpn << PAGE_SHIFT);
+		if (placed == PLACED_DONE)
+			session_lost(s, "what was known of them is lost with an agent before");
+		return placed;
+	}
 	return zero_touch(o, s, vpn, write);
 }
 

@@ -134,6 +134,12 @@ void flow_start_restore(struct owner *o, struct session *s, bool detach)
 	notice_send(&o->flow->engine, &s->to_engine, SESSION_NEWS_STATE);
 }
 
+void flow_tell_away(struct session *s, uint64_t more)
+{
+	gate_set_away(s->gate, more + session_evicted_pages(s) + counter_get(&s->slots.count[SLOT_LEAVING]) +
+					counter_get(&s->slots.count[SLOT_POISONED]));
+}
+
 void flow_tampered(struct owner *o, struct session *s)
 {
 	s->tampered = true;

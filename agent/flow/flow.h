@@ -93,6 +93,8 @@ void flow_close(struct owner *o, struct session *s);
 /* One slice of restoring or closing; false when that job has ended. */
 bool flow_job(struct owner *o, struct session *s);
 void flow_start_restore(struct owner *o, struct session *s, bool detach);
+/* What the gate says of its pages, with so many more that are about to leave. */
+void flow_tell_away(struct session *s, uint64_t more);
 /* Descriptors have run out, and a fork waits for one: children that have no
    mover, the oldest first, get everything back and are let go. */
 void flow_shed(struct owner *o);

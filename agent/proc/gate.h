@@ -50,6 +50,14 @@ static inline void gate_leave(struct wire_gate *gate)
 	__atomic_store_n(&gate->word, WIRE_GATE_FREE, __ATOMIC_RELEASE);
 }
 
+/* How many pages are away, at least: for an agent that knows nothing else of this
+   process any more (WIRE_AGAIN). Before they leave; less only when it is so. */
+static inline void gate_set_away(struct wire_gate *gate, uint64_t pages)
+{
+	if (gate)
+		__atomic_store_n(&gate->away, (uint32_t)MIN(pages, UINT32_MAX - 1) + 1, __ATOMIC_RELEASE);
+}
+
 /* Orders of an older generation move nothing any more. Inside only. */
 static inline void gate_set_generation(struct wire_gate *gate, uint32_t generation)
 {

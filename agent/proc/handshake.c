@@ -17,7 +17,7 @@ bool handshake_is_hello(const void *packet, size_t size)
 		return false;
 	memcpy(&m, packet, sizeof(m));
 	return m.head.magic == WIRE_MAGIC && m.head.type == WIRE_HELLO &&
-	       (m.kind == WIRE_NEW || m.kind == WIRE_CHILD);
+	       (m.kind == WIRE_NEW || m.kind == WIRE_CHILD || m.kind == WIRE_AGAIN);
 }
 
 static bool range_is_sane(uint64_t start, uint64_t end)

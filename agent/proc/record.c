@@ -8,7 +8,8 @@
 #include "common/util.h"
 #include "proc/session.h"
 
-#define TABLE_VERSION 1
+#define TABLE_OLDEST 1
+#define TABLE_VERSION RECORD_VERSION
 
 #define LIST_BYTES ((size_t)RECORD_RANGES * sizeof(struct range))
 #define FIXED_BYTES ((sizeof(struct record) + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1))
@@ -34,7 +35,7 @@ static struct record *at(const struct record_table *table, uint32_t i)
 
 int record_table_open(struct record_table *table)
 {
-	int r = kept_open(&table->kept, "sessions", RECORDS_MAX * STRIDE, TABLE_VERSION);
+	int r = kept_open_since(&table->kept, "sessions", RECORDS_MAX * STRIDE, TABLE_OLDEST, TABLE_VERSION);
 
 	if (r < 0)
 		return r;
@@ -195,6 +196,7 @@ void record_introduce(struct session *s)
 	record->pid = s->pid;
 	record->started = session_started(s->pid);
 	record->transit = s->transit;
+	record->token = s->token;
 	record->attach = s->attach;
 	atomic_store_explicit(&record->introduced, 1, memory_order_release);
 }
@@ -297,10 +299,12 @@ static void load_constants(struct session *s, const struct record *record)
 	s->enabled = !record->disabled;
 	s->detach = record->detach;
 	s->blind = record->blind;
+	s->strange = record->strange;
 	if (!record->introduced)
 		return;
 	s->pid = record->pid;
 	s->mover_pid = record->mover_pid;
+	s->token = record->token;
 	s->transit = record->transit;
 	s->attach = record->attach;
 	s->fds.mem = fds[RECORD_MEM] - 1;

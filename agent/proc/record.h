@@ -26,6 +26,11 @@
 #include "common/wire.h"
 #include "proc/ranges.h"
 
+/* Of the table's layout. Compiled with another, an agent stands for the one that
+   comes after this, or came before it (tests/live/test_upgrade.sh). */
+#ifndef RECORD_VERSION
+#define RECORD_VERSION 2
+#endif
 #define RECORDS_MAX 65536u
 #define RECORD_RANGES 16384u /* registered ones that are kept */
 #define RECORD_BAG 64u	     /* ... of those moved away from */
@@ -96,6 +101,10 @@ struct record {
 	_Atomic uint32_t now; /* which of the states is good */
 	uint32_t backed;      /* ranges with memory, in each list */
 	struct record_state states[2];
+	/* since version 2 */
+	uint64_t token;
+	_Atomic uint32_t strange; /* what is registered is still to be learnt */
+	uint32_t reserved;
 };
 
 struct record_table {

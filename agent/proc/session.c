@@ -26,7 +26,7 @@ struct session *session_new(uint64_t id, uid_t uid)
 	s->fds = SESSION_FDS_NONE;
 	s->attached_ns = now_ns();
 	s->enabled = true;
-	s->reason = "";
+	s->reason = s->lost_why = "";
 	s->room_pages = SESSION_ROOM_UNLIMITED;
 	s->to_owner.mail.kind = SESSION_MAIL;
 	s->to_worker.mail.kind = SESSION_MAIL;
@@ -191,6 +191,11 @@ bool session_has_execed(const struct session *s)
 	/* Refused or unknown: the mover itself looks as well. */
 	return s->pid > 0 && mover > 0 && syscall(SYS_kcmp, s->pid, mover, KCMP_VM, 0, 0) > 0 &&
 	       !leader_is_zombie(s->pid);
+}
+
+bool session_is_shared(pid_t pid, pid_t mover)
+{
+	return syscall(SYS_kcmp, pid, mover, KCMP_VM, 0, 0) == 0 || leader_is_zombie(pid);
 }
 
 static void read_text(pid_t pid, const char *name, char *text, size_t size)

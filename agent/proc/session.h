@@ -181,6 +181,7 @@ struct session {
 	void *owner; /* struct owner of the flow layer */
 	uint64_t attached_ns;
 	uint64_t nonce; /* by which a fork child says who it is; 0: none */
+	uint64_t token; /* by which its mover does, to an agent after us; 0: none */
 	uint64_t identity;
 	pid_t parent_pid;
 	uint64_t store_max; /* stored bytes it may have */
@@ -213,6 +214,7 @@ struct session {
 	struct session *next_ahead; /* owner's list of those with something to place */
 	bool ending;		 /* found when it was over, and is only to be closed */
 	bool blind;		 /* its slots are lost: what is missing is poisoned */
+	bool strange;		 /* found without a record: its ranges are to be learnt */
 	int recover;		 /* enum session_recover: found by a new worker, and */
 	bool polled;		 /* its userfaultfd is in the owner's epoll */
 	uint64_t gate_wait_ns;	 /* since when the mover is inside; 0: not */
@@ -279,6 +281,7 @@ struct session {
 	_Atomic bool room_asked;
 	_Atomic bool room_vain; /* nothing may leave to make room; worker */
 	_Atomic(const char *) reason;
+	_Atomic(const char *) lost_why; /* of those last counted as poisoned */
 	_Atomic(struct order *) evict_order;
 	_Atomic(struct order *) restore_order;
 	struct adoption *adoption; /* engine, then owner, then engine */
@@ -304,6 +307,13 @@ struct session *session_free(struct session *s);
 /* Owner; into the record too. */
 void session_set_state(struct session *s, enum session_state state);
 
+/* A page is lost, and why: for the log, which others write. Owner. */
+static inline void session_lost(struct session *s, const char *why)
+{
+	s->lost_why = why;
+	counter_add(&s->counters.poisoned_total, 1);
+}
+
 static inline enum session_state session_state(const struct session *s)
 {
 	return (enum session_state)s->state;
@@ -325,6 +335,8 @@ uint64_t session_read_locked(const struct session *s);
 /* The mover runs in another address space than the process by now: an exec.
    Worker. */
 bool session_has_execed(const struct session *s);
+/* Two processes are known to have one address space. Any thread. */
+bool session_is_shared(pid_t pid, pid_t mover);
 /* comm and cgroup; engine. */
 void session_read_names(struct session *s);
 /* The file that pid executes, without its folder; "" when it can't be known. */

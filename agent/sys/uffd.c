@@ -12,6 +12,7 @@
 #include <sys/uio.h>
 #include <time.h>
 
+#include "common/fdpass.h"
 #include "common/util.h"
 
 #define WAKE_TRIES 10
@@ -297,4 +298,14 @@ bool uffd_is_uffd(int fd)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	n = readlink(path, target, sizeof(target));
 	return n == (ssize_t)sizeof(want) - 1 && memcmp(target, want, (size_t)n) == 0;
+}
+
+bool uffd_has_features(int fd, uint64_t features)
+{
+	unsigned long long has = 0;
+	char api[128];
+
+	/* "aa:FEATURES:IOCTLS" */
+	return fdpass_info(fd, "API", api, sizeof(api)) && sscanf(api, "%*x:%llx:", &has) == 1 &&
+	       (has & features) == features;
 }

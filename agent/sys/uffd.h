@@ -114,6 +114,9 @@ bool uffd_alive(int fd);
    run again yet. */
 bool uffd_is_changing(int fd);
 
+/* These features were asked for when its API was; of a userfaultfd that had an
+   agent before us. */
+bool uffd_has_features(int fd, uint64_t features);
 /* fd is a userfaultfd (and not, say, a pipe that a hostile peer sent). */
 bool uffd_is_uffd(int fd);
 

@@ -491,7 +491,7 @@ static struct session *on_hello(struct session *s, const struct wire_hello *h)
 	for (unsigned int i = 0; i < MAX_SESSIONS; i++) {
 		struct session *c = &sessions[i];
 
-		if (!c->used || c == s || c->nonce != h->nonce || c->sock >= 0)
+		if (h->kind != WIRE_CHILD || !c->used || c == s || c->nonce != h->nonce || c->sock >= 0)
 			continue;
 		c->sock = s->sock;
 		c->pid = s->pid;

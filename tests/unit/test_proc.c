@@ -142,7 +142,9 @@ START_TEST(test_hello)
 	ck_assert(handshake_is_hello(&m, sizeof(m)));
 	m.head.version = 99; /* answered with "unsupported", so well formed */
 	ck_assert(handshake_is_hello(&m, sizeof(m)));
-	m.kind = 3;
+	m.kind = WIRE_AGAIN;
+	ck_assert(handshake_is_hello(&m, sizeof(m)));
+	m.kind = 4;
 	ck_assert(!handshake_is_hello(&m, sizeof(m)));
 	m.kind = WIRE_CHILD;
 	ck_assert(!handshake_is_hello(&m, sizeof(m) - 1));

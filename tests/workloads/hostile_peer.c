@@ -651,6 +651,47 @@ static void check_worker(const char *after)
 	wl_unmap(area, 256);
 }
 
+/* Says that it is the mover of a process whose agent has gone. */
+static void again(struct session *s, int uffd, int pidfd, uint64_t token, uint32_t away)
+{
+	struct wire_hello packet = { .head = head_of(WIRE_HELLO), .kind = WIRE_AGAIN, .nonce = token };
+	struct wire_welcome reply;
+	struct wire_attached attached;
+	int fd = connect_agent(), fds[4] = { uffd, s->mem, s->pagemap, pidfd }, got[2];
+
+	post(fd, &packet, sizeof(packet), NULL, 0);
+	if (!answer(fd, &reply, sizeof(reply), got))
+		return;
+	s->attach.away = away;
+	post(fd, &s->attach, sizeof(s->attach), fds, 4);
+	(void)answer(fd, &attached, sizeof(attached), got);
+	if (got[0] >= 0 && rand64() % 2) { /* taken: half of them say no more */
+		s->fd = fd;
+		session_ready(s);
+	}
+}
+
+/* It is not, its process is another, its agent is there; then one that is. */
+static void step_again(void)
+{
+	struct session s, other;
+	int own = (int)WL_OK(syscall(SYS_pidfd_open, getpid(), 0)), null = open("/dev/null", O_RDONLY);
+	int parent = (int)WL_OK(syscall(SYS_pidfd_open, getppid(), 0));
+	unsigned i;
+
+	if (!session_attach(&s) || !session_prepare(&other))
+		return;
+	again(&s, s.uffd, own, s.words->token, 1);
+	again(&s, s.uffd, parent, rand64(), 1);
+	again(&s, s.uffd, null, rand64(), 1);
+	again(&s, other.uffd, own, rand64(), 1); /* has no API yet */
+	again(&s, null, own, rand64(), 1);
+	for (i = 0; i < 8; i++)
+		again(&s, s.uffd, own, rand64(), (uint32_t)(rand64() % 3));
+	check_control("movers that are none");
+	check_worker("movers that are none");
+}
+
 static void step_lingering_control(void)
 {
 	struct wire_hello packet = { .head = head_of(WIRE_HELLO), .kind = WIRE_NEW };
@@ -797,6 +838,7 @@ static const struct step {
 	{ "packets in wrong order", step_wrong_order },
 	{ "strange descriptors", step_strange_descriptors },
 	{ "others' descriptors", step_foreign_descriptors },
+	{ "movers without an agent", step_again },
 	{ "damaged ATTACH", step_attach_damaged },
 	{ "left at each step", step_leave_early },
 	{ "attached memory unmapped", step_pull_the_rug },
