@@ -15,6 +15,8 @@ backends_libbackends_a_SOURCES = \
 	backends/objects_keep.c \
 	backends/objects_private.h \
 	backends/objects_read.c \
+	backends/objects_share.c \
+	backends/objects_write.c \
 	backends/objstore.h \
 	backends/spec.c \
 	backends/store.c \
@@ -23,7 +25,9 @@ if HAVE_RADOS
 backends_libbackends_a_SOURCES += \
 	backends/rados.c \
 	backends/rados_library.c \
-	backends/rados_library.h
+	backends/rados_library.h \
+	backends/rados_ops.c \
+	backends/rados_ops.h
 else
 backends_libbackends_a_SOURCES += backends/rados_stub.c
 endif

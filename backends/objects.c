@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The object tier: making it, segments, writes. */
+/* The object tier: making it, its state, its segments. */
 #include "backends/objects_private.h"
 
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <semaphore.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -20,8 +19,15 @@
 
 void objects_name(const struct objects *o, uint32_t segment, char *name)
 {
-	snprintf(name, OBJECT_NAME_MAX, "%s%016" PRIx64, o->prefix,
-		 atomic_load(&o->numbers[segment]));
+	if (o->rows[segment].foreign[0])
+		snprintf(name, OBJECT_NAME_MAX, "s.%s", o->rows[segment].foreign);
+	else
+		snprintf(name, OBJECT_NAME_MAX, "%s%016" PRIx64, o->prefix, objects_number(o, segment));
+}
+
+void objects_tag(const struct objects *o, uint32_t segment, char *tag)
+{
+	snprintf(tag, OBJECT_NAME_MAX, "%s%016" PRIx64, o->prefix + strlen("s."), objects_number(o, segment));
 }
 
 /* ---- state ---- */
@@ -126,16 +132,15 @@ static void end_adoption_locked(struct objects *o)
 	for (uint32_t i = o->nr_fresh; i-- > 0;) {
 		if (atomic_load(&o->created[i]))
 			continue;
-		if (atomic_load(&o->numbers[i]))
-			atomic_store(&o->numbers[i], 0);
+		if (objects_number(o, i))
+			atomic_store(&o->rows[i].number, 0);
 		o->free[o->nr_free++] = i;
 	}
 	atomic_store(&o->adopted, true);
 }
 
-static int segment_new(void *self, uint32_t *segment)
+int objects_take(struct objects *o, uint32_t *segment)
 {
-	struct objects *o = self;
 	int r = 0;
 
 	pthread_mutex_lock(&o->lock);
@@ -151,16 +156,29 @@ static int segment_new(void *self, uint32_t *segment)
 	pthread_mutex_unlock(&o->lock);
 	if (r)
 		return r;
-	r = kept_back(&o->kept, *segment * sizeof(*o->numbers), sizeof(*o->numbers));
+	r = kept_back(&o->kept, *segment * sizeof(*o->rows), sizeof(*o->rows));
 	if (r) {
 		pthread_mutex_lock(&o->lock);
 		o->free[o->nr_free++] = *segment;
 		pthread_mutex_unlock(&o->lock);
-		return r;
 	}
-	atomic_store(&o->created[*segment], false);
-	atomic_store(&o->numbers[*segment], atomic_fetch_add(&o->own->next_number, 1));
-	return 0;
+	return r;
+}
+
+void objects_use(struct objects *o, uint32_t segment, const char *foreign)
+{
+	snprintf(o->rows[segment].foreign, FOREIGN_MAX, "%s", foreign);
+	atomic_store(&o->created[segment], *foreign ? CREATED : CREATED_NOT);
+	atomic_store(&o->rows[segment].number, atomic_fetch_add(&o->own->next_number, 1));
+}
+
+static int segment_new(void *self, uint32_t *segment)
+{
+	int r = objects_take(self, segment);
+
+	if (r == 0)
+		objects_use(self, *segment, "");
+	return r;
 }
 
 static int segment_adopt(void *self, uint32_t segment, uint32_t bytes)
@@ -168,29 +186,34 @@ static int segment_adopt(void *self, uint32_t segment, uint32_t bytes)
 	struct objects *o = self;
 
 	if (segment >= o->capacity || !o->kept.found || atomic_load(&o->adopted) ||
-	    !atomic_load(&o->numbers[segment]))
+	    !objects_number(o, segment))
 		return -ENODATA;
-	atomic_store(&o->created[segment], true);
+	atomic_store(&o->created[segment], CREATED);
+	if (o->rows[segment].foreign[0])
+		return 0; /* its bytes are another's */
 	atomic_store(&o->written[segment], bytes);
 	atomic_fetch_add(&o->held_bytes, bytes);
 	return 0;
 }
 
-/* The keeper removes the object; until then the segment counts as taken. */
-static void segment_free(void *self, uint32_t segment)
+/* Until the keeper has removed the object, the segment counts as taken. */
+void objects_drop(struct objects *o, uint32_t segment)
 {
-	struct objects *o = self;
-
 	pthread_mutex_lock(&o->lock);
 	if (atomic_load(&o->created[segment])) {
 		o->dying[o->nr_dying++] = segment;
 	} else {
-		atomic_store(&o->numbers[segment], 0);
+		atomic_store(&o->rows[segment].number, 0);
 		o->free[o->nr_free++] = segment;
 	}
 	pthread_cond_broadcast(&o->changed);
 	pthread_mutex_unlock(&o->lock);
 	atomic_fetch_sub(&o->held_bytes, atomic_exchange(&o->written[segment], 0));
+}
+
+static void segment_free(void *self, uint32_t segment)
+{
+	objects_drop(self, segment);
 }
 
 static uint64_t used_bytes(void *self)
@@ -215,126 +238,47 @@ static struct timespec later(unsigned ms)
 	return t;
 }
 
-struct waiting {
-	sem_t ended;
-	int result;
-};
-
 static void wake_waiting(struct object_io *io, int result)
 {
-	struct waiting *w = io->arg;
+	struct objects_wait *w = io->arg;
 
 	w->result = result;
 	sem_post(&w->ended);
 }
 
-int objects_io(struct objects *o, struct object_io *io, unsigned timeout_ms)
+void objects_begin(struct objects *o, struct object_io *io, struct objects_wait *w)
 {
-	struct timespec until;
-	struct waiting w;
+	sem_init(&w->ended, 0, 0);
+	io->arg = w;
+	io->done = wake_waiting;
+	o->ops->submit(o->self, io);
+}
+
+int objects_end(struct objects *o, struct object_io *io, unsigned timeout_ms)
+{
+	struct timespec until = later(timeout_ms);
+	struct objects_wait *w = io->arg;
 	int r;
 
-	sem_init(&w.ended, 0, 0);
-	io->arg = &w;
-	io->done = wake_waiting;
-	until = later(timeout_ms);
-	o->ops->submit(o->self, io);
 	do {
-		r = timeout_ms ? sem_timedwait(&w.ended, &until) : sem_wait(&w.ended);
+		r = timeout_ms ? sem_timedwait(&w->ended, &until) : sem_wait(&w->ended);
 	} while (r && errno == EINTR);
 	if (r) {
 		o->ops->cancel(o->self, io);
-		while (sem_wait(&w.ended))
+		while (sem_wait(&w->ended))
 			;
 	}
 	o->ops->forget(o->self, io);
-	sem_destroy(&w.ended);
-	return r && w.result == -ECANCELED ? -ETIMEDOUT : w.result;
+	sem_destroy(&w->ended);
+	return r && w->result == -ECANCELED ? -ETIMEDOUT : w->result;
 }
 
-/* ---- writes ---- */
-
-/*
- * A write that timed out may have landed, or land at any time later: so the same
- * bytes go to the same place again, and a creation that finds the object there
- * goes on as a write.
- */
-static int write_tries(struct objects *o, struct object_io *io)
+int objects_io(struct objects *o, struct object_io *io, unsigned timeout_ms)
 {
-	int r = -ETIMEDOUT;
+	struct objects_wait w;
 
-	for (unsigned i = 0; i < WRITE_TRIES; i++) {
-		r = objects_io(o, io, 0);
-		if (r == -EEXIST && io->kind == OBJECT_CREATE) {
-			io->kind = OBJECT_WRITE;
-			r = objects_io(o, io, 0);
-		}
-		if (r != -ETIMEDOUT)
-			break;
-		objects_blame(o, r, "a write");
-	}
-	if (r)
-		objects_blame(o, r, "a write");
-	return r;
-}
-
-static void enter_window(struct objects *o)
-{
-	pthread_mutex_lock(&o->lock);
-	while (o->nr_writes == WRITES_MAX)
-		pthread_cond_wait(&o->changed, &o->lock);
-	o->nr_writes++;
-	pthread_mutex_unlock(&o->lock);
-}
-
-static void leave_window(struct objects *o)
-{
-	pthread_mutex_lock(&o->lock);
-	if (o->nr_writes-- == WRITES_MAX)
-		pthread_cond_broadcast(&o->changed);
-	pthread_mutex_unlock(&o->lock);
-}
-
-/* Nothing is tried while the keeper knows that it would fail: a writer who
-   waits for a time-out holds up a thread. */
-static int refuse_write(struct objects *o)
-{
-	enum store_state state;
-
-	pthread_mutex_lock(&o->lock);
-	state = o->state;
-	pthread_mutex_unlock(&o->lock);
-	if (state == STORE_UP)
-		return 0;
-	return state == STORE_FULL ? -ENOSPC : -ENOTCONN;
-}
-
-/* The first write of a segment creates its object, whatever the offset. */
-static int write_segment(void *self, uint32_t segment, size_t offset, const void *buf, size_t len)
-{
-	struct objects *o = self;
-	char name[OBJECT_NAME_MAX];
-	struct object_io io = {
-		.kind = atomic_load(&o->created[segment]) ? OBJECT_WRITE : OBJECT_CREATE,
-		.name = name,
-		.offset = offset,
-		.buf = (void *)(uintptr_t)buf, /* not written to */
-		.len = len,
-	};
-	int r = refuse_write(o);
-
-	if (r)
-		return r;
-	objects_name(o, segment, name);
-	atomic_store(&o->created[segment], true); /* from now on it may be there */
-	enter_window(o);
-	r = write_tries(o, &io);
-	leave_window(o);
-	if (r == 0) {
-		atomic_fetch_add(&o->written[segment], (uint32_t)len);
-		atomic_fetch_add(&o->held_bytes, len);
-	}
-	return r;
+	objects_begin(o, io, &w);
+	return objects_end(o, io, timeout_ms);
 }
 
 /* ---- life ---- */
@@ -376,13 +320,16 @@ static const struct store_ops objects_ops = {
 	.name = "rados",
 	.caps = STORE_REMOTE,
 	.segment_new = segment_new,
-	.write = write_segment,
+	.write = writes_now,
+	.write_start = writes_start,
+	.write_wait = writes_wait,
 	.read = reads_now,
 	.read_submit = reads_submit,
 	.read_cancel = reads_cancel,
 	.segment_adopt = segment_adopt,
 	.segment_free = segment_free,
 	.used_bytes = used_bytes,
+	.share = &objects_share,
 	.get_status = get_status,
 	.destroy = destroy,
 };
@@ -415,14 +362,14 @@ static int find_host(struct objects *o, const char *host)
 
 static int open_kept(struct objects *o, const char *name)
 {
-	int r = kept_open(&o->kept, name ? name : "objects", o->capacity * sizeof(*o->numbers),
+	int r = kept_open(&o->kept, name ? name : "objects", o->capacity * sizeof(*o->rows),
 			  OBJECTS_KEPT_VERSION);
 	uint64_t random = 0;
 
 	if (r)
 		return r;
 	o->own = o->kept.own;
-	o->numbers = o->kept.base;
+	o->rows = o->kept.base;
 	if (!o->own->instance) {
 		if (getrandom(&random, sizeof(random), 0) != sizeof(random))
 			return -EIO;
@@ -433,7 +380,7 @@ static int open_kept(struct objects *o, const char *name)
 	/* As far as the worker before us had come; it read as zeros behind. */
 	if (o->kept.found)
 		for (uint32_t i = 0; i < o->capacity; i++)
-			if (atomic_load(&o->numbers[i]))
+			if (objects_number(o, i))
 				o->nr_fresh = i + 1;
 	if (!o->nr_fresh)
 		atomic_store(&o->adopted, true);

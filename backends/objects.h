@@ -7,6 +7,10 @@
  *	h.HOST			the host's lease, and who holds it
  *	p.HOST			now and then, while the pool is full: is it still?
  *	s.HOST.INSTANCE.NUMBER	a segment
+ *	r.HOST.INSTANCE.NUMBER	a segment of another host that this one has
+ *				borrowed: its name. The same without "r." is the
+ *				tag that keeps it
+ *	f.EPOCH.SHARD		the index: keys, and which segments they are in
  * HOST names the machine (of /etc/machine-id). INSTANCE is the boot, and the
  * life of the agent's kept memory: what nothing can refer to any more, all
  * segments of another instance under our HOST, is removed once we hold the

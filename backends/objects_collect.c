@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "backends/objects.h"
+#include "backends/objects_private.h"
 #include "common/util.h"
 
 #define COOKIE "collecting"
@@ -21,15 +21,20 @@ struct collecting {
 	void *self;
 	const char *host;
 	char lease[48];
+	char prefix[48]; /* behind the first letter */
 	char **names;
 	size_t nr, max;
+	size_t segments;
 	const char **error;
 };
 
 static int remember(void *arg, const char *name)
 {
 	struct collecting *c = arg;
+	size_t len = strlen(c->prefix);
 
+	if ((name[0] != 's' && name[0] != 'r') || strncmp(name + 1, c->prefix, len) != 0)
+		return 0;
 	if (c->nr == c->max) {
 		size_t max = c->max ? c->max * 2 : 64;
 		char **names = realloc(c->names, max * sizeof(*names));
@@ -102,17 +107,22 @@ static int remove_all(struct collecting *c)
 	for (size_t i = 0; r == 0 && i < c->nr; i++) {
 		if (i % RENEW_EVERY == 0)
 			r = c->ops->lease(c->self, c->lease, COOKIE, LEASE_MS);
-		if (r == 0)
-			r = c->ops->remove(c->self, c->names[i]);
+		if (r)
+			break;
+		/* What others use too stays theirs. */
+		if (c->names[i][0] == 's')
+			r = c->ops->untag(c->self, c->names[i], "");
+		else
+			r = objects_give_back_by(c->ops, c->self, c->names[i]);
 		if (r == -ENOENT)
 			r = 0;
+		c->segments += c->names[i][0] == 's';
 	}
 	return r;
 }
 
 static int collect(struct collecting *c)
 {
-	char prefix[48];
 	int r = check_lease(c);
 
 	if (r)
@@ -124,8 +134,7 @@ static int collect(struct collecting *c)
 	r = c->ops->lease(c->self, c->lease, COOKIE, LEASE_MS);
 	if (r)
 		return refuse(c, r, "its lease can't be taken");
-	snprintf(prefix, sizeof(prefix), "s.%s.", c->host);
-	r = c->ops->list(c->self, prefix, remember, c);
+	r = c->ops->list(c->self, "", remember, c);
 	if (r == 0)
 		r = remove_all(c);
 	if (r) {
@@ -151,6 +160,7 @@ int64_t objects_collect(const struct objstore_ops *ops, void *self, const char *
 		return -EINVAL;
 	}
 	snprintf(c.lease, sizeof(c.lease), "h.%s", host);
+	snprintf(c.prefix, sizeof(c.prefix), ".%s.", host);
 	r = ops->open(self, why, sizeof(why));
 	if (r)
 		store_refuse(error, "%s", why);
@@ -160,5 +170,5 @@ int64_t objects_collect(const struct objstore_ops *ops, void *self, const char *
 		free(c.names[i]);
 	free(c.names);
 	ops->close(self);
-	return r ? r : (int64_t)c.nr;
+	return r ? r : (int64_t)c.segments;
 }

@@ -16,6 +16,7 @@
 
 #define REMOVALS_PER_TURN 64
 #define OPEN_RETRY_MAX 5u /* pauses */
+#define SWEEP_NS (86400 * NSEC_PER_SEC)
 #define TURN_NS (200 * 1000000ull) /* at most, between two looks */
 
 static unsigned lease_ms(const struct objects *o)
@@ -200,11 +201,21 @@ static int remember_dead(struct objects *o, const char *name)
 	return 0;
 }
 
+/* "s." and "r." alike */
+static bool begins_with(const char *name, const char *prefix)
+{
+	return (name[0] == 's' || name[0] == 'r') && strncmp(name + 1, prefix + 1, strlen(prefix + 1)) == 0;
+}
+
 static int judge_other(void *arg, const char *name)
 {
 	struct objects *o = arg;
+	char all[64];
 
-	return strncmp(name, o->prefix, strlen(o->prefix)) == 0 ? 0 : remember_dead(o, name);
+	snprintf(all, sizeof(all), "s.%s.", o->host);
+	if (begins_with(name, all) ? !begins_with(name, o->prefix) : objects_is_old_index(name))
+		return remember_dead(o, name);
+	return 0;
 }
 
 static bool is_number_in_use(struct objects *o, uint64_t number)
@@ -215,7 +226,7 @@ static bool is_number_in_use(struct objects *o, uint64_t number)
 	top = o->nr_fresh;
 	pthread_mutex_unlock(&o->lock);
 	for (uint32_t i = 0; i < top; i++)
-		if (atomic_load(&o->numbers[i]) == number)
+		if (objects_number(o, i) == number)
 			return true;
 	return false;
 }
@@ -224,8 +235,11 @@ static bool is_number_in_use(struct objects *o, uint64_t number)
 static int judge_ours(void *arg, const char *name)
 {
 	struct objects *o = arg;
-	uint64_t number = strtoull(name + strlen(o->prefix), NULL, 16);
+	uint64_t number;
 
+	if (!begins_with(name, o->prefix))
+		return 0;
+	number = strtoull(name + strlen(o->prefix), NULL, 16);
 	if (number >= o->first_number || is_number_in_use(o, number))
 		return 0;
 	return remember_dead(o, name);
@@ -233,19 +247,18 @@ static int judge_ours(void *arg, const char *name)
 
 static void sweep(struct objects *o)
 {
-	char all[64];
 	int r = 0;
 
-	snprintf(all, sizeof(all), "s.%s.", o->host);
 	if (!o->swept_others) {
-		r = o->ops->list(o->self, all, judge_other, o);
+		r = o->ops->list(o->self, "", judge_other, o);
 		o->swept_others = r == 0;
+		o->sweep_due_ns = now_ns() + SWEEP_NS;
 		if (o->nr_dead)
-			log_notice("%s: %zu segments of earlier boots go", o->where, o->nr_dead);
+			log_notice("%s: %zu objects of earlier boots go", o->where, o->nr_dead);
 	}
 	/* not before all that is still in use has been adopted */
 	if (r == 0 && !o->swept_ours && atomic_load(&o->adopted)) {
-		r = o->kept.found ? o->ops->list(o->self, o->prefix, judge_ours, o) : 0;
+		r = o->kept.found ? o->ops->list(o->self, "", judge_ours, o) : 0;
 		o->swept_ours = r == 0;
 	}
 	if (r)
@@ -264,8 +277,15 @@ static bool removed(struct objects *o, int r)
 static bool remove_dead(struct objects *o)
 {
 	char *name = o->dead[o->nr_dead - 1];
+	int r;
 
-	if (!removed(o, o->ops->remove(o->self, name)))
+	if (name[0] == 's') /* others may have it too */
+		r = o->ops->untag(o->self, name, "");
+	else if (name[0] == 'r')
+		r = objects_give_back_by(o->ops, o->self, name);
+	else
+		r = o->ops->remove(o->self, name);
+	if (!removed(o, r))
 		return false;
 	free(name);
 	o->nr_dead--;
@@ -274,14 +294,20 @@ static bool remove_dead(struct objects *o)
 
 static bool remove_dying(struct objects *o, uint32_t segment)
 {
-	char name[OBJECT_NAME_MAX];
+	char name[OBJECT_NAME_MAX], tag[OBJECT_NAME_MAX];
 	bool gone;
+	int r;
 
 	objects_name(o, segment, name);
-	gone = removed(o, o->ops->remove(o->self, name));
+	objects_tag(o, segment, tag);
+	if (o->rows[segment].foreign[0])
+		r = objects_give_back(o->ops, o->self, o->rows[segment].foreign, tag);
+	else
+		r = o->ops->untag(o->self, name, "");
+	gone = removed(o, r);
 	pthread_mutex_lock(&o->lock);
 	if (gone) {
-		atomic_store(&o->numbers[segment], 0);
+		atomic_store(&o->rows[segment].number, 0);
 		o->free[o->nr_free++] = segment;
 	} else {
 		o->dying[o->nr_dying++] = segment;
@@ -360,6 +386,7 @@ static bool turn(struct objects *o)
 	if (keep_connection(o, now)) {
 		keep_lease(o, now);
 		if (can_remove(o)) {
+			o->swept_others &= now < o->sweep_due_ns;
 			if (!o->swept_others || !o->swept_ours)
 				sweep(o);
 			more = remove_some(o);
@@ -370,15 +397,34 @@ static bool turn(struct objects *o)
 	return more;
 }
 
+static int judge_last(void *arg, const char *name)
+{
+	const struct objects *o = arg;
+
+	return name[0] == 'h' && strcmp(name, o->lease) != 0; /* 1: somebody else is there */
+}
+
+static int judge_index(void *arg, const char *name)
+{
+	return name[0] == 'f' && name[1] == '.' ? remember_dead(arg, name) : 0;
+}
+
 /* The agent stops in order: nothing of ours stays, as far as it can be done at
-   once. */
+   once; of the index nothing, where nobody is left who could use it. */
 static void leave(struct objects *o)
 {
-	if (can_remove(o))
+	bool can = can_remove(o);
+
+	if (can)
 		while (remove_some(o))
 			;
-	if (o->leased && o->nr_dying == 0 && atomic_load(&o->held_bytes) == 0)
+	if (o->leased && o->nr_dying == 0 && atomic_load(&o->held_bytes) == 0) {
+		if (can && o->ops->list(o->self, "", judge_last, o) == 0 &&
+		    o->ops->list(o->self, "", judge_index, o) == 0)
+			while (o->nr_dead && remove_dead(o))
+				;
 		o->ops->remove(o->self, o->lease);
+	}
 	for (size_t i = 0; i < o->nr_dead; i++)
 		free(o->dead[i]);
 	free(o->dead);

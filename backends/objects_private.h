@@ -16,6 +16,7 @@
 #define USWAP_BACKENDS_OBJECTS_PRIVATE_H
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 
 #include "backends/objects.h"
@@ -24,7 +25,6 @@
 
 #define READS_MAX 256u	/* under way; further ones queue. librados itself would
 			   block a submit from 1024 on */
-#define WRITES_MAX 16u	/* under way; further writers wait */
 #define WRITE_TRIES 3	/* of the same bytes at the same place */
 #define READ_TRIES_EIO 3
 #define HOST_MAX 33
@@ -34,7 +34,21 @@ struct objects_own {
 	uint64_t instance; /* random, never 0 */
 	_Atomic uint64_t next_number;
 };
-#define OBJECTS_KEPT_VERSION 1
+
+#define FOREIGN_MAX 88 /* HOST.INSTANCE.NUMBER, of any host */
+
+struct objects_row {
+	_Atomic uint64_t number; /* 0: not in use */
+	char foreign[FOREIGN_MAX]; /* borrowed: whose; "": our own. Before number */
+};
+_Static_assert(sizeof(struct objects_row) == 96, "96 bytes a segment");
+#define OBJECTS_KEPT_VERSION 2
+
+enum created {
+	CREATED_NOT,
+	CREATED_PERHAPS, /* a write that makes it is under way, or may have landed */
+	CREATED,
+};
 
 enum slot_step { READ_FREE, READ_SENT, READ_RETRY };
 
@@ -74,8 +88,8 @@ struct objects {
 
 	struct kept kept;
 	struct objects_own *own;
-	_Atomic uint64_t *numbers; /* by segment, 0: not in use; kept */
-	_Atomic bool *created;	   /* by segment: the object is there, or may be */
+	struct objects_row *rows; /* by segment; kept */
+	_Atomic uint8_t *created;  /* by segment: enum created */
 	_Atomic uint32_t *written; /* by segment: bytes */
 	_Atomic uint64_t held_bytes; /* their sum */
 	uint64_t first_number;	   /* of this worker's own */
@@ -89,7 +103,6 @@ struct objects {
 	uint32_t nr_fresh;    /* from here on none was ever used */
 	uint32_t *dying;      /* a stack of segments whose object must go */
 	uint32_t nr_dying;
-	uint32_t nr_writes;
 	enum store_state state;
 	char reason[STORE_REASON];
 	bool look;	      /* a read found nothing: is the pool there? */
@@ -108,10 +121,26 @@ struct objects {
 	char **dead;		   /* names of objects to remove: of other instances */
 	size_t nr_dead, max_dead;
 	bool swept_others, swept_ours;
+	uint64_t sweep_due_ns;	   /* again, for the index */
+	/* of those who share, one thread at a time */
+	uint64_t share_rest_ns; /* the index was slow: not asked before */
 };
 
+static inline uint64_t objects_number(const struct objects *o, uint32_t segment)
+{
+	return atomic_load(&o->rows[segment].number);
+}
+
 /* objects.c */
+/* The object that holds a segment, and of a borrowed one the tag and, with "r."
+   in front, the object that says so. */
 void objects_name(const struct objects *o, uint32_t segment, char *name);
+void objects_tag(const struct objects *o, uint32_t segment, char *tag);
+/* A segment without an object; its number is given by objects_use. */
+int objects_take(struct objects *o, uint32_t *segment);
+void objects_use(struct objects *o, uint32_t segment, const char *foreign);
+/* The keeper removes what there is of it. */
+void objects_drop(struct objects *o, uint32_t segment);
 /* Sets state and reason; wakes the keeper where that is news for it. */
 __attribute__((format(printf, 3, 4))) void objects_set_state(struct objects *o,
 							     enum store_state state,
@@ -119,8 +148,21 @@ __attribute__((format(printf, 3, 4))) void objects_set_state(struct objects *o,
 /* What a failed call says about the cluster. */
 void objects_blame(struct objects *o, int error, const char *what);
 void objects_blame_read(struct objects *o, int error);
+/* What is waited for by semaphore: begun, then ended; with a timeout it is
+   cancelled then. The result is as that of done(). */
+struct objects_wait {
+	sem_t ended;
+	int result;
+};
+void objects_begin(struct objects *o, struct object_io *io, struct objects_wait *w);
+int objects_end(struct objects *o, struct object_io *io, unsigned timeout_ms);
 /* Submits an io and waits for its end; with a timeout cancels it then. */
 int objects_io(struct objects *o, struct object_io *io, unsigned timeout_ms);
+
+/* objects_write.c */
+int writes_now(void *self, uint32_t segment, size_t offset, const void *buf, size_t len);
+void writes_start(void *self, struct store_write *write);
+int writes_wait(void *self, struct store_write *write);
 
 /* objects_read.c */
 int reads_init(struct objects *o);
@@ -133,6 +175,18 @@ void reads_resend(struct objects *o, uint64_t now, bool all);
 /* How long the oldest pending one waits. */
 uint64_t reads_oldest_ns(struct objects *o, uint64_t now);
 int reads_now(void *self, uint32_t segment, size_t offset, void *buf, size_t len);
+
+/* objects_share.c */
+extern const struct store_share_ops objects_share;
+/* The index of the epoch, and before; old ones are of no use any more. */
+uint64_t objects_epoch(void);
+bool objects_is_old_index(const char *name);
+/* A name of a segment, as it came from elsewhere. */
+bool objects_is_where(const char *where);
+/* Undoes a borrowing: takes the tag off, then forgets it. tag: of "r.TAG". */
+int objects_give_back(const struct objstore_ops *ops, void *self, const char *foreign, const char *tag);
+/* The same by the name of the object that says so. */
+int objects_give_back_by(const struct objstore_ops *ops, void *self, const char *name);
 
 /* objects_keep.c */
 void *objects_keeper(void *arg);

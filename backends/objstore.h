@@ -29,16 +29,27 @@ enum object_kind {
 	OBJECT_READ,
 	OBJECT_WRITE,  /* of an object that must be there */
 	OBJECT_CREATE, /* of one that must not: atomically with the write */
+	OBJECT_PUT,    /* small, whole, there or not */
+	/* One more tag (key) on an object that must be there: it stays until
+	   untag has taken the last one off. Its maker has one from the start,
+	   which is "". Tags are not used twice on one object. */
+	OBJECT_TAG,
+	/* A small value under a key in an object, which is made for it. get: the
+	   value's bytes, -ENOENT for none. */
+	OBJECT_INDEX_PUT,
+	OBJECT_INDEX_GET,
+	OBJECT_INDEX_REMOVE,
 };
 
 /*
- * One ranged read or write. The caller's part stays as it is until done() has
+ * One ranged read or write, or one of the other kinds. The caller's part stays as it is until done() has
  * been called, exactly once, by any thread, also before submit returns. done()
  * only hands over. Afterwards the io may be used again once it is forgotten.
  */
 struct object_io {
 	enum object_kind kind;
 	const char *name;
+	const char *key;
 	uint64_t offset;
 	void *buf;
 	size_t len;
@@ -46,7 +57,7 @@ struct object_io {
 	void (*done)(struct object_io *io, int result);
 	void *arg; /* the caller's */
 
-	void *private[2]; /* the store's; NULL before the first submit */
+	void *private[3]; /* the store's; NULL before the first submit */
 };
 
 struct objstore_ops {
@@ -63,6 +74,9 @@ struct objstore_ops {
 	void (*forget)(void *self, struct object_io *io);
 
 	int (*remove)(void *self, const char *name);
+	/* Takes a tag off; the object goes with the last one. One that has not
+	   that tag (any more) stays as it is. */
+	int (*untag)(void *self, const char *name, const char *tag);
 	/* All names with this prefix; fn's answer other than 0 ends it. */
 	int (*list)(void *self, const char *prefix, int (*fn)(void *arg, const char *name),
 		    void *arg);

@@ -21,6 +21,7 @@
 
 #include "backends/objects.h"
 #include "backends/rados_library.h"
+#include "backends/rados_ops.h"
 #include "common/util.h"
 
 #define XXH_INLINE_ALL
@@ -244,30 +245,7 @@ static void on_complete(rados_completion_t completion, void *arg)
 {
 	struct object_io *io = arg;
 
-	io->done(io, lib->rados_aio_get_return_value(completion));
-}
-
-static int submit_write(struct connection *c, struct object_io *io)
-{
-	rados_write_op_t op = lib->rados_create_write_op();
-	int r;
-
-	if (io->kind == OBJECT_CREATE) {
-		lib->rados_write_op_create(op, LIBRADOS_CREATE_EXCLUSIVE, NULL);
-		lib->rados_write_op_set_alloc_hint2(op, STORE_SEGMENT, io->len,
-					       LIBRADOS_ALLOC_HINT_FLAG_SEQUENTIAL_WRITE |
-						       LIBRADOS_ALLOC_HINT_FLAG_RANDOM_READ |
-						       LIBRADOS_ALLOC_HINT_FLAG_APPEND_ONLY |
-						       LIBRADOS_ALLOC_HINT_FLAG_INCOMPRESSIBLE);
-	} else {
-		lib->rados_write_op_assert_exists(op);
-	}
-	lib->rados_write_op_write(op, io->buf, io->len, io->offset);
-	lib->rados_write_op_set_flags(op, LIBRADOS_OP_FLAG_FADVISE_DONTNEED);
-	r = lib->rados_aio_write_op_operate(op, c->bulk.io, io->private[0], io->name, NULL,
-				       LIBRADOS_OPERATION_NOFLAG);
-	lib->rados_release_write_op(op);
-	return r;
+	io->done(io, rados_ops_result(lib, io, lib->rados_aio_get_return_value(completion)));
 }
 
 static void rados_submit(void *self, struct object_io *io)
@@ -287,9 +265,7 @@ static void rados_submit(void *self, struct object_io *io)
 		io->done(io, r);
 		return;
 	}
-	r = io->kind == OBJECT_READ ? lib->rados_aio_read(c->fault.io, io->name, io->private[0], io->buf,
-						     io->len, io->offset) :
-				      submit_write(c, io);
+	r = rados_ops_start(lib, io->kind == OBJECT_READ ? c->fault.io : c->bulk.io, io);
 	if (r < 0)
 		io->done(io, r);
 }
@@ -311,9 +287,11 @@ static void rados_forget(void *self, struct object_io *io)
 	(void)self;
 	if (io->private[0])
 		lib->rados_aio_release(io->private[0]);
+	if (io->private[2])
+		lib->rados_omap_get_end(io->private[2]);
 	if (c)
 		atomic_fetch_sub(&c->users, 1);
-	io->private[0] = io->private[1] = NULL;
+	io->private[0] = io->private[1] = io->private[2] = NULL;
 }
 
 /* ---- what the keeper waits for ---- */
@@ -326,6 +304,11 @@ static rados_ioctx_t bulk(void *self)
 static int rados_remove_object(void *self, const char *name)
 {
 	return lib->rados_remove(bulk(self), name);
+}
+
+static int rados_untag(void *self, const char *name, const char *tag)
+{
+	return rados_ops_untag(lib, bulk(self), name, tag);
 }
 
 static int rados_list(void *self, const char *prefix, int (*fn)(void *arg, const char *name),
@@ -447,6 +430,7 @@ static const struct objstore_ops rados_ops = {
 	.cancel = rados_cancel,
 	.forget = rados_forget,
 	.remove = rados_remove_object,
+	.untag = rados_untag,
 	.list = rados_list,
 	.get = rados_get,
 	.put = rados_put,

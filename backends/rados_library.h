@@ -14,6 +14,7 @@
 	X(rados_aio_create_completion2) \
 	X(rados_aio_get_return_value) \
 	X(rados_aio_read) \
+	X(rados_aio_read_op_operate) \
 	X(rados_aio_is_complete) \
 	X(rados_aio_release) \
 	X(rados_aio_wait_for_complete) \
@@ -25,7 +26,9 @@
 	X(rados_conf_set) \
 	X(rados_connect) \
 	X(rados_create2) \
+	X(rados_create_read_op) \
 	X(rados_create_write_op) \
+	X(rados_exec) \
 	X(rados_getaddrs) \
 	X(rados_ioctx_create) \
 	X(rados_ioctx_destroy) \
@@ -35,7 +38,11 @@
 	X(rados_nobjects_list_close) \
 	X(rados_nobjects_list_next) \
 	X(rados_nobjects_list_open) \
+	X(rados_omap_get_end) \
+	X(rados_omap_get_next) \
 	X(rados_read) \
+	X(rados_read_op_omap_get_vals_by_keys) \
+	X(rados_release_read_op) \
 	X(rados_release_write_op) \
 	X(rados_remove) \
 	X(rados_set_pool_full_try) \
@@ -44,9 +51,13 @@
 	X(rados_write_full) \
 	X(rados_write_op_assert_exists) \
 	X(rados_write_op_create) \
+	X(rados_write_op_exec) \
+	X(rados_write_op_omap_rm_keys) \
+	X(rados_write_op_omap_set) \
 	X(rados_write_op_set_alloc_hint2) \
 	X(rados_write_op_set_flags) \
-	X(rados_write_op_write)
+	X(rados_write_op_write) \
+	X(rados_write_op_write_full)
 
 struct rados_library {
 #define RADOS_MEMBER(name) __typeof__(name) *name;

@@ -20,6 +20,9 @@
 #define SEGMENT_USED (1u << 31)
 #define SEGMENT_WRITTEN(word) ((word) & ~SEGMENT_USED)
 
+#define WRITE_TRIES 3
+#define READ_RECENT_NS (20 * 1000000ull)
+
 struct latency {
 	_Atomic uint64_t total_ns;
 	_Atomic uint64_t bucket[STORE_LATENCY_BUCKETS];
@@ -36,6 +39,7 @@ struct store {
 	_Atomic uint64_t read_bytes;
 	_Atomic uint64_t errors[STORE_ERROR_KINDS];
 	_Atomic uint32_t pending; /* reads */
+	_Atomic uint64_t read_ns; /* when one that was submitted last ended */
 	struct latency read, write;
 };
 
@@ -190,28 +194,65 @@ static bool is_readable(struct store *store, uint32_t segment, size_t offset, si
 	       len <= SEGMENT_WRITTEN(word) - offset;
 }
 
-int store_write(struct store *store, uint32_t segment, size_t offset, const void *buf, size_t len)
+/* A place that may be written? An offset is written at most once; a write that
+   failed may be repeated, with the same bytes. */
+static bool is_writable(struct store *store, uint32_t segment, size_t offset, size_t len)
 {
 	uint32_t word = segment_word(store, segment);
-	uint64_t start;
-	int r;
 
-	if (!(word & SEGMENT_USED) || !len || offset > STORE_SEGMENT ||
-	    len > STORE_SEGMENT - offset)
-		return failed(store, -EINVAL);
-	/* An offset is written at most once. A write that failed may be
-	   repeated, with the same bytes. */
-	if (offset < SEGMENT_WRITTEN(word))
-		return failed(store, -EINVAL);
-	start = start_time(store);
-	r = store->ops->write(store->self, segment, offset, buf, len);
-	if (r)
-		return failed(store, r);
+	return word & SEGMENT_USED && len && offset <= STORE_SEGMENT && len <= STORE_SEGMENT - offset &&
+	       offset >= SEGMENT_WRITTEN(word);
+}
+
+static int written(struct store *store, uint32_t segment, size_t offset, size_t len, uint64_t start)
+{
 	took(&store->write, start);
 	atomic_store_explicit(&store->words[segment], SEGMENT_USED | (uint32_t)(offset + len),
 			      memory_order_release);
 	count(&store->written_bytes, len);
 	return 0;
+}
+
+int store_write(struct store *store, uint32_t segment, size_t offset, const void *buf, size_t len)
+{
+	uint64_t start;
+	int r;
+
+	if (!is_writable(store, segment, offset, len))
+		return failed(store, -EINVAL);
+	start = start_time(store);
+	r = store->ops->write(store->self, segment, offset, buf, len);
+	return r ? failed(store, r) : written(store, segment, offset, len, start);
+}
+
+void store_write_start(struct store *store, struct store_write *w)
+{
+	w->start_ns = start_time(store);
+	w->result = is_writable(store, w->segment, w->offset, w->len) ? 0 : -EINVAL;
+	if (!w->result && store->ops->write_start)
+		store->ops->write_start(store->self, w);
+}
+
+/* As often as there is hope, where the backend does it one by one. */
+static int write_now(struct store *store, const struct store_write *w)
+{
+	int r = -ETIMEDOUT;
+
+	for (unsigned i = 0; r == -ETIMEDOUT && i < WRITE_TRIES; i++) {
+		if (i)
+			failed(store, r);
+		r = store->ops->write(store->self, w->segment, w->offset, w->buf, w->len);
+	}
+	return r;
+}
+
+int store_write_wait(struct store *store, struct store_write *w)
+{
+	int r = w->result;
+
+	if (!r)
+		r = store->ops->write_wait ? store->ops->write_wait(store->self, w) : write_now(store, w);
+	return r ? failed(store, r) : written(store, w->segment, w->offset, w->len, w->start_ns);
 }
 
 int store_read(struct store *store, uint32_t segment, size_t offset, void *buf, size_t len)
@@ -255,11 +296,20 @@ void store_read_done(struct store_read *read, int result, const void *data)
 	} else {
 		took(&store->read, read->start_ns);
 		count(&store->read_bytes, read->len);
+		atomic_store_explicit(&store->read_ns, read->start_ns ? now_ns() : 0, memory_order_relaxed);
 	}
 	/* First done, as store_close waits for the count; nobody closes a store
 	   from a read's end. */
 	read->done(read);
 	atomic_fetch_sub_explicit(&store->pending, 1, memory_order_release);
+}
+
+bool store_is_read(struct store *store)
+{
+	uint64_t at = atomic_load_explicit(&store->read_ns, memory_order_relaxed);
+
+	return atomic_load_explicit(&store->pending, memory_order_relaxed) ||
+	       (at && now_ns() - at < READ_RECENT_NS);
 }
 
 void store_read_cancel(struct store *store, struct store_read *read)
@@ -293,6 +343,32 @@ int store_segment_adopt(struct store *store, uint32_t segment, size_t written)
 			      memory_order_release);
 	count(&store->segments, 1);
 	return 0;
+}
+
+const struct store_share_ops *store_share(const struct store *store)
+{
+	return store->ops->share;
+}
+
+int store_borrow(struct store *store, const char *where, uint32_t *segment)
+{
+	int r = store->ops->share ? store->ops->share->borrow(store->self, where, segment) : -EOPNOTSUPP;
+
+	if (r)
+		return failed(store, r);
+	assert(*segment < store->capacity);
+	assert(!atomic_load_explicit(&store->words[*segment], memory_order_relaxed));
+	/* All of it may be read, nothing written. */
+	atomic_store_explicit(&store->words[*segment], SEGMENT_USED | (uint32_t)STORE_SEGMENT,
+			      memory_order_release);
+	count(&store->segments, 1);
+	return 0;
+}
+
+void store_publish(struct store *store, uint32_t segment, const struct store_hint *hints, unsigned n)
+{
+	if (store->ops->share && n && segment_word(store, segment) & SEGMENT_USED)
+		store->ops->share->publish(store->self, segment, hints, n);
 }
 
 void store_adopt_done(struct store *store)

@@ -123,12 +123,64 @@ struct store_read {
 	uintptr_t private[2];
 };
 
+/*
+ * One write that is waited for later, so that several are under way at a time.
+ * Embedded in what it is for; all of it and the bytes stay as they are from
+ * store_write_start until store_write_wait, both by one thread at a time, which
+ * waits for those of one segment in the order in which they began.
+ */
+struct store_write {
+	uint32_t segment;
+	uint32_t offset;
+	uint32_t len;
+	const void *buf;
+
+	/* the wrapper's */
+	uint64_t start_ns;
+	int result; /* other than 0: it has ended already */
+	/* the backend's */
+	void *private;
+};
+
+/*
+ * Sharing between hosts. An index, common to all who use the place, says where
+ * pages may be that are like ours; a segment of another host can be borrowed: it
+ * is read like our own, never written, and stays until it is freed here, whatever
+ * becomes of its owner. The index only hints: what it says may be wrong, out of
+ * date or not there, and is told to nobody but who asks.
+ */
+#define STORE_KEY 16   /* of the index: whose pages these are is in it */
+#define STORE_WHERE 96 /* names a segment, of any host */
+
+struct store_hint {
+	unsigned char key[STORE_KEY];
+	char where[STORE_WHERE]; /* "": not found */
+	uint32_t number;	 /* the user's: which part of it */
+};
+
+/* All of it waits, for half a second at most, and is for threads that may; one
+   at a time. */
+struct store_share_ops {
+	void (*publish)(void *self, uint32_t segment, const struct store_hint *hints, unsigned n);
+	/* Fills in where and number. */
+	void (*find)(void *self, struct store_hint *hints, unsigned n);
+	/* It was wrong. */
+	void (*forget)(void *self, const struct store_hint *hint);
+	/* Bytes of a segment that need not be ours: how many, or negative errno. */
+	int (*read)(void *self, const char *where, size_t offset, void *buf, size_t len);
+	int (*borrow)(void *self, const char *where, uint32_t *segment);
+};
+
 struct store_ops {
 	const char *name;
 	unsigned caps;					   /* enum store_caps */
 	int (*segment_new)(void *self, uint32_t *segment); /* 0, -ENOSPC, ... */
 	/* All of it or an error; after one, the same bytes may come again. */
 	int (*write)(void *self, uint32_t segment, size_t offset, const void *buf, size_t len);
+	/* Both or none. start waits for no answer; wait ends it, and has by then
+	   repeated it as often as there is hope. None: written when waited for. */
+	void (*write_start)(void *self, struct store_write *write);
+	int (*write_wait)(void *self, struct store_write *write);
 	int (*read)(void *self, uint32_t segment, size_t offset, void *buf, size_t len);
 	/* Memory stores only, else NULL: where the bytes are. The address stays
 	   mapped for the store's life; after segment_free it reads as zeros. */
@@ -149,6 +201,8 @@ struct store_ops {
 	void (*adopt_done)(void *self);
 	void (*segment_free)(void *self, uint32_t segment);
 	uint64_t (*used_bytes)(void *self);
+	/* NULL: nobody else uses the place. */
+	const struct store_share_ops *share;
 	/* NULL: always up. */
 	void (*get_status)(void *self, struct store_status *status);
 	/* No read is pending by then. */
@@ -181,6 +235,12 @@ int64_t store_rados_collect(const char *text, const char *host, const char **err
 
 int store_segment_new(struct store *store, uint32_t *segment);
 int store_write(struct store *store, uint32_t segment, size_t offset, const void *buf, size_t len);
+void store_write_start(struct store *store, struct store_write *write);
+/* A write that timed out is repeated here: no other may take its place. */
+int store_write_wait(struct store *store, struct store_write *write);
+/* Somebody waits for a read, or did a moment ago: who writes in the background
+   should leave it room. */
+bool store_is_read(struct store *store);
 int store_read(struct store *store, uint32_t segment, size_t offset, void *buf, size_t len);
 const void *store_map(struct store *store, uint32_t segment, size_t offset, size_t len);
 void store_read_submit(struct store *store, struct store_read *read);
@@ -189,6 +249,10 @@ void store_read_cancel(struct store *store, struct store_read *read);
 int store_segment_adopt(struct store *store, uint32_t segment, size_t written);
 void store_adopt_done(struct store *store);
 void store_segment_free(struct store *store, uint32_t segment);
+/* NULL, or what to call with store_backend; but borrow and publish so: */
+const struct store_share_ops *store_share(const struct store *store);
+int store_borrow(struct store *store, const char *where, uint32_t *segment);
+void store_publish(struct store *store, uint32_t segment, const struct store_hint *hints, unsigned n);
 void store_get_stats(struct store *store, struct store_stats *stats);
 void store_get_status(struct store *store, struct store_status *status);
 const char *store_name(const struct store *store);
@@ -197,11 +261,12 @@ unsigned store_caps(const struct store *store);
    the background; the store itself does not enforce it. */
 uint64_t store_daily_writes(const struct store *store);
 
+void *store_backend(struct store *store); /* what its ops call self */
+
 /* ---- only for backends ---- */
 
 /* capacity in segments. NULL and errno. */
 struct store *store_new(const struct store_ops *ops, void *self, uint32_t capacity);
-void *store_backend(struct store *store); /* self */
 void store_set_daily_writes(struct store *store, uint64_t bytes);
 /* Ends a read; read is the caller's again. data: NULL for buf. */
 void store_read_done(struct store_read *read, int result, const void *data);

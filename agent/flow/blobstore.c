@@ -99,6 +99,7 @@ struct blobstore *blobstore_free(struct blobstore *bs)
 {
 	if (!bs)
 		return NULL;
+	outgoing_deinit(bs); /* while their segments are there */
 	for (uint32_t i = 0; i < bs->top_segment; i++) {
 		uint64_t place = bs->segments[i].place;
 

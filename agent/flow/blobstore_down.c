@@ -19,10 +19,6 @@
 #define DRAINED_PERCENT 70
 /* Garbage in a slow segment: it is worth the writing below so much life. */
 #define LIVE_PERCENT 60
-/* A write that timed out: the same bytes again, so often. */
-#define WRITE_TRIES 3
-#define PAUSE_MIN_NS (NSEC_PER_SEC / 4)
-#define PAUSE_MAX_NS (60 * NSEC_PER_SEC)
 #define DAY_NS (86400 * NSEC_PER_SEC)
 
 bool mover_init(struct blobstore *bs)
@@ -30,25 +26,20 @@ bool mover_init(struct blobstore *bs)
 	struct mover *m = &bs->mover;
 
 	m->raw = malloc(SEALED_BATCH);
-	m->out = aligned_alloc(STORE_BLOCK, SEALED_BATCH);
 	m->batch = aligned_alloc(STORE_BLOCK, SEALED_BATCH);
 	m->table = malloc(SEALED_RECORDS_MAX * SEALED_RECORD);
-	m->frames = calloc(SEALED_RECORDS_MAX, sizeof(*m->frames));
-	m->from = calloc(SEALED_RECORDS_MAX, sizeof(*m->from));
 	m->seal = seal_new(&bs->key);
-	return m->raw && m->out && m->batch && m->table && m->frames && m->from && m->seal;
+	return m->raw && m->batch && m->table && m->seal && outgoing_init(bs);
 }
 
 void mover_deinit(struct blobstore *bs)
 {
 	struct mover *m = &bs->mover;
 
+	outgoing_deinit(bs);
 	free(m->raw);
-	free(m->out);
 	free(m->batch);
 	free(m->table);
-	free(m->frames);
-	free(m->from);
 	seal_free(m->seal);
 }
 
@@ -110,6 +101,7 @@ static bool is_movable(const struct blobstore *bs, const struct segment *seg)
 {
 	return seg->stream != STREAM_DELTA &&
 	       (seg->state == SEGMENT_SEALED || seg->state == SEGMENT_OPEN) && seg->live && !seg->stays &&
+	       !seg->moving && !seg->pending &&
 	       bs->victim != (uint32_t)(seg - bs->segments) + 1;
 }
 
@@ -161,6 +153,7 @@ static uint32_t pick_poorest(struct blobstore *bs, uint32_t tier)
 		const struct segment *seg = &bs->segments[i];
 
 		if (seg->tier != tier || seg->state != SEGMENT_SEALED || !seg->live || seg->walked ||
+		    seg->moving || seg->pending ||
 		    seg->live * 100ull > seg->fill * (uint64_t)LIVE_PERCENT)
 			continue;
 		if (best && seg->live * best_fill >= best_live * seg->fill)
@@ -189,21 +182,6 @@ static bool begin(struct blobstore *bs, uint32_t victim, uint32_t to, bool colle
 	m->cursor = m->record = m->nr_records = 0;
 	m->left = false;
 	return true;
-}
-
-static void end(struct blobstore *bs)
-{
-	struct mover *m = &bs->mover;
-	struct segment *seg = &bs->segments[m->victim - 1];
-
-	seg->moving = false;
-	if (seg->state == SEGMENT_SEALED && seg->live) { /* damaged, or not to be moved */
-		if (m->collecting)
-			seg->walked = true;
-		else
-			seg->stays = true;
-	}
-	m->victim = 0;
 }
 
 static bool is_over(struct tier *t)
@@ -246,9 +224,11 @@ static bool begin_any(struct blobstore *bs)
 
 /* ---- a batch is put together ---- */
 
-static bool fits(const struct mover *m, uint32_t len)
+static bool fits(struct mover *m, uint32_t len)
 {
-	return m->n < SEALED_RECORDS_MAX && sealed_size(m->n + 1, (uint64_t)m->bytes + len) <= SEALED_BATCH;
+	uint32_t n = outgoing_next(m)->n;
+
+	return n < SEALED_RECORDS_MAX && sealed_size(n + 1, (uint64_t)m->bytes + len) <= SEALED_BATCH;
 }
 
 /* Room for the frame of a blob, which the caller fills; NULL: the batch is
@@ -256,24 +236,27 @@ static bool fits(const struct mover *m, uint32_t len)
 static void *take_frame(struct blobstore *bs, blob_id id, uint64_t loc)
 {
 	struct mover *m = &bs->mover;
+	struct outgoing *out = outgoing_next(m);
 	uint32_t len = blob_loc_len(loc);
 	unsigned char *at = m->raw + m->bytes;
 
 	if (!fits(m, len))
 		return NULL;
-	m->frames[m->n] = (struct sealed_frame){ .hash = blob_hash(bs->blobs, id),
+	out->frames[out->n] = (struct sealed_frame){ .hash = blob_hash(bs->blobs, id),
 						 .id = id,
 						 .kind = (uint16_t)blob_loc_kind(loc),
 						 .len = (uint16_t)len,
 						 .bytes = at };
-	m->from[m->n++] = loc;
+	out->from[out->n++] = loc;
 	m->bytes += len;
 	return at;
 }
 
 static void untake_frame(struct mover *m)
 {
-	m->bytes -= m->frames[--m->n].len;
+	struct outgoing *out = outgoing_next(m);
+
+	m->bytes -= out->frames[--out->n].len;
 }
 
 /* From the memory form. True: the segment's end. Under the lock. */
@@ -392,152 +375,58 @@ static bool gather(struct blobstore *bs)
 	return ended;
 }
 
-/* ---- a batch is written ---- */
-
-static void note_write(struct tier *t, int r, uint32_t bytes)
-{
-	t->write_error = r;
-	if (!r) {
-		t->retry_ns = t->pause_ns = 0;
-		if (store_daily_writes(t->store))
-			t->budget -= bytes;
-		return;
-	}
-	t->pause_ns = t->pause_ns ? MIN(t->pause_ns * 2, PAUSE_MAX_NS) : PAUSE_MIN_NS;
-	t->retry_ns = now_ns() + t->pause_ns;
-}
-
-/* The domain's open segment in the tier the batch goes to, plus one. Under the
-   lock. */
-static int open_segment(struct blobstore *bs, const struct domain *domain, uint32_t *segment)
-{
-	struct mover *m = &bs->mover;
-	uint32_t *open = &bs->tenants[domain->index].open[STREAM_TIER + m->to];
-	int r = *open ? 0 : segment_open(bs, domain, STREAM_TIER + m->to, m->collecting);
-
-	if (!r)
-		*segment = *open - 1;
-	return r;
-}
-
-static int write_batch(struct blobstore *bs, const struct domain *domain, uint32_t segment, uint32_t batch)
-{
-	struct mover *m = &bs->mover;
-	struct segment *seg = &bs->segments[segment];
-	struct sealed_header header = { .batch = batch, .domain = domain->uid, .serial = seg->serial };
-	int r = sealed_write(m->seal, &header, m->frames, m->n, m->out);
-	size_t bytes = (header.used + STORE_BLOCK - 1) & ~(STORE_BLOCK - 1);
-
-	if (r)
-		return r;
-	for (unsigned tries = 0; tries < WRITE_TRIES; tries++) {
-		/* A timeout does not say whether it has landed: only the very
-		   same bytes may follow. */
-		r = store_write(bs->tiers[m->to].store, place_carrier(seg->place), batch * SEALED_BATCH, m->out,
-				bytes);
-		if (r != -ETIMEDOUT)
-			break;
-	}
-	note_write(&bs->tiers[m->to], r, (uint32_t)bytes);
-	if (!r)
-		atomic_fetch_add_explicit(m->collecting ? &bs->tiers[m->to].gc_bytes : &bs->tiers[m->to].in_bytes,
-					  bytes, memory_order_relaxed);
-	return r;
-}
-
-/* The blobs are there now. Those that died meanwhile are garbage from the
-   start. Under the lock. */
-static void change_locations(struct blobstore *bs, struct domain *domain, uint32_t segment, uint32_t batch)
-{
-	struct mover *m = &bs->mover;
-	struct segment *seg = &bs->segments[segment];
-
-	for (uint32_t i = 0; i < m->n; i++) {
-		const struct sealed_frame *f = &m->frames[i];
-		uint64_t loc = blob_loc_make(f->kind, segment, batch * SEALED_BATCH + f->offset, f->len);
-
-		if (!record_is_live(bs, f->id, m->from[i])) {
-			seg->fill += record_size(loc);
-			bs->tiers[m->to].held += record_size(loc);
-			continue;
-		}
-		segment_count(bs, domain, segment, f->kind, record_size(loc));
-		blob_move(bs->blobs, f->id, loc);
-		segment_drop(bs, m->from[i]);
-	}
-}
-
-/* False: it could not be written; everything is where it was. */
-static bool flush(struct blobstore *bs)
-{
-	struct mover *m = &bs->mover;
-	struct domain *domain;
-	uint32_t segment = 0, batch = 0;
-	int r;
-
-	if (!m->n)
-		return true;
-	pthread_mutex_lock(&bs->lock);
-	domain = bs->tenants[bs->segments[m->victim - 1].tenant].domain;
-	assert(domain); /* the victim has live bytes, and only we reap */
-	r = open_segment(bs, domain, &segment);
-	if (!r) {
-		/* This place is used up, whatever becomes of the write. */
-		batch = bs->segments[segment].batches++;
-		bs->entries[segment].batches = batch + 1;
-	} else {
-		note_write(&bs->tiers[m->to], r, 0);
-	}
-	pthread_mutex_unlock(&bs->lock);
-	if (!r)
-		r = write_batch(bs, domain, segment, batch);
-	else
-		segment = UINT32_MAX;
-	pthread_mutex_lock(&bs->lock);
-	if (!r)
-		change_locations(bs, domain, segment, batch);
-	if (segment != UINT32_MAX && (r || batch + 1 == SEALED_BATCHES))
-		segment_seal(bs, segment);
-	pthread_mutex_unlock(&bs->lock);
-	m->n = m->bytes = 0;
-	return !r;
-}
-
 /* ---- */
 
+/* Not this segment's fault: it is tried again, perhaps elsewhere. */
+static void give_up_victim(struct blobstore *bs)
+{
+	struct mover *m = &bs->mover;
+
+	pthread_mutex_lock(&bs->lock);
+	if (m->victim)
+		bs->segments[m->victim - 1].moving = false;
+	m->victim = 0;
+	pthread_mutex_unlock(&bs->lock);
+}
+
+/* One more batch on its way. False: it, or one before it, failed. */
 static bool move_batch(struct blobstore *bs)
 {
 	struct mover *m = &bs->mover;
-	bool ended;
+	struct outgoing *out;
 
-	m->n = m->bytes = 0;
-	ended = gather(bs);
-	if (!flush(bs)) {
-		/* Not this segment's fault: it is tried again, perhaps elsewhere. */
-		pthread_mutex_lock(&bs->lock);
-		if (m->victim)
-			bs->segments[m->victim - 1].moving = false;
-		m->victim = 0;
-		pthread_mutex_unlock(&bs->lock);
+	if (!outgoing_make_place(bs)) {
+		give_up_victim(bs);
 		return false;
 	}
-	pthread_mutex_lock(&bs->lock);
-	if (ended && m->victim) /* else the last blob has left it */
-		end(bs);
-	pthread_mutex_unlock(&bs->lock);
+	if (!m->victim) /* its last blob has left it meanwhile */
+		return true;
+	out = outgoing_next(m);
+	*out = (struct outgoing){ .bytes = out->bytes, .frames = out->frames, .from = out->from,
+				  .victim = m->victim - 1, .to = (uint8_t)m->to, .collecting = m->collecting };
+	m->bytes = 0;
+	out->last = gather(bs);
+	if (!outgoing_start(bs)) {
+		give_up_victim(bs);
+		return false;
+	}
+	if (out->last)
+		m->victim = 0;
 	return true;
 }
 
 bool mover_step(struct blobstore *bs)
 {
-	bool begun = bs->mover.victim != 0;
+	struct mover *m = &bs->mover;
 
-	if (!begun) {
+	if (!m->victim) {
 		pthread_mutex_lock(&bs->lock);
-		begun = begin_any(bs);
+		(void)begin_any(bs);
 		pthread_mutex_unlock(&bs->lock);
 	}
-	return begun && move_batch(bs);
+	if (m->victim)
+		return move_batch(bs);
+	return m->used_out && outgoing_finish(bs);
 }
 
 /* The first tier has no room; then the mover's victim is one of it, if any can
@@ -551,7 +440,8 @@ static bool begin_making_room(struct blobstore *bs)
 
 	pthread_mutex_lock(&bs->lock);
 	needed = t->used_segments + 1 >= t->capacity;
-	if (needed && !bs->mover.victim) {
+	/* What is on its way may be enough. */
+	if (needed && !bs->mover.victim && !bs->mover.used_out) {
 		victim = pick_coldest(bs, 0, UINT32_MAX, now);
 		if (victim)
 			(void)begin(bs, victim, tier_below(bs, 0, bs->segments[victim - 1].tenant, now), false);
@@ -565,10 +455,15 @@ bool mover_make_room(struct blobstore *bs)
 	/* Somebody else may have made some while we waited for the house. */
 	segment_free_empty(bs);
 	for (unsigned failed = 0; begin_making_room(bs);) {
-		if (!bs->mover.victim)
+		bool done;
+		if (bs->mover.victim)
+			done = move_batch(bs);
+		else if (bs->mover.used_out)
+			done = outgoing_finish(bs);
+		else
 			return false;
 		/* One that fails is passed over the next time. */
-		if (!move_batch(bs) && ++failed == bs->nr_tiers)
+		if (!done && ++failed == bs->nr_tiers)
 			return false;
 		segment_free_empty(bs);
 	}

@@ -131,6 +131,7 @@ struct segment {
 	uint8_t state;
 	uint8_t tier;
 	uint8_t batches;
+	uint8_t pending;  /* batches on their way into it */
 	uint8_t stream;
 	bool cold;	  /* being compressed again, or has been */
 	bool walked;	  /* compacted; what is left can't be moved */
@@ -186,6 +187,23 @@ struct tier {
 	_Atomic uint64_t read_error_ns;
 };
 
+/* A batch on its way to a slow tier. Until it is there its blobs are where they
+   were; its victim is pinned, its place counted as pending. The house lock's. */
+struct outgoing {
+	unsigned char *bytes;
+	struct sealed_frame *frames;
+	uint64_t *from; /* their locations */
+	uint32_t n;
+	struct store_write write;
+	uint32_t victim;
+	uint32_t segment, batch; /* where to */
+	uint8_t to;		 /* tier */
+	bool collecting;
+	bool last;	/* of its victim */
+	bool abandoned; /* a batch of the same victim failed */
+};
+#define OUTGOING_MAX 8
+
 /*
  * The mover: takes what lives in one segment, batch by batch, to another tier
  * or (garbage collection) to a better segment of the same one. The house lock's.
@@ -201,13 +219,13 @@ struct mover {
 	unsigned char *batch;
 	unsigned char *table;
 	uint32_t nr_records;
-	/* the batch that is being put together */
-	unsigned char *raw, *out;
-	struct sealed_frame *frames;
-	uint64_t *from;	  /* their locations */
-	uint32_t n, bytes;
+	/* the batch that is being put together: its frames' bytes; the rest is
+	   in the ring's next place */
+	unsigned char *raw;
+	uint32_t bytes;
+	struct outgoing *out; /* a ring of nr_out */
+	uint32_t nr_out, first_out, used_out;
 	struct seal *seal;
-	uint8_t machine[16];
 };
 
 /* What is being compressed again. The house lock's. */
@@ -361,6 +379,31 @@ bool mover_step(struct blobstore *bs);
 /* Makes room in the first tier, whatever its marks say: at least one segment.
    False: it can't. */
 bool mover_make_room(struct blobstore *bs);
+
+/* ---- blobstore_out.c; under the house lock ---- */
+
+bool outgoing_init(struct blobstore *bs);
+/* Waits for those on their way; may be repeated. */
+void outgoing_deinit(struct blobstore *bs);
+/* Where the next batch is put together. */
+static inline struct outgoing *outgoing_next(struct mover *m)
+{
+	return &m->out[(m->first_out + m->used_out) % m->nr_out];
+}
+/* Sends the batch that has been put together on its way. False: it could not be
+   begun; everything is where it was. */
+bool outgoing_start(struct blobstore *bs);
+/* Waits until another one may be begun. False: one failed. */
+bool outgoing_make_place(struct blobstore *bs);
+/* Waits for the oldest one. False: it failed; none is on its way then. */
+bool outgoing_finish(struct blobstore *bs);
+/* The mover has tried, at r: whether the tier takes something. */
+void tier_note_write(struct tier *t, int r, uint32_t bytes);
+
+/* ---- blobstore_segment.c ---- */
+
+/* A batch is not on its way into it any more. Under the lock. */
+void segment_arrived(struct blobstore *bs, uint32_t segment);
 
 /* ---- blobstore_cold.c ---- */
 

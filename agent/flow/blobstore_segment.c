@@ -39,6 +39,14 @@ static void make_empty(struct blobstore *bs, uint32_t segment)
 	seg->moving = false;
 }
 
+static void empty_if_done(struct blobstore *bs, uint32_t segment)
+{
+	const struct segment *seg = &bs->segments[segment];
+
+	if (seg->state == SEGMENT_SEALED && !seg->live && !seg->pending)
+		make_empty(bs, segment);
+}
+
 void segment_seal(struct blobstore *bs, uint32_t segment)
 {
 	struct segment *seg = &bs->segments[segment];
@@ -47,8 +55,16 @@ void segment_seal(struct blobstore *bs, uint32_t segment)
 	assert(seg->state == SEGMENT_OPEN && *open == segment + 1);
 	*open = 0;
 	seg->state = SEGMENT_SEALED;
-	if (!seg->live)
-		make_empty(bs, segment);
+	empty_if_done(bs, segment);
+}
+
+void segment_arrived(struct blobstore *bs, uint32_t segment)
+{
+	struct segment *seg = &bs->segments[segment];
+
+	assert(seg->pending);
+	seg->pending--;
+	empty_if_done(bs, segment);
 }
 
 /* ---- the table ---- */
@@ -196,8 +212,7 @@ void segment_drop(struct blobstore *bs, uint64_t loc)
 	seg->live -= size;
 	tenant->live -= size;
 	tier->live -= size;
-	if (!seg->live && seg->state == SEGMENT_SEALED)
-		make_empty(bs, segment);
+	empty_if_done(bs, segment);
 	if (tenant->live)
 		return;
 	/* The domain owes nothing any more: no segment, and no pointer. */

@@ -39,12 +39,12 @@ static struct domain *hold(struct blobstore *bs, blob_id id)
 /* The frame as it was before it was sealed, in the record's place. */
 static int read_frame(struct blobstore *bs, const struct segment *seg, uint64_t loc, unsigned char *to)
 {
-	struct mover *m = &bs->mover;
+	unsigned char bytes[BLOB_LEN_MAX + SEAL_TAG];
 	uint32_t len = blob_loc_len(loc);
-	int r = store_read(bs->tiers[seg->tier].store, place_carrier(seg->place), blob_loc_offset(loc), m->out,
+	int r = store_read(bs->tiers[seg->tier].store, place_carrier(seg->place), blob_loc_offset(loc), bytes,
 			   len + SEAL_TAG);
 
-	return r ? r : sealed_read_frame(m->seal, seg->serial, blob_loc_offset(loc), m->out, len, to);
+	return r ? r : sealed_read_frame(bs->mover.seal, seg->serial, blob_loc_offset(loc), bytes, len, to);
 }
 
 static void promote(struct blobstore *bs, struct domain *domain, blob_id id)

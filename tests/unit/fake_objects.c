@@ -114,6 +114,78 @@ static const char *path_of(const struct fake_cluster *c, const char *name, char 
 
 /* ---- ranged reads and writes ---- */
 
+/* Tags: a file each, ".t.NAME.TAG"; with none at all there is the maker's. */
+static void tag_path(const struct fake_cluster *c, const char *name, const char *tag, char *path)
+{
+	snprintf(path, 320, "%s/.t.%s.%s", c->dir, name, tag);
+}
+
+static unsigned count_hidden(const struct fake_cluster *c, const char *prefix)
+{
+	DIR *dir = opendir(c->dir);
+	struct dirent *d;
+	unsigned n = 0;
+
+	assert(dir);
+	while ((d = readdir(dir)))
+		n += !strncmp(d->d_name, prefix, strlen(prefix));
+	closedir(dir);
+	return n;
+}
+
+unsigned fake_tags(struct fake_cluster *c, const char *name)
+{
+	char prefix[200];
+
+	snprintf(prefix, sizeof(prefix), ".t.%s.", name);
+	return count_hidden(c, prefix);
+}
+
+static int make_file(const char *path, const void *bytes, size_t len)
+{
+	FILE *f = fopen(path, "w");
+
+	assert(f);
+	fwrite(bytes, 1, len, f);
+	fclose(f);
+	return 0;
+}
+
+static int add_tag(struct fake_cluster *c, const struct object_io *io)
+{
+	char path[320];
+
+	if (access(path_of(c, io->name, path), F_OK))
+		return -ENOENT;
+	if (!fake_tags(c, io->name)) {
+		tag_path(c, io->name, "", path);
+		make_file(path, "", 0);
+	}
+	tag_path(c, io->name, io->key, path);
+	return make_file(path, "", 0);
+}
+
+static int do_index(struct fake_cluster *c, const struct object_io *io)
+{
+	char path[320];
+	ssize_t n;
+	int fd;
+
+	if (io->kind == OBJECT_INDEX_PUT)
+		make_file(path_of(c, io->name, path), "", 0);
+	snprintf(path, sizeof(path), "%s/.f.%s.%s", c->dir, io->name, io->key);
+	if (io->kind == OBJECT_INDEX_PUT)
+		return make_file(path, io->buf, io->len);
+	if (io->kind == OBJECT_INDEX_REMOVE)
+		return unlink(path) && errno != ENOENT ? -errno : 0;
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	n = read(fd, io->buf, io->len);
+	close(fd);
+	return (int)n;
+}
+
 static int do_io(struct fake_cluster *c, struct object_io *io)
 {
 	int flags = io->kind == OBJECT_READ ? O_RDONLY : O_WRONLY;
@@ -121,6 +193,12 @@ static int do_io(struct fake_cluster *c, struct object_io *io)
 	ssize_t n;
 	int fd;
 
+	if (io->kind == OBJECT_TAG)
+		return add_tag(c, io);
+	if (io->kind >= OBJECT_INDEX_PUT)
+		return do_index(c, io);
+	if (io->kind == OBJECT_PUT)
+		return make_file(path_of(c, io->name, path), io->buf, io->len);
 	if (io->kind == OBJECT_CREATE)
 		flags |= O_CREAT | O_EXCL;
 	fd = open(path_of(c, io->name, path), flags | O_CLOEXEC, 0600);
@@ -138,7 +216,12 @@ static void submit(void *self, struct object_io *io)
 {
 	static const enum fake_call calls[] = { [OBJECT_READ] = FAKE_READ,
 						[OBJECT_WRITE] = FAKE_WRITE,
-						[OBJECT_CREATE] = FAKE_CREATE };
+						[OBJECT_CREATE] = FAKE_CREATE,
+						[OBJECT_PUT] = FAKE_PUT,
+						[OBJECT_TAG] = FAKE_TAG,
+						[OBJECT_INDEX_PUT] = FAKE_INDEX,
+						[OBJECT_INDEX_GET] = FAKE_INDEX,
+						[OBJECT_INDEX_REMOVE] = FAKE_INDEX };
 	struct fake_cluster *c = cluster_of(self);
 	struct fake_rule rule;
 	int r;
@@ -237,6 +320,24 @@ static int fake_remove(void *self, const char *name)
 	return rule.error;
 }
 
+static int untag(void *self, const char *name, const char *tag)
+{
+	struct fake_cluster *c = cluster_of(self);
+	struct fake_rule rule = rule_for(c, FAKE_UNTAG);
+	char path[320];
+	bool any;
+
+	if (rule.error && !rule.landed)
+		return rule.error;
+	if (access(path_of(c, name, path), F_OK))
+		return -ENOENT;
+	any = fake_tags(c, name);
+	tag_path(c, name, tag, path);
+	if ((unlink(path) == 0 || (!any && !*tag)) && !fake_tags(c, name))
+		unlink(path_of(c, name, path));
+	return rule.error;
+}
+
 static int list(void *self, const char *prefix, int (*fn)(void *arg, const char *name), void *arg)
 {
 	struct fake_cluster *c = cluster_of(self);
@@ -286,15 +387,8 @@ static int put(void *self, const char *name, const void *buf, size_t len)
 	struct fake_cluster *c = cluster_of(self);
 	struct fake_rule rule = rule_for(c, FAKE_PUT);
 	char path[320];
-	FILE *f;
 
-	if (rule.error)
-		return rule.error;
-	f = fopen(path_of(c, name, path), "w");
-	assert(f);
-	fwrite(buf, 1, len, f);
-	fclose(f);
-	return 0;
+	return rule.error ? rule.error : make_file(path_of(c, name, path), buf, len);
 }
 
 /* ---- the lease; there is one in a test ---- */
@@ -371,6 +465,7 @@ const struct objstore_ops fake_ops = {
 	.cancel = cancel,
 	.forget = forget,
 	.remove = fake_remove,
+	.untag = untag,
 	.list = list,
 	.get = get,
 	.put = put,

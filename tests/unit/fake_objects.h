@@ -20,6 +20,9 @@ enum fake_call {
 	FAKE_PUT,
 	FAKE_LEASE,
 	FAKE_EXPEL,
+	FAKE_TAG,
+	FAKE_UNTAG,
+	FAKE_INDEX,
 	FAKE_CALLS
 };
 
@@ -34,7 +37,8 @@ struct fake_rule {
 struct fake_cluster;
 extern const struct objstore_ops fake_ops;
 
-/* Files in the directory are the objects; it must be there. */
+/* Files in the directory are the objects, those that begin with a dot their tags
+   and index entries; it must be there. */
 struct fake_cluster *fake_new(const char *dir);
 void fake_free(struct fake_cluster *cluster);
 /* A client: the self of fake_ops. Closed by its close(). */
@@ -48,6 +52,8 @@ unsigned fake_held(struct fake_cluster *cluster);
 unsigned fake_calls(struct fake_cluster *cluster, enum fake_call call);
 /* Somebody else's lease, for so long (0: for ever), or none (cookie NULL). */
 void fake_set_lease(struct fake_cluster *cluster, const char *cookie, unsigned ms);
+/* Of an object; 0: its maker's alone. */
+unsigned fake_tags(struct fake_cluster *cluster, const char *name);
 /* Objects whose name begins so. */
 unsigned fake_count(struct fake_cluster *cluster, const char *prefix);
 

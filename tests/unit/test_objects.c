@@ -160,7 +160,7 @@ START_TEST(test_unwritten_segment)
 
 	ck_assert_uint_eq(fake_count(cluster, "s."), 0);
 	store_segment_free(store, segment);
-	ck_assert_uint_eq(fake_calls(cluster, FAKE_REMOVE), 0);
+	ck_assert_uint_eq(fake_calls(cluster, FAKE_UNTAG), 0);
 }
 END_TEST
 
