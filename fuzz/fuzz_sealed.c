@@ -42,7 +42,7 @@ static void read_batch(struct seal *seal, const uint8_t *data, size_t size)
 		if (header.nr_records > SEALED_RECORDS_MAX)
 			abort();
 		table = malloc((size_t)header.nr_records * SEALED_RECORD + 1);
-		if (sealed_read_table(seal, bytes, &header, table) == 0)
+		if (sealed_read_table(seal, seal_key_of(seal), bytes, &header, table) == 0)
 			read_frames(seal, &header, bytes, size, table);
 		free(table);
 	}

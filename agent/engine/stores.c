@@ -93,6 +93,8 @@ struct blobstore *stores_join(struct engine *e, uint32_t max_blobs)
 	struct blobstore *bs = NULL;
 	ssize_t len = read_key(e->settings.key_file, secret);
 
+	if (len > 0)
+		domain_registry_share(e->flow.domains, secret, (size_t)len);
 	if (len >= 0)
 		bs = blobstore_new_tiers(e->stores, e->nr_stores, max_blobs, secret, (size_t)len);
 	explicit_bzero(secret, sizeof(secret));

@@ -17,7 +17,7 @@ struct entries_own {
 };
 _Static_assert(sizeof(struct entries_own) <= KEPT_OWN, "fits the header");
 
-#define ENTRIES_VERSION 1
+#define ENTRIES_VERSION 2
 
 static bool open_tiers(struct blobstore *bs, struct store *const *stores, unsigned nr)
 {
@@ -53,7 +53,7 @@ static bool open_seal(struct blobstore *bs, const void *secret, size_t len)
 		return false;
 	bs->key = own->key;
 	bs->seal = seal_new(&bs->key);
-	return bs->seal && mover_init(bs);
+	return bs->seal && mover_init(bs) && share_init(bs, secret, len);
 }
 
 /* It is held for less than going to sleep and waking up takes: packers that
@@ -107,6 +107,7 @@ struct blobstore *blobstore_free(struct blobstore *bs)
 			store_segment_free(bs->tiers[place_tier(place)].store, place_carrier(place));
 	}
 	blob_table_free(bs->blobs);
+	share_deinit(bs);
 	mover_deinit(bs);
 	cold_deinit(bs);
 	dict_table_free(bs->dicts);
@@ -170,7 +171,7 @@ void segment_unpin(struct segment *seg)
 static int read_slow(struct blobstore *bs, struct codec *codec, uint64_t place, blob_id id, uint64_t loc,
 		     void *page)
 {
-	uint64_t serial = bs->segments[blob_loc_segment(loc)].serial;
+	const struct segment *seg = &bs->segments[blob_loc_segment(loc)];
 	unsigned char bytes[BLOB_LEN_MAX + SEAL_TAG];
 	int r = store_read(bs->tiers[place_tier(place)].store, place_carrier(place), blob_loc_offset(loc),
 			   bytes, blob_loc_len(loc) + SEAL_TAG);
@@ -178,7 +179,7 @@ static int read_slow(struct blobstore *bs, struct codec *codec, uint64_t place, 
 	if (r)
 		return r;
 	pthread_mutex_lock(&bs->seal_lock);
-	r = blobstore_unseal(bs, bs->seal, codec, serial, id, loc, bytes, page);
+	r = blobstore_unseal(bs, bs->seal, codec, seg, id, loc, bytes, page);
 	pthread_mutex_unlock(&bs->seal_lock);
 	return r;
 }

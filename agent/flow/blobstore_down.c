@@ -19,6 +19,9 @@
 #define DRAINED_PERCENT 70
 /* Garbage in a slow segment: it is worth the writing below so much life. */
 #define LIVE_PERCENT 60
+/* Of what we once had of a borrowed one: below, it is copied home and given back.
+   Its owner may need it, and as long as that is so it costs nothing. */
+#define BORROWED_PERCENT 25
 #define DAY_NS (86400 * NSEC_PER_SEC)
 
 bool mover_init(struct blobstore *bs)
@@ -101,7 +104,7 @@ static bool is_movable(const struct blobstore *bs, const struct segment *seg)
 {
 	return seg->stream != STREAM_DELTA &&
 	       (seg->state == SEGMENT_SEALED || seg->state == SEGMENT_OPEN) && seg->live && !seg->stays &&
-	       !seg->moving && !seg->pending &&
+	       !seg->moving && !seg->pending && !seg->borrowed &&
 	       bs->victim != (uint32_t)(seg - bs->segments) + 1;
 }
 
@@ -154,7 +157,7 @@ static uint32_t pick_poorest(struct blobstore *bs, uint32_t tier)
 
 		if (seg->tier != tier || seg->state != SEGMENT_SEALED || !seg->live || seg->walked ||
 		    seg->moving || seg->pending ||
-		    seg->live * 100ull > seg->fill * (uint64_t)LIVE_PERCENT)
+		    seg->live * 100ull > seg->fill * (uint64_t)(seg->borrowed ? BORROWED_PERCENT : LIVE_PERCENT))
 			continue;
 		if (best && seg->live * best_fill >= best_live * seg->fill)
 			continue;
@@ -307,7 +310,7 @@ static int read_batch(struct blobstore *bs)
 	if (!r)
 		r = sealed_read_header(m->batch, header.used, &header);
 	if (!r)
-		r = sealed_read_table(m->seal, m->batch, &header, m->table);
+		r = sealed_read_table(m->seal, seg->key, m->batch, &header, m->table);
 	if (!r)
 		m->nr_records = header.nr_records;
 	return r;
@@ -334,7 +337,7 @@ static bool gather_batch(struct blobstore *bs)
 		to = take_frame(bs, record.id, loc);
 		if (!to)
 			return false;
-		if (sealed_read_frame(m->seal, seg->serial, offset, m->batch + record.offset, record.len, to)) {
+		if (blobstore_open(m->seal, seg, loc, m->batch + record.offset, to)) {
 			untake_frame(m); /* whoever touches it gets to know (INV-7) */
 			m->left = true;
 		}
@@ -363,10 +366,63 @@ static bool gather_sealed(struct blobstore *bs)
 	return true;
 }
 
+int mover_read_frame(struct blobstore *bs, const struct segment *seg, uint64_t loc, void *frame)
+{
+	unsigned char bytes[BLOB_LEN_MAX + SEAL_TAG];
+	int r = store_read(bs->tiers[seg->tier].store, place_carrier(seg->place), blob_loc_offset(loc), bytes,
+			   blob_loc_len(loc) + SEAL_TAG);
+
+	return r ? r : blobstore_open(bs->mover.seal, seg, loc, bytes, frame);
+}
+
+/* The next of our blobs in a borrowed segment, whose records know them by other
+   numbers. 0: none. */
+static uint64_t next_borrowed(struct blobstore *bs, void **to)
+{
+	struct mover *m = &bs->mover;
+	uint64_t found = 0;
+	uint32_t top;
+
+	pthread_mutex_lock(&bs->lock);
+	top = blob_table_top(bs->blobs);
+	for (; m->cursor < top && !found; m->cursor++) {
+		uint64_t loc = blob_loc_of_any(bs->blobs, m->cursor);
+
+		if (!loc || blob_loc_segment(loc) != m->victim - 1 || blob_is_dead(bs->blobs, m->cursor))
+			continue;
+		found = loc;
+		*to = take_frame(bs, m->cursor, loc);
+		if (!*to)
+			break;
+	}
+	pthread_mutex_unlock(&bs->lock);
+	return found;
+}
+
+static bool gather_borrowed(struct blobstore *bs)
+{
+	struct mover *m = &bs->mover;
+	uint64_t loc;
+	void *to;
+
+	m->cursor = MAX(m->cursor, 1u);
+	while ((loc = next_borrowed(bs, &to))) {
+		if (!to)
+			return false;
+		if (mover_read_frame(bs, &bs->segments[m->victim - 1], loc, to)) {
+			untake_frame(m); /* whoever touches it gets to know (INV-7) */
+			m->left = true;
+		}
+	}
+	return true;
+}
+
 static bool gather(struct blobstore *bs)
 {
 	bool ended;
 
+	if (bs->segments[bs->mover.victim - 1].borrowed)
+		return gather_borrowed(bs);
 	if (bs->segments[bs->mover.victim - 1].tier)
 		return gather_sealed(bs);
 	pthread_mutex_lock(&bs->lock);
@@ -405,7 +461,11 @@ static bool move_batch(struct blobstore *bs)
 	*out = (struct outgoing){ .bytes = out->bytes, .frames = out->frames, .from = out->from,
 				  .victim = m->victim - 1, .to = (uint8_t)m->to, .collecting = m->collecting };
 	m->bytes = 0;
-	out->last = gather(bs);
+	/* What other hosts have makes room for more. */
+	for (uint32_t n = 0; !out->last && sealed_size(out->n, m->bytes) < SEALED_BATCH / 2; n = out->n) {
+		out->last = gather(bs);
+		share_frames(bs, out, n);
+	}
 	if (!outgoing_start(bs)) {
 		give_up_victim(bs);
 		return false;

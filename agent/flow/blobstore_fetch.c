@@ -8,12 +8,18 @@
 
 _Static_assert(BLOBSTORE_FETCH_ROOM >= STORE_READ_ROOM(BLOB_LEN_MAX + SEAL_TAG), "the largest frame");
 
-int blobstore_unseal(struct blobstore *bs, struct seal *seal, struct codec *codec, uint64_t serial,
+int blobstore_open(struct seal *seal, const struct segment *seg, uint64_t loc, const void *bytes, void *frame)
+{
+	int r = seal_open_with(seal, seg->key);
+
+	return r ? r : sealed_read_frame(seal, seg->serial, blob_loc_offset(loc), bytes, blob_loc_len(loc), frame);
+}
+
+int blobstore_unseal(struct blobstore *bs, struct seal *seal, struct codec *codec, const struct segment *seg,
 		     blob_id id, uint64_t loc, const void *bytes, void *page)
 {
 	unsigned char frame[BLOB_LEN_MAX];
-	uint32_t len = blob_loc_len(loc);
-	int r = sealed_read_frame(seal, serial, blob_loc_offset(loc), bytes, len, frame);
+	int r = blobstore_open(seal, seg, loc, bytes, frame);
 
 	return r ? r : decode(bs, codec, id, loc, frame, page);
 }
@@ -66,7 +72,7 @@ int blobstore_fetch_page(struct blobstore *bs, struct blobstore_fetch *fetch, st
 	int r = fetch->read.result;
 
 	if (!r)
-		r = blobstore_unseal(bs, seal, codec, fetch->segment->serial, fetch->from, fetch->loc,
+		r = blobstore_unseal(bs, seal, codec, fetch->segment, fetch->from, fetch->loc,
 				     fetch->read.data, is_delta ? base : page);
 	if (!r && is_delta)
 		r = decode_delta(bs, codec, fetch->id, base, page);

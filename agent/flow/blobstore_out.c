@@ -236,6 +236,8 @@ static bool finish_one(struct blobstore *bs, bool first)
 	m->first_out = (m->first_out + 1) % m->nr_out;
 	m->used_out--;
 	pthread_mutex_unlock(&bs->lock);
+	if (out->n && !r)
+		share_tell(bs, out);
 	return !r;
 }
 

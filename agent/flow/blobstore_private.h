@@ -112,8 +112,9 @@ struct segment_entry {
 	uint64_t serial;  /* of a sealed one, unique under the key */
 	uint32_t uid;	  /* the domain's */
 	uint32_t batches; /* of a sealed one: places of batches used up */
+	struct seal_key key; /* of one borrowed from another host; else zeros */
 };
-_Static_assert(sizeof(struct segment_entry) == 32, "32 bytes a segment");
+_Static_assert(sizeof(struct segment_entry) == 88, "88 bytes a segment");
 
 /* Derived: rebuilt from the entries, the blob table and its locations. Guarded
    by the lock but for readers, place, used, and seed and serial, which are
@@ -122,6 +123,7 @@ struct segment {
 	_Atomic uint64_t place; /* as in the entry */
 	uint64_t seed;
 	uint64_t serial;
+	const struct seal_key *key; /* the blobstore's, or of the entry */
 	_Atomic uint32_t readers;
 	_Atomic uint32_t used; /* by the clock: written, or last read */
 	uint32_t tenant;  /* the domain's index */
@@ -137,6 +139,7 @@ struct segment {
 	bool walked;	  /* compacted; what is left can't be moved */
 	bool moving;	  /* the mover's victim */
 	bool stays;	  /* the mover could not move all of it down */
+	bool borrowed;	  /* another host's */
 };
 
 #define TIERS_MAX BLOBSTORE_TIERS_MAX
@@ -252,6 +255,8 @@ struct blobstore {
 	/* One housekeeper at a time; taken before `lock`. */
 	pthread_mutex_t house;
 	struct mover mover;
+	struct share *share; /* with other hosts; NULL: nothing */
+	_Atomic uint64_t borrowed_pages; /* found with another host */
 	_Atomic uint64_t move_down_ns; /* unused for so long: down; 0: only for room */
 	_Atomic uint32_t wanted[WANTED]; /* blobs to be brought up; 0: none */
 	_Atomic bool has_wanted;
@@ -305,8 +310,10 @@ static inline void segment_touch(struct blobstore *bs, struct segment *seg)
 
 /* ---- blobstore_fetch.c ---- */
 
-/* A frame and its tag, as read from a sealed segment: decrypted, decompressed. */
-int blobstore_unseal(struct blobstore *bs, struct seal *seal, struct codec *codec, uint64_t serial,
+/* A frame and its tag, as read from a sealed segment: decrypted into frame. */
+int blobstore_open(struct seal *seal, const struct segment *seg, uint64_t loc, const void *bytes, void *frame);
+/* ... and decompressed. */
+int blobstore_unseal(struct blobstore *bs, struct seal *seal, struct codec *codec, const struct segment *seg,
 		     blob_id id, uint64_t loc, const void *bytes, void *page);
 
 /* ---- blobstore_encode.c: how a page becomes a frame, and back ---- */
@@ -374,6 +381,8 @@ void mover_deinit(struct blobstore *bs);
 /* There is a lower tier that takes what comes from a domain in the first one.
    Under the lock. */
 bool mover_has_way_down(struct blobstore *bs, uint32_t tenant);
+/* One frame, read and decrypted; waits. */
+int mover_read_frame(struct blobstore *bs, const struct segment *seg, uint64_t loc, void *frame);
 /* One batch of what has to move. True: there is more to do. */
 bool mover_step(struct blobstore *bs);
 /* Makes room in the first tier, whatever its marks say: at least one segment.
@@ -400,8 +409,23 @@ bool outgoing_finish(struct blobstore *bs);
 /* The mover has tried, at r: whether the tier takes something. */
 void tier_note_write(struct tier *t, int r, uint32_t bytes);
 
+/* ---- blobstore_share.c; under the house lock ---- */
+
+/* secret: of KeyFile=; none: nothing is shared. False on ENOMEM. */
+bool share_init(struct blobstore *bs, const void *secret, size_t len);
+void share_deinit(struct blobstore *bs);
+/* Of the frames in out from `from` on, those that other hosts have stored are
+   taken from there, and leave it. */
+void share_frames(struct blobstore *bs, struct outgoing *out, uint32_t from);
+/* The batch is there: others may have it. */
+void share_tell(struct blobstore *bs, const struct outgoing *out);
+
 /* ---- blobstore_segment.c ---- */
 
+/* A row for a segment that was borrowed, with what its batches say of it; plus
+   one, 0: no room. Takes the lock itself. */
+uint32_t segment_borrowed(struct blobstore *bs, const struct domain *domain, uint32_t tier, uint32_t carrier,
+			  uint64_t serial, const struct seal_key *key);
 /* A batch is not on its way into it any more. Under the lock. */
 void segment_arrived(struct blobstore *bs, uint32_t segment);
 

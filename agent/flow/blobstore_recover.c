@@ -46,6 +46,8 @@ static bool take_segment(struct blobstore *bs, uint32_t i, struct domain_registr
 	bs->tenants[domain->index].domain = domain;
 	seg->seed = entry->seed;
 	seg->serial = entry->serial;
+	seg->borrowed = entry->key.cipher != SEAL_NONE;
+	seg->key = seg->borrowed ? &entry->key : &bs->key;
 	seg->batches = (uint8_t)entry->batches;
 	seg->tenant = domain->index;
 	seg->tier = (uint8_t)tier;
@@ -122,7 +124,8 @@ static bool count_live(void *ctx, uint32_t id, uint64_t loc)
 	}
 	kind_use(bs, blob_loc_kind(loc));
 	seg->live += size;
-	seg->fill = MAX(seg->fill, MIN(blob_loc_offset(loc) + blob_loc_len(loc), (uint32_t)STORE_SEGMENT));
+	seg->fill = seg->borrowed ? seg->live :
+		MAX(seg->fill, MIN(blob_loc_offset(loc) + blob_loc_len(loc), (uint32_t)STORE_SEGMENT));
 	tenant->live += size;
 	tier_of(bs, seg)->live += size;
 	atomic_fetch_add(&tenant->domain->charged, size);

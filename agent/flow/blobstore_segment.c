@@ -100,7 +100,8 @@ static void write_entry(struct blobstore *bs, uint32_t segment, const struct dom
 	entry->seed = seg->seed;
 	entry->serial = seg->serial;
 	entry->uid = domain->uid;
-	entry->batches = 0;
+	entry->batches = seg->batches;
+	entry->key = seg->borrowed ? *seg->key : (struct seal_key){ .cipher = SEAL_NONE };
 	atomic_store_explicit(&entry->place, place, memory_order_release);
 	atomic_store(&seg->place, place);
 }
@@ -129,9 +130,10 @@ int segment_open(struct blobstore *bs, const struct domain *domain, unsigned str
 	seg->serial = t->slow ? blobstore_next_serial(bs) : 0;
 	seg->tenant = domain->index;
 	seg->tier = (uint8_t)tier;
+	seg->key = &bs->key;
 	seg->fill = 0;
 	seg->batches = 0;
-	seg->walked = seg->stays = seg->cold = false;
+	seg->walked = seg->stays = seg->cold = seg->borrowed = false;
 	seg->stream = (uint8_t)stream;
 	seg->state = SEGMENT_OPEN;
 	atomic_store_explicit(&seg->used, atomic_load_explicit(&bs->clock, memory_order_relaxed),
@@ -140,6 +142,39 @@ int segment_open(struct blobstore *bs, const struct domain *domain, unsigned str
 	bs->tenants[domain->index].open[stream] = segment + 1;
 	t->used_segments++;
 	return 0;
+}
+
+uint32_t segment_borrowed(struct blobstore *bs, const struct domain *domain, uint32_t tier, uint32_t carrier,
+			  uint64_t serial, const struct seal_key *key)
+{
+	struct segment *seg;
+	uint32_t segment;
+	int r;
+
+	pthread_mutex_lock(&bs->lock);
+	r = take_unused(bs, &segment);
+	if (!r) {
+		seg = &bs->segments[segment];
+		assert(seg->state == SEGMENT_UNUSED && !seg->live);
+		seg->seed = domain->seed;
+		seg->serial = serial;
+		seg->key = key;
+		seg->tenant = domain->index;
+		seg->tier = (uint8_t)tier;
+		seg->fill = 0;
+		seg->batches = SEALED_BATCHES;
+		seg->stream = (uint8_t)(STREAM_TIER + tier);
+		seg->walked = seg->stays = seg->cold = false;
+		seg->borrowed = true;
+		seg->pending = 1; /* until something of ours is in it */
+		seg->state = SEGMENT_SEALED;
+		segment_touch(bs, seg);
+		write_entry(bs, segment, domain, place_make(tier, carrier));
+		seg->key = &bs->entries[segment].key;
+		bs->tiers[tier].used_segments++;
+	}
+	pthread_mutex_unlock(&bs->lock);
+	return r ? 0 : segment + 1;
 }
 
 /* ---- records ---- */

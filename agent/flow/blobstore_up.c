@@ -36,17 +36,6 @@ static struct domain *hold(struct blobstore *bs, blob_id id)
 	return domain;
 }
 
-/* The frame as it was before it was sealed, in the record's place. */
-static int read_frame(struct blobstore *bs, const struct segment *seg, uint64_t loc, unsigned char *to)
-{
-	unsigned char bytes[BLOB_LEN_MAX + SEAL_TAG];
-	uint32_t len = blob_loc_len(loc);
-	int r = store_read(bs->tiers[seg->tier].store, place_carrier(seg->place), blob_loc_offset(loc), bytes,
-			   len + SEAL_TAG);
-
-	return r ? r : sealed_read_frame(bs->mover.seal, seg->serial, blob_loc_offset(loc), bytes, len, to);
-}
-
 static void promote(struct blobstore *bs, struct domain *domain, blob_id id)
 {
 	uint64_t loc = blob_loc(bs->blobs, id), new_loc;
@@ -57,7 +46,7 @@ static void promote(struct blobstore *bs, struct domain *domain, blob_id id)
 	/* Only the house moves blobs, and that is us: it stays where it is. What
 	   does not compress is too dear for memory. */
 	if (!seg->tier || blob_loc_kind(loc) == BLOB_RAW || blob_loc_len(loc) > BLOBSTORE_FRAME_MAX ||
-	    read_frame(bs, seg, loc, buf + sizeof(record)))
+	    mover_read_frame(bs, seg, loc, buf + sizeof(record)))
 		return;
 	memcpy(buf, &record, sizeof(record));
 	pthread_mutex_lock(&bs->lock);

@@ -2,10 +2,12 @@
 #include "page/domain.h"
 
 #include <pthread.h>
+#include <string.h>
 #include <sys/random.h>
 
 #include "common/kept.h"
 #include "common/util.h"
+#include "page/seal.h"
 
 #define DOMAINS_VERSION 1
 #define DOMAINS_MAX 65536u
@@ -26,6 +28,8 @@ struct domain_registry {
 	struct kept kept;
 	struct record *records;
 	uint32_t backed; /* records with memory */
+	uint8_t secret[SEAL_HASH]; /* seeds are made from */
+	bool shared;
 };
 
 struct domain_registry *domain_registry_new(void)
@@ -39,6 +43,11 @@ struct domain_registry *domain_registry_new(void)
 		return domain_registry_free(reg);
 	reg->records = reg->kept.base;
 	return reg;
+}
+
+void domain_registry_share(struct domain_registry *reg, const void *secret, size_t len)
+{
+	reg->shared = !seal_hash(secret, len, "uswap domains 1", NULL, 0, reg->secret);
 }
 
 uint32_t domain_recover(struct domain_registry *reg, uint64_t limit)
@@ -106,6 +115,7 @@ struct domain_registry *domain_registry_free(struct domain_registry *reg)
 	if (reg->kept.base)
 		kept_close(&reg->kept);
 	pthread_mutex_destroy(&reg->lock);
+	explicit_bzero(reg->secret, sizeof(reg->secret));
 	free(reg);
 	return NULL;
 }
@@ -142,6 +152,22 @@ static bool index_is_taken(const struct domain_registry *reg, uint32_t index)
 	return false;
 }
 
+static uint64_t make_seed(const struct domain_registry *reg, uint32_t uid)
+{
+	uint8_t hash[SEAL_HASH];
+	uint64_t seed;
+
+	if (reg->shared && !seal_hash(reg->secret, sizeof(reg->secret), "domain", &uid, sizeof(uid), hash)) {
+		memcpy(&seed, hash, sizeof(seed));
+		return seed;
+	}
+	/* Can't fail once the kernel's pool is filled. If it did: hashes are
+	   compared with bytes and within one domain, so nothing breaks. */
+	if (getrandom(&seed, sizeof(seed), 0) != sizeof(seed))
+		seed = now_ns() ^ (uint64_t)(uintptr_t)reg;
+	return seed;
+}
+
 static struct domain *domain_new(struct domain_registry *reg, uint32_t uid, uint64_t limit)
 {
 	struct domain *domain = calloc(1, sizeof(*domain));
@@ -152,10 +178,7 @@ static struct domain *domain_new(struct domain_registry *reg, uint32_t uid, uint
 	while (index_is_taken(reg, domain->index))
 		domain->index++;
 	atomic_init(&domain->limit, limit);
-	/* Can't fail once the kernel's pool is filled. If it did: hashes are
-	   compared with bytes and within one domain, so nothing breaks. */
-	if (getrandom(&domain->seed, sizeof(domain->seed), 0) != sizeof(domain->seed))
-		domain->seed = now_ns() ^ (uint64_t)(uintptr_t)domain;
+	domain->seed = make_seed(reg, uid);
 	if (write_record(reg, domain))
 		return domain;
 	free(domain);

@@ -13,6 +13,7 @@
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct domain {
@@ -30,6 +31,10 @@ struct domain_registry;
 
 struct domain_registry *domain_registry_new(void);
 struct domain_registry *domain_registry_free(struct domain_registry *reg);
+/* From now on the seed of a new domain follows from its uid and this secret, so
+   that hosts which share the secret know each other's hashes. Before the first
+   domain_get. */
+void domain_registry_share(struct domain_registry *reg, const void *secret, size_t len);
 /* After the death of the worker before: the domains that it had, without
    references and charges. Those that get none go with the next domain_get. */
 uint32_t domain_recover(struct domain_registry *reg, uint64_t limit);

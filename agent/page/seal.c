@@ -14,6 +14,7 @@
 
 struct seal {
 	struct seal_key key;
+	uint8_t open_id[SEAL_ID]; /* of the key that `open` has */
 	EVP_CIPHER_CTX *close, *open;
 };
 
@@ -22,16 +23,27 @@ static int fill_random(void *bytes, size_t len)
 	return getrandom(bytes, len, 0) == (ssize_t)len ? 0 : -EIO;
 }
 
-int seal_key_derive(struct seal_key *key, const void *secret, size_t len, const uint8_t id[SEAL_ID])
+int seal_hash(const void *secret, size_t len, const char *purpose, const void *text, size_t text_len,
+	      uint8_t hash[SEAL_HASH])
 {
-	static const char purpose[] = "uswap segments 1";
-	unsigned char text[sizeof(purpose) + SEAL_ID];
+	unsigned char all[128];
+	size_t n = strlen(purpose) + 1;
 	unsigned int got = 0;
 
-	memcpy(text, purpose, sizeof(purpose));
-	memcpy(text + sizeof(purpose), id, SEAL_ID);
-	if (!len || len > INT32_MAX ||
-	    !HMAC(EVP_sha256(), secret, (int)len, text, sizeof(text), key->key, &got) || got != SEAL_KEY)
+	if (!len || len > INT32_MAX || n + text_len > sizeof(all))
+		return -EINVAL;
+	memcpy(all, purpose, n);
+	if (text_len)
+		memcpy(all + n, text, text_len);
+	return HMAC(EVP_sha256(), secret, (int)len, all, n + text_len, hash, &got) && got == SEAL_HASH ?
+		       0 : -EINVAL;
+}
+
+int seal_key_derive(struct seal_key *key, const void *secret, size_t len, const uint8_t id[SEAL_ID])
+{
+	_Static_assert(SEAL_KEY == SEAL_HASH, "the hash is the key");
+
+	if (seal_hash(secret, len, "uswap segments 1", id, SEAL_ID, key->key))
 		return -EINVAL;
 	memmove(key->id, id, SEAL_ID);
 	key->cipher = SEAL_AES_256_GCM;
@@ -57,6 +69,7 @@ struct seal *seal_new(const struct seal_key *key)
 	if (!seal)
 		return NULL;
 	seal->key = *key;
+	memcpy(seal->open_id, key->id, SEAL_ID);
 	if (key->cipher == SEAL_NONE)
 		return seal;
 	seal->close = EVP_CIPHER_CTX_new();
@@ -78,6 +91,16 @@ struct seal *seal_free(struct seal *seal)
 	explicit_bzero(&seal->key, sizeof(seal->key));
 	free(seal);
 	return NULL;
+}
+
+int seal_open_with(struct seal *seal, const struct seal_key *key)
+{
+	if (memcmp(seal->open_id, key->id, SEAL_ID) == 0)
+		return 0;
+	if (!seal->open || EVP_DecryptInit_ex(seal->open, NULL, NULL, key->key, NULL) != 1)
+		return -EIO;
+	memcpy(seal->open_id, key->id, SEAL_ID);
+	return 0;
 }
 
 const struct seal_key *seal_key_of(const struct seal *seal)

@@ -41,12 +41,22 @@ int seal_key_make(struct seal_key *key, const void *secret, size_t len);
 /* The same from a known salt: another host's, or a test's. */
 int seal_key_derive(struct seal_key *key, const void *secret, size_t len, const uint8_t id[SEAL_ID]);
 
+/* HMAC-SHA256 of a purpose and what follows it, under a secret: keys for others
+   than segments, and names that tell nothing. 0 or -EINVAL. */
+#define SEAL_HASH 32
+int seal_hash(const void *secret, size_t len, const char *purpose, const void *text, size_t text_len,
+	      uint8_t hash[SEAL_HASH]);
+
 struct seal;
 
 /* NULL on ENOMEM, or if the library refuses. */
 struct seal *seal_new(const struct seal_key *key);
 struct seal *seal_free(struct seal *seal);
 const struct seal_key *seal_key_of(const struct seal *seal);
+
+/* What seal_open takes for the key from now on: another host's, or its own again.
+   Cheap when it is so already. 0 or -EIO. */
+int seal_open_with(struct seal *seal, const struct seal_key *key);
 
 /* len bytes of plain to len bytes at to and SEAL_TAG bytes at tag; with extra
    bytes that are authenticated only. plain and to may be the same. 0 or -EIO. */

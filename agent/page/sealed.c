@@ -218,14 +218,15 @@ void sealed_get_record(const void *table, uint32_t i, struct sealed_record *reco
 	};
 }
 
-int sealed_read_table(struct seal *seal, const void *bytes, const struct sealed_header *h, void *table)
+int sealed_read_table(struct seal *seal, const struct seal_key *key, const void *bytes,
+		      const struct sealed_header *h, void *table)
 {
 	unsigned char extra[AUTHENTICATED];
 	const unsigned char *b = bytes;
 	struct sealed_record record;
 	uint32_t at = sealed_table_end(h);
 
-	if (h->cipher != seal_key_of(seal)->cipher || memcmp(h->key_id, seal_key_of(seal)->id, SEAL_ID))
+	if (h->cipher != key->cipher || memcmp(h->key_id, key->id, SEAL_ID) || seal_open_with(seal, key))
 		return -EBADMSG;
 	memcpy(extra, b, sizeof(extra));
 	memset(extra + AT_CRC, 0, 4); /* it was not known when the tag was made */

@@ -92,12 +92,12 @@ static inline uint32_t sealed_table_end(const struct sealed_header *header)
 	return SEALED_HEADER + header->nr_records * SEALED_RECORD;
 }
 /*
- * Decrypts the table into table (nr_records * SEALED_RECORD bytes) and checks
+ * Decrypts the table, by that key, into table (nr_records * SEALED_RECORD bytes) and checks
  * that every record lies where a frame may lie, in order. bytes: at least
  * sealed_table_end of them. 0 or -EBADMSG.
  */
-int sealed_read_table(struct seal *seal, const void *bytes, const struct sealed_header *header,
-		      void *table);
+int sealed_read_table(struct seal *seal, const struct seal_key *key, const void *bytes,
+		      const struct sealed_header *header, void *table);
 /* Record i of a table that sealed_read_table has checked. */
 void sealed_get_record(const void *table, uint32_t i, struct sealed_record *record);
 /*

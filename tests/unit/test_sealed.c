@@ -72,7 +72,7 @@ static int read_all(const unsigned char *bytes, size_t len)
 	int good = 0;
 
 	if (sealed_read_header(bytes, len, &h) || h.serial != header.serial || h.batch != header.batch ||
-	    h.nr_records != FRAMES || len < h.used || sealed_read_table(seal, bytes, &h, table))
+	    h.nr_records != FRAMES || len < h.used || sealed_read_table(seal, seal_key_of(seal), bytes, &h, table))
 		return -1;
 	for (uint32_t i = 0; i < h.nr_records; i++) {
 		struct sealed_record r;
@@ -249,7 +249,7 @@ START_TEST(test_keys)
 	ck_assert_int_eq(seal_key_derive(&b, "0123456789abcdef", 16, a.id), 0);
 	ck_assert_mem_eq(a.key, b.key, SEAL_KEY);
 	other = seal_new(&a);
-	ck_assert_int_eq(sealed_read_table(other, batch, &header, copy), -EBADMSG);
+	ck_assert_int_eq(sealed_read_table(other, seal_key_of(other), batch, &header, copy), -EBADMSG);
 	seal_free(other);
 }
 END_TEST
@@ -282,7 +282,7 @@ START_TEST(test_random_batches)
 		ck_assert_int_eq(sealed_write(seal, &h, f, n, batch), 0);
 		ck_assert_int_eq(sealed_read_header(batch, h.used, &h), 0);
 		ck_assert_uint_eq(h.nr_records, n);
-		ck_assert_int_eq(sealed_read_table(seal, batch, &h, table), 0);
+		ck_assert_int_eq(sealed_read_table(seal, seal_key_of(seal), batch, &h, table), 0);
 		for (uint32_t i = 0; i < n; i += 1 + n / 50) {
 			struct sealed_record r;
 
