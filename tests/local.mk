@@ -216,6 +216,7 @@ check_PROGRAMS += \
 	tests/workloads/many_verify \
 	tests/workloads/mremap_verify \
 	tests/workloads/munmap_verify \
+	tests/workloads/odd_verify \
 	tests/workloads/sandbox_verify \
 	tests/workloads/shim_pages \
 	tests/workloads/shim_plain \
@@ -267,6 +268,9 @@ tests_workloads_mremap_verify_LDFLAGS = -pthread
 tests_workloads_munmap_verify_SOURCES = tests/workloads/munmap_verify.c
 tests_workloads_munmap_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_munmap_verify_LDFLAGS = -pthread
+tests_workloads_odd_verify_SOURCES = tests/workloads/odd_verify.c
+tests_workloads_odd_verify_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_odd_verify_LDFLAGS = -pthread
 tests_workloads_sandbox_verify_SOURCES = tests/workloads/sandbox_verify.c
 tests_workloads_sandbox_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_sandbox_verify_LDFLAGS = -pthread
@@ -332,6 +336,7 @@ LIVE_TESTS = \
 	tests/live/test_hostile.sh \
 	tests/live/test_mappings.sh \
 	tests/live/test_never.sh \
+	tests/live/test_odd.sh \
 	tests/live/test_orders.sh \
 	tests/live/test_prefetch.sh \
 	tests/live/test_programs.sh \

@@ -33,8 +33,25 @@ static void send_to_owner(struct batch *b, enum batch_step step)
 	mailbox_send(&session_owner(b->session)->box, &b->mail);
 }
 
+/* A mutex was taken while its page left: the page is asked for, and nothing more
+   leaves until it was looked for again; once for each page, so that one that
+   can't come holds nothing up. 1: one is on its way, or negative errno. */
+static int read_threads(struct session *s)
+{
+	uint64_t before = atomic_load(&s->wanted_vpn), missing;
+	int r = mappings_read_threads(&s->mappings, s->fds.mem, s->fds.tasks, s->pid);
+
+	if (r < 0)
+		return r;
+	missing = s->mappings.missing >> PAGE_SHIFT;
+	atomic_store(&s->wanted_vpn, missing);
+	if (missing)
+		notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_WANTED);
+	return missing && missing != before;
+}
+
 /* Which mappings, which thread blocks: anew when it is time. */
-static bool refresh_mappings(struct worker *w, struct session *s, uint64_t now)
+static int refresh_mappings(struct worker *w, struct session *s, uint64_t now)
 {
 	uint64_t age = now - s->mappings_ns;
 
@@ -43,12 +60,12 @@ static bool refresh_mappings(struct worker *w, struct session *s, uint64_t now)
 		now = now_ns();
 		s->mappings_locked = session_read_locked(s);
 		if (mappings_read(&s->mappings, s->fds.smaps, s->attach.never, s->attach.nr_never) < 0)
-			return false;
+			return -EIO;
 		s->mappings_started_ns = now;
 		s->mappings_ns = now_ns();
 		s->mappings_cost_ns = s->mappings_ns - now;
 	}
-	return mappings_read_threads(&s->mappings, s->fds.tasks, s->pid) == 0;
+	return read_threads(s);
 }
 
 /* Are the MADV_FREEs over by which pages are barred? */
@@ -64,6 +81,8 @@ static void look_at_threads(struct worker *w, struct session *s)
 
 void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 {
+	int r;
+
 	s->next_tick_ns = now + MIN(w->scan_ns, 250 * 1000000ull);
 	if (s->reporting && s->reporting->ordered && now - s->reporting->ordered_ns > ANSWER_NS) {
 		s->slow_until_ns = now + SLOW_NS;
@@ -80,15 +99,24 @@ void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 	}
 	if (s->busy && s->room_asked)
 		s->next_tick_ns = now + BUSY_NS;
-	if (s->busy || now < s->slow_until_ns ||
-	    (now - s->last_tick_ns < w->scan_ns && !s->evict_order && !s->room_asked))
+	if (s->busy || now < s->slow_until_ns)
+		return;
+	if (s->mappings.missing && read_threads(s) > 0) {
+		s->next_tick_ns = now + BUSY_NS;
+		return;
+	}
+	if (now - s->last_tick_ns < w->scan_ns && !s->evict_order && !s->room_asked)
 		return;
 	quota_set(w, s, now);
 	if (!s->quota && !s->forced)
 		return;
-	if (!refresh_mappings(w, s, now)) {
+	r = refresh_mappings(w, s, now);
+	if (r) {
 		s->quota = 0;
-		evictor_check_order(w, s);
+		if (r < 0)
+			evictor_check_order(w, s);
+		else
+			s->next_tick_ns = now + BUSY_NS;
 		return;
 	}
 	look_at_threads(w, s);

@@ -200,6 +200,8 @@ static void handle_notice(struct owner *o, struct session *s)
 		void_order(o, s);
 	if (bits & SESSION_OWN_CHECK)
 		check(o, s);
+	if (bits & SESSION_OWN_WANTED)
+		prefetch_page(o, s, atomic_load(&s->wanted_vpn));
 	if (bits & (SESSION_OWN_RESTORE | SESSION_OWN_DETACH)) {
 		if (session_state(s) >= SESSION_CLOSING)
 			order_finish(o->flow, &s->restore_order, -ESRCH);

@@ -170,6 +170,8 @@ void fetch_close(struct owner *o, struct session *s);
 /* prefetch.c */
 /* A touch of an evicted page was answered. */
 void prefetch_note(struct owner *o, struct session *s, uint64_t vpn);
+/* This page is to come back, if it is away, though nobody has touched it. */
+void prefetch_page(struct owner *o, struct session *s, uint64_t vpn);
 /* One chunk for each session; true: there is more. */
 bool prefetch_step(struct owner *o);
 void prefetch_forget(struct owner *o, struct session *s);

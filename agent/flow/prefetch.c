@@ -98,6 +98,19 @@ void prefetch_note(struct owner *o, struct session *s, uint64_t vpn)
 	*oldest = (struct ahead_stream){ .next = vpn + 1, .used = s->ahead_clock };
 }
 
+void prefetch_page(struct owner *o, struct session *s, uint64_t vpn)
+{
+	struct ahead_stream *t = &s->ahead[0];
+
+	if (session_state(s) >= SESSION_RESTORING || !slot_is_evicted(slotmap_get(&s->slots, vpn)))
+		return;
+	for (unsigned i = 1; i < SESSION_STREAMS; i++)
+		if (s->ahead[i].used < t->used)
+			t = &s->ahead[i];
+	*t = (struct ahead_stream){ .at = vpn, .to = vpn + 1, .used = s->ahead_clock };
+	put_on_list(o, s);
+}
+
 /* Those in a slow tier are asked for, and come when they come. */
 static unsigned fetch_chunk(struct owner *o, struct session *s, uint64_t vpn, unsigned max)
 {

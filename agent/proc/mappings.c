@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -252,7 +253,51 @@ const struct mapping *mappings_after(const struct mappings *m, uint64_t address)
 	return lo < m->nr ? &m->v[lo] : NULL;
 }
 
-static int hold_thread(struct mappings *m, pid_t tid, bool is_main)
+/* A word of the program that the kernel needs when a thread dies: its page stays,
+   or is to come back. Only where nothing can make us wait for it. 1: it is there,
+   0: it is not, or is none of ours. */
+static int hold_word(struct mappings *m, int mem, uint64_t address, void *value, size_t size)
+{
+	uint64_t page = address & ~(PAGE_BYTES - 1);
+	const struct mapping *map = mappings_after(m, page);
+
+	if (!map || map->start > page)
+		return 0;
+	if (ranges_add(&m->held, page, page + PAGE_BYTES) < 0)
+		return -ENOMEM;
+	if (pread(mem, value, size, (off_t)address) == (ssize_t)size)
+		return 1;
+	m->missing = page;
+	return 0;
+}
+
+/* The robust mutexes that a thread holds, newest first, as far as they lie in
+   memory that may leave: the kernel walks this list when it dies. */
+static int hold_mutexes(struct mappings *m, int mem, uint64_t at)
+{
+	struct robust_list_head head;
+	uint64_t entry, next;
+	uint32_t word;
+	int r = hold_word(m, mem, at, &head, sizeof(head));
+
+	if (r <= 0)
+		return r;
+	if (head.list_op_pending) /* being taken or given back */
+		r = hold_word(m, mem, ((uintptr_t)head.list_op_pending & ~1ull) + (uint64_t)head.futex_offset,
+			      &word, sizeof(word));
+	entry = (uintptr_t)head.list.next & ~1ull;
+	for (unsigned n = 0; r >= 0 && entry != at && n < ROBUST_LIST_LIMIT; n++) {
+		r = hold_word(m, mem, entry + (uint64_t)head.futex_offset, &word, sizeof(word));
+		if (r >= 0)
+			r = hold_word(m, mem, entry, &next, sizeof(next));
+		if (r <= 0)
+			break;
+		entry = next & ~1ull;
+	}
+	return MIN(r, 0);
+}
+
+static int hold_thread(struct mappings *m, int mem, pid_t tid, bool is_main)
 {
 	const struct mapping *map;
 	uint64_t block, from;
@@ -267,10 +312,12 @@ static int hold_thread(struct mappings *m, pid_t tid, bool is_main)
 		return 0;
 	/* The main thread's stack is [stack]; its block lies alone. */
 	from = is_main ? block - PAGE_BYTES : block - MIN(THREAD_STACK_MAX, block - map->start);
-	return ranges_add(&m->held, MAX(from, map->start), block + THREAD_BLOCK_BYTES);
+	if (ranges_add(&m->held, MAX(from, map->start), block + THREAD_BLOCK_BYTES) < 0)
+		return -ENOMEM;
+	return hold_mutexes(m, mem, (uintptr_t)head);
 }
 
-int mappings_read_threads(struct mappings *m, int tasks, pid_t pid)
+int mappings_read_threads(struct mappings *m, int mem, int tasks, pid_t pid)
 {
 	int fd = openat(tasks, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
@@ -282,11 +329,12 @@ int mappings_read_threads(struct mappings *m, int tasks, pid_t pid)
 		return -errno;
 	}
 	m->held.nr = 0;
+	m->missing = 0;
 	while (r == 0 && (entry = readdir(dir))) {
 		long tid = strtol(entry->d_name, NULL, 10);
 
 		if (tid > 0)
-			r = hold_thread(m, (pid_t)tid, (pid_t)tid == pid);
+			r = hold_thread(m, mem, (pid_t)tid, (pid_t)tid == pid);
 	}
 	closedir(dir);
 	return r;

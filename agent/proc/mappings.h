@@ -25,7 +25,8 @@ struct mapping {
 struct mappings {
 	struct mapping *v; /* eligible ones, sorted */
 	size_t nr, room;
-	struct ranges held; /* parts of them that hold thread control blocks and stacks */
+	struct ranges held; /* parts of them that hold thread control blocks, stacks, mutexes */
+	uint64_t missing; /* a page that ought to be held, but is away; 0: none */
 	uint64_t locked_bytes; /* of all mappings: a sign of mlockall */
 	char *text; /* read buffer */
 	size_t text_room;
@@ -47,11 +48,13 @@ int mappings_read(struct mappings *m, int smaps, const struct wire_range *never,
 int mappings_read_flagged(struct mappings *m, int smaps, const char *flag, struct ranges *set);
 /*
  * Reads anew which pages belong to threads: their control blocks (found by
- * get_robust_list, which points into them) and stacks. The kernel writes to
- * those words when a thread dies and can't wait for us then, so they must
- * not be missing. 0 or negative errno: then nothing may leave.
+ * get_robust_list, which points into them), stacks, and the robust mutexes that
+ * they hold. The kernel writes to those words when a thread dies and can't wait
+ * for us then, so they must not be missing. A mutex may have been taken while its
+ * page left: that page is m->missing, and should be brought back.
+ * 0 or negative errno: then nothing may leave.
  */
-int mappings_read_threads(struct mappings *m, int tasks, pid_t pid);
+int mappings_read_threads(struct mappings *m, int mem, int tasks, pid_t pid);
 
 /* The first eligible mapping that ends after address, or NULL. */
 const struct mapping *mappings_after(const struct mappings *m, uint64_t address);

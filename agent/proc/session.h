@@ -77,6 +77,7 @@ enum { /* notices to the owner */
 	SESSION_OWN_DETACH = 1 << 3,  /* bring everything back and let go */
 	SESSION_OWN_ADOPT = 1 << 4,   /* a fork child said hello: session->adoption */
 	SESSION_OWN_REVOKE = 1 << 6,  /* the mover doesn't answer: take its order back */
+	SESSION_OWN_WANTED = 1 << 7,  /* bring session->wanted_vpn back */
 	SESSION_OWN_BURY = 1 << 5,    /* unlisted: confirm that this was the last notice */
 };
 enum { /* notices to the worker */
@@ -237,6 +238,7 @@ struct session {
 	struct session *next_owned;
 
 	/* worker */
+	_Atomic uint64_t wanted_vpn; /* for the owner: a page that must not be away */
 	struct mappings mappings;
 	uint64_t mappings_ns, mappings_started_ns, mappings_cost_ns;
 	uint64_t mappings_locked; /* VmLck before they were read */

@@ -17,6 +17,7 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
+#include <linux/aio_abi.h>
 #include <linux/futex.h>
 
 #define PAGES 64
@@ -397,6 +398,45 @@ static void late(uint64_t seed)
 	close(fd[1]);
 }
 
+/* Requests, their list, buffers and results are all away. */
+static void requests(uint64_t seed)
+{
+	struct iocb *cb = (struct iocb *)(void *)args, **list = (struct iocb **)(void *)(args + 2048);
+	struct io_event *events = (struct io_event *)(void *)(args + WL_PAGE);
+	int fd = scratch_file(O_DIRECT), way;
+	aio_context_t context = 0;
+	size_t i;
+
+	if (fd < 0 || syscall(SYS_io_setup, 8, &context)) {
+		wl_say("no asynchronous direct I/O here: %s", strerror(errno));
+		return;
+	}
+	fresh(seed);
+	for (way = 0; way < 2; way++) {
+		memset(args, 0, 2 * WL_PAGE);
+		for (i = 0; i < 8; i++) {
+			cb[i].aio_fildes = (unsigned)fd;
+			cb[i].aio_lio_opcode = way ? IOCB_CMD_PREAD : IOCB_CMD_PWRITE;
+			cb[i].aio_buf = (uintptr_t)(way ? target : source) + i * 8 * WL_PAGE;
+			cb[i].aio_nbytes = 8 * WL_PAGE;
+			cb[i].aio_offset = (long long)(i * 8 * WL_PAGE);
+			list[i] = &cb[i];
+		}
+		leave("before io_submit");
+		WL_CHECK(syscall(SYS_io_submit, context, 8, list) == 8, "io_submit: %s", strerror(errno));
+		wl_try_evicted(events, 1, 100, 0.3);
+		WL_CHECK(syscall(SYS_io_getevents, context, 8, 8, events, NULL) == 8, "io_getevents: %s",
+			 strerror(errno));
+		for (i = 0; i < 8; i++)
+			WL_CHECK(events[i].res == 8 * (long long)WL_PAGE, "request %zu: %lld", i,
+				 (long long)events[i].res);
+	}
+	same("asynchronous");
+	wl_verify("written asynchronously", source, PAGES, seed);
+	WL_OK(syscall(SYS_io_destroy, context));
+	close(fd);
+}
+
 /* A child looks into its parent's memory, and writes there. */
 static void foreign(uint64_t seed)
 {
@@ -534,6 +574,7 @@ int main(int argc, char **argv)
 	static void (*const part[])(uint64_t) = {
 		files,	 partial, vectors, pipes,	  sockets, futexes,	  mutexes,
 		waiting, late,	  foreign, signal_frames, names,   exec_arguments,
+		requests,
 	};
 	unsigned rounds = (unsigned)wl_arg(argc, argv, 1, 1), round;
 	size_t i;
