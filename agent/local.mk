@@ -76,6 +76,7 @@ agent_libflow_a_SOURCES = \
 	agent/flow/blobstore_out.c \
 	agent/flow/blobstore_private.h \
 	agent/flow/blobstore_recover.c \
+	agent/flow/blobstore_references.c \
 	agent/flow/blobstore_segment.c \
 	agent/flow/blobstore_share.c \
 	agent/flow/blobstore_up.c \
@@ -83,6 +84,7 @@ agent_libflow_a_SOURCES = \
 	agent/flow/blobstore_work.c \
 	agent/flow/event_order.c \
 	agent/flow/events.c \
+	agent/flow/count.c \
 	agent/flow/evict_commit.c \
 	agent/flow/evict_mark.c \
 	agent/flow/evict_pack.c \

@@ -352,7 +352,8 @@ LIVE_TESTS = \
 	tests/live/test_stress.sh \
 	tests/live/test_syscalls.sh \
 	tests/live/test_threads.sh \
-	tests/live/test_tiers.sh
+	tests/live/test_tiers.sh \
+	tests/live/test_verify.sh
 
 CEPH_TESTS = \
 	tests/ceph/test_access.sh \

@@ -23,6 +23,12 @@ static int reply(sd_bus_message *call, const struct engine_verified *v)
 	if (r >= 0)
 		r = append_entry(m, "WrongAccounts", "t", &v->wrong_accounts);
 	if (r >= 0)
+		r = append_entry(m, "WrongReferences", "t", &v->wrong_references);
+	if (r >= 0)
+		r = append_entry(m, "NotFoundPages", "t", &v->not_found);
+	if (r >= 0)
+		r = append_entry(m, "UnsettledPages", "t", &v->unsettled);
+	if (r >= 0)
 		r = sd_bus_message_close_container(m);
 	if (r >= 0)
 		r = sd_bus_message_send(m);

@@ -208,7 +208,9 @@ void engine_reload(struct engine *engine, const struct settings *settings);
 void engine_get_drain_memory(struct engine *engine, uint64_t *needed, uint64_t *available);
 struct engine_verified {
 	uint64_t good, damaged, unread; /* stored pages */
-	uint64_t wrong_accounts;
+	uint64_t wrong_accounts, wrong_references;
+	uint64_t not_found; /* stored pages that their hash does not lead to */
+	uint64_t unsettled; /* ... that are in use all the time: references not compared */
 };
 typedef void (*engine_verified_fn)(void *arg, int status, const struct engine_verified *verified);
 /* Reads all that is stored again. 0, and done is called once, later, from

@@ -231,6 +231,9 @@ bool owner_take_mail(struct owner *o)
 		case FETCH_DONE:
 			fetch_take(o, mail);
 			break;
+		case COUNT_BEGIN:
+			count_take(o, mail);
+			break;
 		case MAIL_STOP:
 			return false;
 		default:
@@ -343,7 +346,7 @@ static void *run(void *arg)
 		if (!owner_take_mail(o))
 			break;
 		wait = owner_run_jobs(o);
-		if (prefetch_step(o))
+		if (prefetch_step(o) | count_step(o))
 			wait = 0;
 		owner_commit_deferred(o);
 		if (o->unquiet)

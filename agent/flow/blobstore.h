@@ -184,11 +184,36 @@ struct blobstore_verified {
 	uint64_t damaged; /* not what was stored, or not there */
 	uint64_t unread;  /* the store does not answer now */
 	uint64_t wrong_accounts;
+	uint64_t not_found; /* by their hash, that should be */
+	uint64_t wrong_references;
+	uint64_t unsettled; /* in use all the time, so their references could not be compared */
 };
 /* Reads all that is stored, which takes its time; -ECANCELED when stop is set.
    A thread of its own. */
 int blobstore_verify(struct blobstore *bs, struct codec *codec, const _Atomic bool *stop,
 		     struct blobstore_verified *verified);
+/*
+ * The references that there are, compared with those that blobs count, beside all
+ * that goes on. A round: begin; add, by any thread, for each slot and whatever else
+ * holds one (staging's forwarders among them; differences it counts itself); end.
+ * What has changed in a round is left to the next one; end returns how many blobs
+ * it could not say yet whether they are right. A count is wrong that was so, and
+ * untouched, in three rounds; the caller lets some time pass between them, since a
+ * page on its way from a packer to its slot has a reference too. top: ids counted
+ * are below, NULL on ENOMEM.
+ */
+struct blobstore_references;
+struct blobstore_references *blobstore_references_new(struct blobstore *bs);
+struct blobstore_references *blobstore_references_free(struct blobstore_references *refs);
+void blobstore_references_begin(struct blobstore_references *refs);
+void blobstore_references_add(struct blobstore_references *refs, blob_id id);
+uint64_t blobstore_references_end(struct blobstore_references *refs);
+/* Adds what has been found, and describes some of what is wrong in text. */
+void blobstore_references_report(const struct blobstore_references *refs, struct blobstore_verified *verified,
+				 char *text, size_t size);
+/* Whoever holds a reference holds it elsewhere now. */
+void blobstore_touch(struct blobstore *bs, blob_id id);
+
 /* Pages unused for so long leave the first tier; 0: only to make room. */
 void blobstore_set_move_down(struct blobstore *bs, uint64_t ns);
 /*

@@ -89,7 +89,9 @@ bool promote_step(struct blobstore *bs)
 		domain = hold(bs, id);
 		if (!domain)
 			continue;
+		bs->promoting = id;
 		promote(bs, domain, id);
+		bs->promoting = 0;
 		blob_unref(bs->blobs, id);
 		done++;
 	}

@@ -49,6 +49,22 @@ static void read_again(struct blobstore *bs, struct codec *codec, struct blobsto
 	}
 }
 
+/* The dedup index. */
+static void check_index(struct blobstore *bs, struct blobstore_verified *v)
+{
+	uint32_t top = 1;
+
+	for (blob_id id = 0; id < top;) {
+		blob_id end = id + IDS_PER_HOLD;
+
+		pthread_mutex_lock(&bs->lock);
+		top = blob_table_top(bs->blobs);
+		for (; id < MIN(end, top); id++)
+			v->not_found += blob_loc_of_any(bs->blobs, id) && !blob_is_indexed(bs->blobs, id);
+		pthread_mutex_unlock(&bs->lock);
+	}
+}
+
 /* What the blobs of each segment sum up to, the dead that still stand in the
    table among them. Under both locks. */
 static void sum_up(struct blobstore *bs, uint64_t *live)
@@ -110,5 +126,6 @@ int blobstore_verify(struct blobstore *bs, struct codec *codec, const _Atomic bo
 		if (*stop)
 			return -ECANCELED;
 	}
+	check_index(bs, v);
 	return check_accounts(bs, v);
 }

@@ -478,3 +478,10 @@ void fetch_deinit(struct owner *o)
 	free(all);
 	o->fetches = NULL;
 }
+
+void fetch_count(struct owner *o, struct blobstore_references *refs)
+{
+	for (unsigned i = 0; o->fetches && i < FETCHES; i++)
+		if (o->fetches->v[i].used)
+			blobstore_references_add(refs, o->fetches->v[i].read.id);
+}

@@ -35,7 +35,13 @@ static void slot_put_ref(void *ctx, slot_t slot)
 	flow_drop(session_owner(ctx)->flow, slot);
 }
 
-const struct slot_refs flow_slot_refs = { .get = slot_get_ref, .put = slot_put_ref };
+static void slot_moved(void *ctx, slot_t slot)
+{
+	if (slot_state(slot) != SLOT_STAGED)
+		blobstore_touch(session_owner(ctx)->flow->blobstore, flow_slot_blob(slot));
+}
+
+const struct slot_refs flow_slot_refs = { .get = slot_get_ref, .put = slot_put_ref, .moved = slot_moved };
 
 void flow_drop(struct flow *flow, slot_t slot)
 {

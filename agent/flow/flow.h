@@ -76,6 +76,7 @@ struct owner {
 	struct fetches *fetches; /* fetch.c; NULL: no tier is slow */
 	struct session *ahead; /* with pages to prefetch, a chunk each turn */
 	int reserve[8];	       /* descriptors kept free for fork children */
+	struct count *count;   /* count.c; NULL: none is under way */
 	uint64_t now;	       /* a moment ago: as of the last message read or mail taken */
 };
 
@@ -166,6 +167,23 @@ int fetch_again(struct owner *o, int wait);
 /* Slots of [vpn, end) are FETCHING no more: they are carried elsewhere. */
 void fetch_forget(struct owner *o, struct session *s, uint64_t vpn, uint64_t end);
 void fetch_close(struct owner *o, struct session *s);
+
+/* How many references slots hold, blob by blob. */
+void fetch_count(struct owner *o, struct blobstore_references *refs);
+
+/* count.c: the owner's slots and fetches, counted for who verifies the store. */
+#define COUNT_BEGIN 151 /* mail.kind: to count_take */
+struct count {
+	struct mail mail;
+	struct blobstore_references *refs;
+	uint64_t session, vpn; /* where it is */
+	uint8_t *seen;	       /* leaves: a bit for each of nr nodes */
+	uint32_t nr;
+	void (*done)(struct count *count); /* hands over; the owner's no more */
+};
+void count_take(struct owner *o, struct mail *mail);
+/* One slice; false: there is nothing (more) to count. */
+bool count_step(struct owner *o);
 
 /* prefetch.c */
 /* A touch of an evicted page was answered. */

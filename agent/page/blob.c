@@ -44,12 +44,19 @@ struct blob_table {
 	uint32_t reaping;   /* dead ones taken off the shared list */
 	_Atomic uint32_t dead; /* any thread pushes, the owner takes all */
 	struct blob_index index;
+	_Atomic uint32_t *marks; /* a bit for each id, address space */
+	_Atomic bool watched;
 	uint32_t unindexed; /* ids from here on will be put into it; 0: all are */
 };
 
 static struct words *words(const struct blob_table *table)
 {
 	return table->kept.own;
+}
+
+static size_t marks_bytes(const struct blob_table *table)
+{
+	return ((size_t)table->max_groups * GROUP_ENTRIES / 8 + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
 }
 
 struct blob_table *blob_table_new(uint32_t max)
@@ -73,7 +80,8 @@ struct blob_table *blob_table_new(uint32_t max)
 	table->entries = table->kept.base;
 	table->max_groups = (uint32_t)(table->kept.bytes / GROUP_BYTES);
 	table->groups = blob_reserve(table->max_groups * sizeof(struct group));
-	if (!blob_index_init(&table->index, table->entries, max) || !table->groups)
+	table->marks = blob_reserve(marks_bytes(table));
+	if (!blob_index_init(&table->index, table->entries, max) || !table->groups || !table->marks)
 		return blob_table_free(table);
 	return table;
 }
@@ -85,6 +93,8 @@ struct blob_table *blob_table_free(struct blob_table *table)
 	blob_index_deinit(&table->index);
 	if (table->groups)
 		munmap(table->groups, table->max_groups * sizeof(struct group));
+	if (table->marks)
+		munmap((void *)table->marks, marks_bytes(table));
 	if (table->kept.base)
 		kept_close(&table->kept);
 	free(table);
@@ -99,22 +109,43 @@ static struct blob_entry *entry_of(const struct blob_table *table, uint32_t id)
 	return &table->entries[id];
 }
 
+/* After the count has changed: whoever does not see the watch here has changed it
+   before the watch began. (Both are sequentially consistent, as it is.) */
+void blob_touch(struct blob_table *table, uint32_t id)
+{
+	if (atomic_load(&table->watched))
+		atomic_fetch_or(&table->marks[id / 32], 1u << id % 32);
+}
+
+void blob_watch(struct blob_table *table, bool on)
+{
+	atomic_store(&table->watched, false);
+	blob_give_back((void *)table->marks, marks_bytes(table));
+	atomic_store(&table->watched, on);
+}
+
+bool blob_was_touched(const struct blob_table *table, uint32_t id)
+{
+	return atomic_load(&table->marks[id / 32]) >> id % 32 & 1;
+}
+
 void blob_ref(struct blob_table *table, uint32_t id)
 {
-	uint32_t old = atomic_fetch_add_explicit(&entry_of(table, id)->refs, 1,
-						 memory_order_relaxed);
+	uint32_t old = atomic_fetch_add(&entry_of(table, id)->refs, 1);
 
 	assert(old && old < BLOB_ID_MAX); /* the caller holds one */
 	(void)old;
+	blob_touch(table, id);
 }
 
 void blob_unref(struct blob_table *table, uint32_t id)
 {
 	struct blob_entry *entry = entry_of(table, id);
-	uint32_t old = atomic_fetch_sub_explicit(&entry->refs, 1, memory_order_acq_rel);
+	uint32_t old = atomic_fetch_sub(&entry->refs, 1);
 	uint32_t head;
 
 	assert(old && !(old & BLOB_DEAD));
+	blob_touch(table, id);
 	if (old != 1)
 		return;
 	/* Ours alone now: nobody raises a count of 0. */
@@ -233,7 +264,8 @@ void blob_publish(struct blob_table *table, uint32_t id, uint64_t hash, uint64_t
 	assert(loc && !atomic_load_explicit(&entry->loc, memory_order_relaxed));
 	entry->hash = hash;
 	atomic_store(&entry->loc, loc);
-	atomic_store_explicit(&entry->refs, 1, memory_order_release);
+	atomic_store(&entry->refs, 1);
+	blob_touch(table, id);
 	if (!table->unindexed || id < table->unindexed)
 		blob_index_add(&table->index, id);
 }
@@ -252,9 +284,8 @@ bool blob_ref_unless_dead(struct blob_table *table, uint32_t id)
 		if (!refs || refs & BLOB_DEAD)
 			return false;
 		assert(refs < BLOB_ID_MAX);
-	} while (!atomic_compare_exchange_weak_explicit(&entry->refs, &refs, refs + 1,
-							memory_order_acquire,
-							memory_order_relaxed));
+	} while (!atomic_compare_exchange_weak(&entry->refs, &refs, refs + 1));
+	blob_touch(table, id);
 	return true;
 }
 
@@ -306,6 +337,7 @@ void blob_free(struct blob_table *table, uint32_t id)
 		blob_index_remove(&table->index, id);
 	atomic_store_explicit(&entry->refs, 0, memory_order_relaxed);
 	atomic_store_explicit(&entry->loc, 0, memory_order_relaxed);
+	blob_touch(table, id);
 	if (!group->nr_free)
 		list_push(table, &table->partial, g);
 	entry_give(table, group, id);
@@ -318,6 +350,19 @@ void blob_free(struct blob_table *table, uint32_t id)
 	group->nr_free = 0;
 	list_push(table, &table->given_back, g);
 	table->resident--;
+}
+
+bool blob_is_indexed(const struct blob_table *table, uint32_t id)
+{
+	uint64_t hash = blob_hash(table, id);
+	uint32_t at = 0;
+
+	if (table->unindexed && id >= table->unindexed)
+		return true;
+	do {
+		at = blob_index_find(&table->index, hash, at);
+	} while (at && at != id);
+	return at;
 }
 
 uint32_t blob_table_top(const struct blob_table *table)

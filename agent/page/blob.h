@@ -114,6 +114,19 @@ void blob_recover_drop(struct blob_table *table, uint32_t id);
 void blob_recover_end(struct blob_table *table, blob_live_fn live, void *ctx);
 bool blob_recover_index(struct blob_table *table, uint32_t n);
 
+/*
+ * For those who compare counts beside all that goes on: while watched, each
+ * reference that is taken or given back, and each blob that comes or goes, marks
+ * its id. A count that no mark stands at has been what it is since the watch
+ * began. touch: the same for a reference that somebody keeps elsewhere now.
+ */
+void blob_watch(struct blob_table *table, bool on);
+bool blob_was_touched(const struct blob_table *table, uint32_t id);
+void blob_touch(struct blob_table *table, uint32_t id);
+/* Under the owner's lock: the blob is found by its hash, or its turn has not come
+   after a restart. */
+bool blob_is_indexed(const struct blob_table *table, uint32_t id);
+
 uint32_t blob_table_top(const struct blob_table *table); /* ids are below */
 uint32_t blob_count(const struct blob_table *table); /* published, dead ones in */
 size_t blob_table_bytes(const struct blob_table *table); /* memory it takes */

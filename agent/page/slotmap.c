@@ -142,3 +142,32 @@ uint64_t slotmap_next(const struct slotmap *map, uint64_t vpn, uint64_t end, uns
 	}
 	return end;
 }
+
+static void count_leaf(const slot_t *slots, slotmap_count_fn see, void *ctx)
+{
+	for (unsigned i = 0; i < LEAF_SLOTS; i++)
+		if (slot_has_reference(slot_load(&slots[i])))
+			see(ctx, slot_load(&slots[i]));
+}
+
+uint64_t slotmap_count(const struct slotmap *map, uint64_t vpn, unsigned leaves, uint8_t *seen, uint32_t nr,
+		       slotmap_count_fn see, void *ctx)
+{
+	while (leaves && vpn < SLOTMAP_VPN_MAX) {
+		uint64_t next;
+		leaf_ref leaf = slot_tree_find(map, vpn, &next);
+
+		if (leaf && *leaf < nr && !(seen[*leaf / 8] >> *leaf % 8 & 1)) {
+			seen[*leaf / 8] |= (uint8_t)(1u << *leaf % 8);
+			count_leaf(leaf_slots(map, leaf), see, ctx);
+			leaves--;
+		}
+		vpn = next;
+	}
+	return vpn;
+}
+
+uint32_t slot_pool_nodes(const struct slot_pool *pool)
+{
+	return atomic_load_explicit(&pool->committed, memory_order_relaxed);
+}

@@ -46,6 +46,8 @@ size_t slot_pool_bytes(const struct slot_pool *pool); /* memory taken */
 struct slot_refs {
 	void (*get)(void *ctx, slot_t slot);
 	void (*put)(void *ctx, slot_t slot);
+	/* It stands elsewhere in the map now; NULL: of no interest. */
+	void (*moved)(void *ctx, slot_t slot);
 };
 
 struct slotmap {
@@ -100,6 +102,16 @@ int slotmap_merge(struct slotmap *map, uint64_t from, uint64_t to, uint64_t n);
  * allowed), or end. Missing leaves are skipped whole.
  */
 uint64_t slotmap_next(const struct slotmap *map, uint64_t vpn, uint64_t end, unsigned mask);
+
+/*
+ * Calls see for each slot with a reference in up to `leaves` leaves from vpn on,
+ * but for leaves whose nodes are marked in seen (a bit a node, nr nodes), and
+ * marks them. Returns where to go on, SLOTMAP_VPN_MAX at the end.
+ */
+typedef void (*slotmap_count_fn)(void *ctx, slot_t slot);
+uint64_t slotmap_count(const struct slotmap *map, uint64_t vpn, unsigned leaves, uint8_t *seen, uint32_t nr,
+		       slotmap_count_fn see, void *ctx);
+uint32_t slot_pool_nodes(const struct slot_pool *pool); /* numbers are below */
 
 /* ---- after the death of the worker that wrote them ---- */
 

@@ -89,6 +89,8 @@ static void move_slot(struct slotmap *map, slot_t *from, slot_t *to)
 	slot_store(to, *from);
 	slot_store(from, 0);
 	slot_put(map, old);
+	if (map->refs->moved && slot_has_reference(*to))
+		map->refs->moved(map->ctx, *to);
 }
 
 static int move_chunk(struct slotmap *map, const struct move *chunk)

@@ -273,6 +273,18 @@ uint32_t staging_forwarded(const struct staging *st, uint32_t index)
 	return st->entries[index].blob;
 }
 
+uint32_t staging_indices(const struct staging *st)
+{
+	return MIN(words(st)->backed, st->nr);
+}
+
+uint32_t staging_forwarder(const struct staging *st, uint32_t index)
+{
+	const struct entry *e = &st->entries[index];
+
+	return (uint32_t)atomic_load(&e->count) ? e->blob : 0;
+}
+
 void staging_trim(struct staging *st, unsigned keep)
 {
 	collect(st);

@@ -45,6 +45,10 @@ void staging_forward(struct staging *st, uint32_t index, uint32_t blob);
 bool staging_is_shared(const struct staging *st, uint32_t index);
 /* How many indices are forwarders. */
 uint32_t staging_forwarders(const struct staging *st);
+/* For those who count: indices are below; the blob that one forwards to, 0 for
+   those that don't or that nobody refers to. Any thread, any index. */
+uint32_t staging_indices(const struct staging *st);
+uint32_t staging_forwarder(const struct staging *st, uint32_t index);
 uint32_t staging_forwarded(const struct staging *st, uint32_t index);
 
 /*

@@ -187,7 +187,8 @@ void engine_dispatch(struct engine *e)
 			finish_orders(e);
 	if (e->verified) {
 		/* with eviction switched off some are damaged */
-		struct engine_verified v = { .good = 401, .damaged = e->enabled ? 0 : 3, .unread = 5 };
+		struct engine_verified v = { .good = 401, .damaged = e->enabled ? 0 : 3, .unread = 5,
+					     .unsettled = 409 };
 		engine_verified_fn done = e->verified;
 
 		e->verified = NULL;
