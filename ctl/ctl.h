@@ -25,7 +25,7 @@ struct ctl {
 	/* options */
 	bool json, pretty, no_legend, bytes;
 	const char *address; /* --address, $USWAP_BUS_ADDRESS or NULL */
-	bool all;	     /* --all of evict and restore */
+	bool all;	     /* --all of orders */
 	uint64_t limit;	     /* --limit of run, 0: none */
 	bool allow_unmanaged;
 	const char *host;    /* --host of gc */
@@ -56,6 +56,8 @@ int verb_stats(struct ctl *ctl, int argc, char *argv[]);
 int verb_list(struct ctl *ctl, int argc, char *argv[]);
 int verb_evict(struct ctl *ctl, int argc, char *argv[]);
 int verb_restore(struct ctl *ctl, int argc, char *argv[]);
+int verb_disable(struct ctl *ctl, int argc, char *argv[]);
+int verb_enable(struct ctl *ctl, int argc, char *argv[]);
 int verb_drain(struct ctl *ctl, int argc, char *argv[]);
 int verb_verify(struct ctl *ctl, int argc, char *argv[]);
 int verb_run(struct ctl *ctl, int argc, char *argv[]);

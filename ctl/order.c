@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* evict, restore, drain: the call waits until the agent has done it; meanwhile
-   its counters are polled and shown, if somebody is looking. */
+   its counters are polled and shown, if somebody is looking. disable, enable:
+   whether anything may leave. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -24,6 +25,8 @@ static const struct kind evict = { "evict",   "Evict", "evicting", "are out",
 				   "evicted", true,    true };
 static const struct kind restore = { "restore",	 "Restore", "restoring", "left",
 				     "restored", true,	    false };
+static const struct kind disable = { .verb = "disable", .all = true };
+static const struct kind enable = { .verb = "enable", .all = true };
 static const struct kind drain = { "drain", "Drain", "restoring",
 				   "left",  "restored; the agent has ended", false, false };
 
@@ -149,6 +152,23 @@ static int carry_out(struct ctl *ctl, const struct kind *kind, const char *path,
 	return code;
 }
 
+static int set_enabled(struct ctl *ctl, const char *path, bool enabled)
+{
+	sd_bus_message *m = ctl_call_new(ctl, path ? path : MANAGER_PATH, "org.freedesktop.DBus.Properties",
+					 "Set");
+	int r;
+
+	if (!m)
+		return CTL_FAILED;
+	r = sd_bus_message_append(m, "ssv", path ? PROCESS_INTERFACE : MANAGER_INTERFACE, "EvictionEnabled",
+				  "b", (int)enabled);
+	if (r < 0) {
+		sd_bus_message_unref(m);
+		return ctl_error(NULL, r);
+	}
+	return ctl_call(ctl, m, NULL);
+}
+
 static int order(struct ctl *ctl, int argc, char *argv[], const struct kind *kind)
 {
 	_cleanup_free_ char *path = NULL;
@@ -160,7 +180,9 @@ static int order(struct ctl *ctl, int argc, char *argv[], const struct kind *kin
 		code = ctl_connect(ctl);
 	if (code == CTL_OK && pid)
 		code = ctl_process_path(ctl, pid, &path);
-	return code == CTL_OK ? carry_out(ctl, kind, path, bytes) : code;
+	if (code != CTL_OK)
+		return code;
+	return kind->method ? carry_out(ctl, kind, path, bytes) : set_enabled(ctl, path, kind == &enable);
 }
 
 int verb_evict(struct ctl *ctl, int argc, char *argv[])
@@ -171,6 +193,16 @@ int verb_evict(struct ctl *ctl, int argc, char *argv[])
 int verb_restore(struct ctl *ctl, int argc, char *argv[])
 {
 	return order(ctl, argc, argv, &restore);
+}
+
+int verb_disable(struct ctl *ctl, int argc, char *argv[])
+{
+	return order(ctl, argc, argv, &disable);
+}
+
+int verb_enable(struct ctl *ctl, int argc, char *argv[])
+{
+	return order(ctl, argc, argv, &enable);
 }
 
 int verb_drain(struct ctl *ctl, int argc, char *argv[])

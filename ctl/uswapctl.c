@@ -82,6 +82,7 @@ static int verb_help(struct ctl *ctl, int argc, char *argv[])
 	       "  list                       one line for each program\n"
 	       "  evict PID|--all [SIZE]     take SIZE of memory out now, or all that can go\n"
 	       "  restore PID|--all          give everything back now\n"
+	       "  disable, enable PID|--all  let nothing leave any more, or again\n"
 	       "  drain                      give everything back, and end the agent\n"
 	       "  verify                     read every stored page again, exit 1 if any is damaged\n"
 	       "  run [--limit=SIZE] [--allow-unmanaged] -- COMMAND [ARG...]\n"
@@ -96,7 +97,7 @@ static int verb_help(struct ctl *ctl, int argc, char *argv[])
 	       "  -n, --no-legend            tables without head and sum\n"
 	       "  -b, --bytes                sizes in bytes\n"
 	       "  --address=ADDRESS          D-Bus address of a bus, or path of a control.sock\n"
-	       "  --all                      evict, restore: all programs\n"
+	       "  --all                      evict, restore, disable, enable: all programs\n"
 	       "  --limit=SIZE               run: resident memory COMMAND is held to\n"
 	       "  --allow-unmanaged          run: run COMMAND even if the agent is not running\n"
 	       "  --host=ID                  gc: the host\n"
@@ -141,6 +142,8 @@ static const struct verb {
 	{ "list", verb_list, 0, false, false },
 	{ "evict", verb_evict, -1, true, false },
 	{ "restore", verb_restore, -1, true, false },
+	{ "disable", verb_disable, -1, true, false },
+	{ "enable", verb_enable, -1, true, false },
 	{ "drain", verb_drain, 0, false, false },
 	{ "verify", verb_verify, 0, false, false },
 	{ "run", verb_run, -1, false, true },

@@ -4,7 +4,7 @@
 
 _uswapctl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb='' i
-	local verbs='status stats list evict restore drain verify run check gc version help'
+	local verbs='status stats list evict restore disable enable drain verify run check gc version help'
 	local opts='--json= --no-legend -n --bytes -b --address= --help --version'
 	local -a words=()
 
@@ -26,7 +26,7 @@ _uswapctl() {
 	'')
 		mapfile -t words < <(compgen -W "$verbs $opts" -- "$cur")
 		;;
-	evict | restore | stats)
+	evict | restore | disable | enable | stats)
 		[ "$verb" = stats ] || opts="--all $opts"
 		mapfile -t words < <(compgen -W "$opts $(uswapctl list -n 2>/dev/null |
 			awk '{ print $1 }')" -- "$cur")

@@ -299,6 +299,11 @@ evicted_command() {
 	return $status
 }
 
+# part NAME: is this part of a test wanted? All are, unless SOAK_PARTS names some.
+part() {
+	[ -z "${SOAK_PARTS:-}" ] || [[ " $SOAK_PARTS " == *" $1 "* ]]
+}
+
 # ---- programs that obey ------------------------------------------------------
 
 # peer_start COMMAND...: a program that says "ready PID", then answers a line for

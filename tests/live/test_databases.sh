@@ -177,6 +177,6 @@ cache() {
 
 live_begin
 agent_start
-cache
-postgresql
+if part memcached; then cache; fi
+if part postgresql; then postgresql; fi
 live_end

@@ -20,9 +20,31 @@ static() {
 	say "a static program runs unmanaged"
 }
 
+# For a debugger: all of it comes back and stays, until it may leave again.
+looked_at() {
+	serve_start 8
+	wait_until 30 "pages to leave" absent_at_least "$SERVED" 80
+	"$CTL" disable "$SERVED_PID" || fail "disable: status $?"
+	"$CTL" restore "$SERVED_PID" >/dev/null || fail "restore: status $?"
+	sleep 0.5
+	[ "$(ask "$SERVED" absent)" = 0 ] || fail "$(ask "$SERVED" absent) pages have left a program that is disabled"
+	[ "$(of_process "$SERVED_PID" registered_bytes)" = 0 ] || fail "something is still registered"
+	"$CTL" enable "$SERVED_PID" || fail "enable: status $?"
+	wait_until 30 "pages to leave again" absent_at_least "$SERVED" 80
+	"$CTL" disable --all || fail "disable --all: status $?"
+	"$CTL" restore --all >/dev/null || fail "restore --all: status $?"
+	sleep 0.3
+	[ "$(ask "$SERVED" absent)" = 0 ] || fail "pages have left with the agent disabled"
+	"$CTL" enable --all || fail "enable --all: status $?"
+	[ "$(ask "$SERVED" verify)" = $((8 * 256)) ] || fail "verify"
+	serve_stop "$SERVED"
+	say "a program that is looked at is all there"
+}
+
 live_begin
 agent_start
 evicted_run odd_verify named sealed collapse keyed robust rseq vfork_chain fork_in_handler descriptors \
 	no_room own_memory
 static
+looked_at
 live_end

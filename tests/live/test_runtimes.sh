@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Language runtimes under continuous eviction: Node and Java programs write
-# what they write without the shim, and CPython's own tests of threads, mmap and
-# garbage collection pass; if SOAK_SECONDS is set, also those of subprocesses,
-# multiprocessing and asyncio, which take many minutes.
+# what they write without the shim, and CPython's own tests of threads, mmap,
+# garbage collection, subprocesses, multiprocessing and asyncio pass: some of them,
+# or all (it takes an hour) if SOAK_SECONDS is set.
 # shellcheck source=tests/live/lib.sh
 . "${srcdir:-.}/tests/live/lib.sh"
 
@@ -108,16 +108,53 @@ write_java() {
 	END
 }
 
-# python_tests SECONDS MODULE [ARG...]
+# python_tests PART SECONDS MODULE [ARG...]
 python_tests() {
-	local limit=$1 status=0
+	local name=$1 limit=$2 status=0
 
-	shift
+	shift 2
+	part "$name" || return 0
 	evicted_command "$limit" env --default-signal=INT,QUIT /usr/bin/python3 -m test "$@" \
 		>"$DIR/python.log" 2>"$DIR/python.err" || status=$?
 	[ $status -eq 0 ] ||
 		fail "python3 -m test $*: status $status: $(grep -E '^(FAIL|ERROR)|Error' "$DIR/python.log" | head -n 10)"
-	say "python3 -m test $1: passed; $(tail -n 1 "$DIR/python.err")"
+	say "python3 -m test $1 ($name): passed; $(tail -n 1 "$DIR/python.err")"
+}
+
+# Some of each: what makes processes, shares memory, waits for sockets.
+python_some() {
+	python_tests mmap 240 test_mmap
+	python_tests gc 240 test_gc -m '*.GCTests.test_[a-f]*' -m GCCallbackTests
+	python_tests thread 240 test_thread
+	python_tests threading 240 test_threading -m ThreadTests -m ThreadJoinOnShutdown \
+		-i test_enumerate_after_join -i '*crash*'
+	python_tests subprocess 240 test_subprocess -m '*.POSIXProcessTestCase.test_[e-p]*'
+	python_tests multiprocessing 240 test_multiprocessing_fork -m '*.WithProcessesTestPool.test_[a-m]*' \
+		-m '*.WithProcessesTestArray.*'
+	python_tests asyncio 240 test_asyncio -m 'test.test_asyncio.test_[q-r]*' \
+		-m '*.SubprocessThreadedWatcherTests.test_[a-c]*'
+}
+
+# All of each, in pieces, but for tests of how long something takes.
+python_all() {
+	local never=(-i '*timeout*' -i '*timing*' -i '*TestWait.*' -i '*timer*' -i '*timed*')
+	local name method module
+
+	python_tests mmap 900 test_mmap
+	python_tests gc 900 test_gc
+	python_tests thread 900 test_thread
+	python_tests threading 900 test_threading "${never[@]}" -i test_enumerate_after_join -i '*crash*'
+	python_tests subprocess 900 test_subprocess "${never[@]}"
+	for method in fork forkserver spawn; do
+		module=test_multiprocessing_$method
+		for name in Processes Threads Manager; do
+			python_tests "$method-$name" 1800 $module "${never[@]}" -m "*.With$name*"
+		done
+		python_tests "$method-others" 1800 $module "${never[@]}" -i '*.With*'
+	done
+	for name in '[a-f]' '[l-r]' 'se' 's[o-s]' 'st' 'su' '[t-w]'; do
+		python_tests "asyncio-$name" 1800 test_asyncio "${never[@]}" -m "test.test_asyncio.test_$name*"
+	done
 }
 
 python_suite() {
@@ -128,33 +165,28 @@ python_suite() {
 	mkdir -p "$DIR/home"
 	export HOME=$DIR/home PYTHONDONTWRITEBYTECODE=1
 	cd "$DIR/home"
-	python_tests 240 test_mmap
-	python_tests 240 test_gc -m 'GCTests.test_[a-f]*' -m 'GCCallbackTests'
-	python_tests 240 test_thread
-	python_tests 240 test_threading -m ThreadTests -m ThreadJoinOnShutdown \
-		-i test_enumerate_after_join -i '*crash*'
 	if [ -n "${SOAK_SECONDS:-}" ]; then
-		python_tests 900 test_subprocess
-		python_tests 1800 test_multiprocessing_forkserver
-		python_tests 1800 test_asyncio
+		python_all
+	else
+		python_some
 	fi
 	cd - >/dev/null
 }
 
 live_begin
 agent_start
-if [ -n "$(type -P node)" ]; then
+if [ -z "$(type -P node)" ]; then
+	say "no node here"
+elif part node; then
 	write_node >"$DIR/work.js"
 	compare node 60 node "$DIR/work.js"
-else
-	say "no node here"
 fi
-if [ -n "$(type -P java)" ]; then
+if [ -z "$(type -P java)" ]; then
+	say "no java here"
+elif part java; then
 	write_java >"$DIR/Work.java"
 	compare java 120 java -Xmx64m -XX:TieredStopAtLevel=1 "$DIR/Work.java"
 	compare java-parallel 120 java -Xmx64m -XX:TieredStopAtLevel=1 -XX:+UseParallelGC -XX:+AlwaysPreTouch "$DIR/Work.java"
-else
-	say "no java here"
 fi
 python_suite
 live_end

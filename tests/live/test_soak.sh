@@ -9,6 +9,7 @@
 end=$((SECONDS + ${SOAK_MINUTES:-0} * 60))
 round=0
 
+part mixed || exit 0
 live_begin
 agent_start
 while :; do
