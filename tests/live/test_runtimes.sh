@@ -128,8 +128,8 @@ python_some() {
 	python_tests thread 240 test_thread
 	python_tests threading 240 test_threading -m ThreadTests -m ThreadJoinOnShutdown \
 		-i test_enumerate_after_join -i '*crash*'
-	python_tests subprocess 240 test_subprocess -m '*.POSIXProcessTestCase.test_[e-p]*'
-	python_tests multiprocessing 240 test_multiprocessing_fork -m '*.WithProcessesTestPool.test_[a-m]*' \
+	python_tests subprocess 240 test_subprocess -m '*.POSIXProcessTestCase.test_[e-k]*'
+	python_tests multiprocessing 240 test_multiprocessing_fork -m '*.WithProcessesTestPool.test_[a-i]*' \
 		-m '*.WithProcessesTestArray.*'
 	python_tests asyncio 240 test_asyncio -m 'test.test_asyncio.test_[q-r]*' \
 		-m '*.SubprocessThreadedWatcherTests.test_[a-c]*'
