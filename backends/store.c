@@ -39,6 +39,7 @@ struct store {
 	_Atomic uint64_t read_bytes;
 	_Atomic uint64_t errors[STORE_ERROR_KINDS];
 	_Atomic uint32_t pending; /* reads */
+	_Atomic uint32_t writing; /* begun, not waited for */
 	_Atomic uint64_t read_ns; /* when one that was submitted last ended */
 	struct latency read, write;
 };
@@ -228,6 +229,7 @@ int store_write(struct store *store, uint32_t segment, size_t offset, const void
 void store_write_start(struct store *store, struct store_write *w)
 {
 	w->start_ns = start_time(store);
+	atomic_fetch_add_explicit(&store->writing, 1, memory_order_relaxed);
 	w->result = is_writable(store, w->segment, w->offset, w->len) ? 0 : -EINVAL;
 	if (!w->result && store->ops->write_start)
 		store->ops->write_start(store->self, w);
@@ -252,6 +254,7 @@ int store_write_wait(struct store *store, struct store_write *w)
 
 	if (!r)
 		r = store->ops->write_wait ? store->ops->write_wait(store->self, w) : write_now(store, w);
+	atomic_fetch_sub_explicit(&store->writing, 1, memory_order_relaxed);
 	return r ? failed(store, r) : written(store, w->segment, w->offset, w->len, w->start_ns);
 }
 
@@ -399,6 +402,7 @@ void store_get_stats(struct store *store, struct store_stats *stats)
 		.written_bytes_total =
 			atomic_load_explicit(&store->written_bytes, memory_order_relaxed),
 		.read_bytes_total = atomic_load_explicit(&store->read_bytes, memory_order_relaxed),
+		.writes_pending = atomic_load_explicit(&store->writing, memory_order_relaxed),
 		.reads_pending = atomic_load_explicit(&store->pending, memory_order_relaxed),
 	};
 	for (unsigned i = 0; i < STORE_ERROR_KINDS; i++) {

@@ -74,6 +74,7 @@ struct store_stats {
 	uint64_t errors_total; /* all kinds but STORE_ERROR_SPACE */
 	uint64_t error_total[STORE_ERROR_KINDS];
 	uint32_t reads_pending; /* submitted, not done */
+	uint32_t writes_pending; /* begun, not waited for */
 	struct store_latency read, write; /* of slow stores */
 };
 

@@ -92,6 +92,7 @@ const struct figure_row tier_rows[] = {
 	TIER("WrittenBytesTotal", "written_bytes_total", "bytes written", 't', written),
 	TIER("ReadBytesTotal", "read_bytes_total", "bytes read", 't', read),
 	TIER("ReadsPending", "reads_pending", "reads pending", 't', pending),
+	TIER("WritesPending", "writes_pending", "writes pending", 't', writes_pending),
 	TIER("OldestReadNSec", "oldest_read_ns", "  the oldest waits", 'n', oldest_ns),
 	TIER("ReadP50NSec", "read_p50_ns", "read latency p50", 'n', read_p50_ns),
 	TIER("ReadP99NSec", "read_p99_ns", "read latency p99", 'n', read_p99_ns),
@@ -107,6 +108,8 @@ const struct figure_row tier_rows[] = {
 	TIER("CorruptTotal", "corrupt_total", "pages damaged", 't', corrupt),
 	TIER("MovedInBytesTotal", "moved_in_bytes_total", "written, from the store above", 't', moved_in),
 	TIER("CollectedBytesTotal", "collected_bytes_total", "written, to tidy up", 't', collected),
+	TIER("BorrowedBytes", "borrowed_bytes", "with other hosts", 't', borrowed),
+	TIER("BorrowedPagesTotal", "borrowed_pages_total", "pages found there", 't', borrowed_pages),
 	TIER("DailyLeftBytes", "daily_left_bytes", "may be written today", 't', daily_left),
 };
 const size_t nr_tier_rows = ARRAY_SIZE(tier_rows);

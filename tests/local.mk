@@ -359,6 +359,7 @@ CEPH_TESTS = \
 	tests/ceph/test_access.sh \
 	tests/ceph/test_agent.sh \
 	tests/ceph/test_cluster.sh \
+	tests/ceph/test_dedup.sh \
 	tests/ceph/test_evict.sh \
 	tests/ceph/test_full_pool.sh \
 	tests/ceph/test_hosts.sh \

@@ -74,6 +74,7 @@ static const struct {
 	ENTRY("WrittenBytesTotal", "t", written_bytes_total),
 	ENTRY("ReadBytesTotal", "t", read_bytes_total),
 	ENTRY("ReadsPending", "t", reads_pending),
+	ENTRY("WritesPending", "t", writes_pending),
 	ENTRY("OldestReadNSec", "t", oldest_read_ns),
 	ENTRY("ReadP50NSec", "t", read_p50_ns),
 	ENTRY("ReadP99NSec", "t", read_p99_ns),
@@ -89,6 +90,8 @@ static const struct {
 	ENTRY("CorruptTotal", "t", corrupt_total),
 	ENTRY("MovedInBytesTotal", "t", moved_in_bytes_total),
 	ENTRY("CollectedBytesTotal", "t", collected_bytes_total),
+	ENTRY("BorrowedBytes", "t", borrowed_bytes),
+	ENTRY("BorrowedPagesTotal", "t", borrowed_pages_total),
 	ENTRY("DailyLeftBytes", "t", daily_left_bytes),
 #undef ENTRY
 };

@@ -84,7 +84,7 @@ struct engine_tier {
 	uint64_t dead_bytes; /* garbage in segments */
 	uint64_t segments;
 	uint64_t written_bytes_total, read_bytes_total;
-	uint64_t reads_pending;
+	uint64_t reads_pending, writes_pending;
 	uint64_t oldest_read_ns; /* how long the oldest of them has waited */
 	uint64_t read_p50_ns, read_p99_ns, write_p50_ns, write_p99_ns;
 	uint64_t errors_total; /* the sum of these but the last one */
@@ -94,6 +94,8 @@ struct engine_tier {
 	uint64_t corrupt_total;		/* pages that failed their check */
 	uint64_t moved_in_bytes_total;	/* written because they came down from above */
 	uint64_t collected_bytes_total; /* written to tidy up */
+	uint64_t borrowed_bytes;	/* of the live ones: in segments of other hosts */
+	uint64_t borrowed_pages_total;	/* found there */
 	uint64_t daily_left_bytes;	/* of daily=; UINT64_MAX: no bound */
 };
 #define ENGINE_TIERS 8

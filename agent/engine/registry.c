@@ -270,6 +270,7 @@ static void add_tier(const struct blobstore_tier *t, struct engine_tier *tier)
 		.written_bytes_total = st->written_bytes_total,
 		.read_bytes_total = st->read_bytes_total,
 		.reads_pending = st->reads_pending,
+		.writes_pending = st->writes_pending,
 		.oldest_read_ns = t->status.oldest_read_ns,
 		.read_p50_ns = store_latency_quantile_ns(&st->read, 0.5),
 		.read_p99_ns = store_latency_quantile_ns(&st->read, 0.99),
@@ -285,6 +286,8 @@ static void add_tier(const struct blobstore_tier *t, struct engine_tier *tier)
 		.corrupt_total = t->corrupt_total,
 		.moved_in_bytes_total = t->moved_in_bytes_total,
 		.collected_bytes_total = t->collected_bytes_total,
+		.borrowed_bytes = t->borrowed_bytes,
+		.borrowed_pages_total = t->borrowed_pages_total,
 		.daily_left_bytes = t->daily_left_bytes,
 	};
 	snprintf(tier->reason, sizeof(tier->reason), "%s", t->reason);

@@ -447,6 +447,8 @@ static void add_tier_stats(struct blobstore *bs, struct blobstore_stats *stats)
 					      .moved_in_bytes_total = tier->in_bytes,
 					      .collected_bytes_total = tier->gc_bytes,
 					      .corrupt_total = tier->corrupt,
+					      .borrowed_bytes = tier->borrowed,
+					      .borrowed_pages_total = tier->borrowed_pages,
 					      .daily_left_bytes = UINT64_MAX };
 		if (store_daily_writes(tier->store))
 			t->daily_left_bytes = (uint64_t)MAX(tier->budget, (int64_t)0);

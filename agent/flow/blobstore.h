@@ -49,6 +49,8 @@ struct blobstore_tier {
 	uint64_t moved_in_bytes_total;	/* written because they came from above */
 	uint64_t collected_bytes_total; /* written to tidy up */
 	uint64_t corrupt_total;		/* gets that failed their check */
+	uint64_t borrowed_bytes;	/* of the live ones: in segments of other hosts */
+	uint64_t borrowed_pages_total;	/* found there */
 	/* Passed over at present, or not able to read lately. */
 	bool degraded;
 	char reason[256]; /* for people; "" when it is not */

@@ -176,6 +176,8 @@ struct tier {
 	uint32_t used_segments;
 	uint64_t held;	     /* bytes in segments that are not EMPTY */
 	uint64_t live;	     /* of them, of blobs that are not reaped */
+	uint64_t borrowed;   /* of those, in segments of other hosts */
+	uint64_t borrowed_pages; /* ever */
 	/* the mover's */
 	bool filling;		/* over its mark: until it is below the lower one */
 	_Atomic uint64_t retry_ns; /* it failed, or is full: not written to before */
@@ -256,7 +258,6 @@ struct blobstore {
 	pthread_mutex_t house;
 	struct mover mover;
 	struct share *share; /* with other hosts; NULL: nothing */
-	_Atomic uint64_t borrowed_pages; /* found with another host */
 	_Atomic uint64_t move_down_ns; /* unused for so long: down; 0: only for room */
 	_Atomic uint32_t wanted[WANTED]; /* blobs to be brought up; 0: none */
 	_Atomic bool has_wanted;

@@ -128,6 +128,7 @@ static bool count_live(void *ctx, uint32_t id, uint64_t loc)
 		MAX(seg->fill, MIN(blob_loc_offset(loc) + blob_loc_len(loc), (uint32_t)STORE_SEGMENT));
 	tenant->live += size;
 	tier_of(bs, seg)->live += size;
+	tier_of(bs, seg)->borrowed += seg->borrowed ? size : 0;
 	atomic_fetch_add(&tenant->domain->charged, size);
 	return true;
 }

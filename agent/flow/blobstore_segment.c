@@ -231,6 +231,7 @@ void segment_count(struct blobstore *bs, struct domain *domain, uint32_t segment
 	seg->live += size;
 	tier->held += size;
 	tier->live += size;
+	tier->borrowed += seg->borrowed ? size : 0;
 }
 
 void segment_drop(struct blobstore *bs, uint64_t loc)
@@ -247,6 +248,7 @@ void segment_drop(struct blobstore *bs, uint64_t loc)
 	seg->live -= size;
 	tenant->live -= size;
 	tier->live -= size;
+	tier->borrowed -= seg->borrowed ? size : 0;
 	empty_if_done(bs, segment);
 	if (tenant->live)
 		return;

@@ -312,7 +312,7 @@ static bool take_over(struct blobstore *bs, struct domain *domain, const struct 
 	segment_drop(bs, from);
 	if (after < before)
 		domain_uncharge(domain, before - after);
-	atomic_fetch_add_explicit(&bs->borrowed_pages, 1, memory_order_relaxed);
+	tier_of(bs, &bs->segments[blob_loc_segment(to)])->borrowed_pages++;
 	return true;
 }
 

@@ -222,7 +222,7 @@ void engine_get_stats(struct engine *e, struct engine_stats *s)
 						 .used_bytes = 223, .live_bytes = 227,
 						 .dead_bytes = 229, .segments = 233,
 						 .written_bytes_total = 239, .read_bytes_total = 241,
-						 .reads_pending = 251, .oldest_read_ns = 257,
+						 .reads_pending = 251, .writes_pending = 379, .oldest_read_ns = 257,
 						 .read_p50_ns = 263, .read_p99_ns = 269,
 						 .write_p50_ns = 271, .write_p99_ns = 277,
 						 .errors_total = 281, .io_errors_total = 283,
@@ -231,6 +231,7 @@ void engine_get_stats(struct engine *e, struct engine_stats *s)
 						 .full_total = 317, .corrupt_total = 331,
 						 .moved_in_bytes_total = 337,
 						 .collected_bytes_total = 347,
+						 .borrowed_bytes = 373, .borrowed_pages_total = 367,
 						 .daily_left_bytes = 349 } },
 				    .nr_tiers = 2 };
 	for (size_t i = 0; i < e->n; i++) {

@@ -77,12 +77,12 @@ python3 - "$DIR/json" <<-'END' || fail "wrong figures: $(cat "$DIR/json")"
 	assert memory["capacity_bytes"] == 413696, memory
 	want = dict(name="rados", state="away", reason="no answer", capacity_bytes=211,
 	            used_bytes=223, live_bytes=227, dead_bytes=229, segments=233,
-	            written_bytes_total=239, read_bytes_total=241, reads_pending=251,
+	            written_bytes_total=239, read_bytes_total=241, reads_pending=251, writes_pending=379,
 	            oldest_read_ns=257, read_p50_ns=263, read_p99_ns=269, write_p50_ns=271,
 	            write_p99_ns=277, errors_total=281, io_errors_total=283, timeouts_total=293,
 	            access_errors_total=307, missing_total=311, misuse_total=313, full_total=317,
 	            corrupt_total=331, moved_in_bytes_total=337, collected_bytes_total=347,
-	            daily_left_bytes=349)
+	            borrowed_bytes=373, borrowed_pages_total=367, daily_left_bytes=349)
 	assert rados == want, rados
 END
 say "every number has its name"
