@@ -82,6 +82,7 @@ UNIT_TESTS = \
 	tests/unit/test_slotmap \
 	tests/unit/test_staging \
 	tests/unit/test_store \
+	tests/unit/test_share \
 	tests/unit/test_tiers
 check_PROGRAMS += $(UNIT_TESTS)
 
@@ -190,6 +191,11 @@ tests_unit_test_slotmap_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) 
 tests_unit_test_staging_SOURCES = tests/unit/test_staging.c
 tests_unit_test_staging_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
+tests_unit_test_share_SOURCES = \
+	tests/unit/fake_objects.c \
+	tests/unit/fake_objects.h \
+	tests/unit/test_share.c
+tests_unit_test_share_LDADD = $(tests_unit_test_blobstore_LDADD)
 tests_unit_test_tiers_SOURCES = tests/unit/test_tiers.c $(BLOBS)
 tests_unit_test_tiers_LDADD = $(tests_unit_test_blobstore_LDADD)
 

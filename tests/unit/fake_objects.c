@@ -22,6 +22,7 @@ struct fake_cluster {
 	struct object_io *held[HELD_MAX];
 	unsigned nr_held;
 	unsigned calls[FAKE_CALLS];
+	char lease[48];	 /* whose lease is kept: the first one's */
 	char cookie[80]; /* of the lease; "": nobody's */
 	uint64_t lease_end_ns;
 };
@@ -295,6 +296,19 @@ unsigned fake_held(struct fake_cluster *c)
 
 /* ---- whole objects ---- */
 
+/* The lease of one host is kept; others have what they ask for. */
+static bool is_kept(struct fake_cluster *c, const char *name)
+{
+	bool same;
+
+	pthread_mutex_lock(&c->lock);
+	if (!c->lease[0])
+		snprintf(c->lease, sizeof(c->lease), "%s", name);
+	same = strcmp(c->lease, name) == 0;
+	pthread_mutex_unlock(&c->lock);
+	return same;
+}
+
 static int fake_open(void *self, char *why, size_t why_size)
 {
 	struct fake_rule rule = rule_for(cluster_of(self), FAKE_OPEN);
@@ -315,7 +329,7 @@ static int fake_remove(void *self, const char *name)
 		return rule.error;
 	if (unlink(path_of(c, name, path)))
 		return -errno;
-	if (name[0] == 'h')
+	if (name[0] == 'h' && is_kept(c, name))
 		fake_set_lease(c, NULL, 0);
 	return rule.error;
 }
@@ -391,7 +405,7 @@ static int put(void *self, const char *name, const void *buf, size_t len)
 	return rule.error ? rule.error : make_file(path_of(c, name, path), buf, len);
 }
 
-/* ---- the lease; there is one in a test ---- */
+/* ---- the lease ---- */
 
 void fake_set_lease(struct fake_cluster *c, const char *cookie, unsigned ms)
 {
@@ -407,8 +421,7 @@ static int lease(void *self, const char *name, const char *cookie, unsigned ms)
 	struct fake_rule rule = rule_for(c, FAKE_LEASE);
 	bool taken;
 
-	(void)name;
-	if (rule.error)
+	if (rule.error || !is_kept(c, name))
 		return rule.error;
 	pthread_mutex_lock(&c->lock);
 	taken = c->cookie[0] && now_ns() < c->lease_end_ns && strcmp(c->cookie, cookie);
@@ -421,9 +434,9 @@ static int lease(void *self, const char *name, const char *cookie, unsigned ms)
 
 static int unlease(void *self, const char *name, const char *cookie)
 {
-	(void)name;
 	(void)cookie;
-	fake_set_lease(cluster_of(self), NULL, 0);
+	if (is_kept(cluster_of(self), name))
+		fake_set_lease(cluster_of(self), NULL, 0);
 	return 0;
 }
 
@@ -432,7 +445,9 @@ static int leased(void *self, const char *name, char *by, size_t by_size)
 	struct fake_cluster *c = cluster_of(self);
 	int r;
 
-	(void)name;
+	by[0] = '\0';
+	if (!is_kept(c, name))
+		return 0;
 	pthread_mutex_lock(&c->lock);
 	r = c->cookie[0] && now_ns() < c->lease_end_ns;
 	snprintf(by, by_size, "%s", c->cookie);
