@@ -14,7 +14,8 @@ use() { # HOST
 	[ -z "$HOST" ] || AGENTS[$HOST]=$AGENT_PID
 	HOST=$1
 	AGENT_PID=${AGENTS[$HOST]:-}
-	mkdir -p -m 755 "$DIR/$HOST"
+	mkdir -p "$DIR/$HOST"
+	chmod 755 "$DIR/$HOST"
 	export USWAP_SOCKET=$DIR/$HOST/agent.sock
 	AGENT_STORES=(memory:64M "rados:uswap,conf=$CEPH_CONF,timeout=2,host=$HOST")
 }
@@ -57,7 +58,7 @@ host_stop() { # HOST
 	serve_stop "${SERVES[$1]}"
 	wait_until 30 "everything to be given up" nothing_held
 	agent_stop
-	AGENTS[$1]=
+	AGENTS[$1]=""
 }
 
 # Bytes of all segments in the pool
@@ -102,7 +103,8 @@ pkill -KILL -P "$AGENT_PID"
 kill -KILL "$AGENT_PID"
 live_kill_all
 peer_close "${SERVES[alpha]}"
-AGENT_PID= AGENTS[alpha]=
+AGENT_PID=""
+AGENTS[alpha]=""
 wait_until 30 "the lease to end" gc alpha
 [ "$(objects_like '^[hr]\.alpha')" = 0 ] || fail "left of alpha: $(objects)"
 [ "$(objects_like '^s\.alpha\.')" -gt 0 ] || fail "what beta has borrowed is gone"
