@@ -3,8 +3,9 @@
  * bare_fault MIB FAULTS: the least that a fault served by another process can
  * cost, in the agent's shape: epoll, read, UFFDIO_COPY of a ready page, nobody
  * pinned to a processor. For every line "round" on standard input it touches
- * FAULTS pages that are away and prints "p50 p99 mean count" in nanoseconds;
- * "quit" ends it.
+ * FAULTS pages that are away and prints "p50 p99 mean count" in nanoseconds; for
+ * "copy" it copies all of them itself, sixteen in a run, and prints "PAGE 0 0
+ * count", processor time of each; "quit" ends it.
  */
 #include "touch.h"
 
@@ -16,8 +17,11 @@
 #include <sys/syscall.h>
 
 #define MESSAGES 16
+#define RUN 16
 
-static void serve(int uffd)
+static int uffd = -1;
+
+static void serve(void)
 {
 	static unsigned char ready[CONTENT_PAGE] __attribute__((aligned(4096)));
 	struct epoll_event event = { .events = EPOLLIN };
@@ -53,15 +57,35 @@ static pid_t start(unsigned char *area, size_t pages)
 		.range = { (uintptr_t)area, pages * WL_PAGE },
 		.mode = UFFDIO_REGISTER_MODE_MISSING,
 	};
-	int uffd = (int)WL_OK(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK));
 	pid_t pid;
 
+	uffd = (int)WL_OK(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK));
 	WL_OK(ioctl(uffd, UFFDIO_API, &api));
 	WL_OK(ioctl(uffd, UFFDIO_REGISTER, &range));
 	pid = (pid_t)WL_OK(fork());
 	if (!pid)
-		serve(uffd);
+		serve();
 	return pid;
+}
+
+static void copy_all(unsigned char *area, size_t pages)
+{
+	static unsigned char ready[RUN * CONTENT_PAGE] __attribute__((aligned(4096)));
+	uint64_t begin;
+	size_t i;
+
+	memset(ready, 1, sizeof(ready));
+	begin = touch_cpu();
+	for (i = 0; i + RUN <= pages; i += RUN) {
+		struct uffdio_copy copy = {
+			.dst = (uintptr_t)area + i * WL_PAGE,
+			.src = (uintptr_t)ready,
+			.len = sizeof(ready),
+		};
+
+		WL_OK(ioctl(uffd, UFFDIO_COPY, &copy));
+	}
+	printf("%llu 0 0 %zu\n", (unsigned long long)(i ? (touch_cpu() - begin) / i : 0), i);
 }
 
 int main(int argc, char **argv)
@@ -79,7 +103,10 @@ int main(int argc, char **argv)
 	agent = start(area, pages);
 	printf("ready %d\n", (int)getpid());
 	while (fgets(line, sizeof(line), stdin) && strcmp(line, "quit\n")) {
-		touch_round(area, pages, ns, faults, ++round);
+		if (!strcmp(line, "copy\n"))
+			copy_all(area, pages);
+		else
+			touch_round(area, pages, ns, faults, ++round);
 		WL_OK(madvise(area, pages * WL_PAGE, MADV_DONTNEED));
 	}
 	kill(agent, SIGKILL);

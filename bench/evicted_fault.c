@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * evicted_fault MIB FAULTS: to be run under the shim. Fills memory with
- * heap-like pages; for every line on standard input:
+ * evicted_fault MIB FAULTS [IMAGE]: to be run under the shim. Fills memory with
+ * heap-like pages, or those of an image; for every line on standard input:
  *	round	touches FAULTS of the pages that are away, at random, and prints
  *		"p50 p99 mean count" in nanoseconds
  *	read	reads all pages in order: "nanoseconds 0 0 PAGES", of those away
@@ -42,6 +42,8 @@ int main(int argc, char **argv)
 	char line[32];
 
 	WL_CHECK(ns && pages && faults, "nothing to do");
+	if (argc > 3)
+		touch_load(argv[3]);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (i = 0; i < pages; i++)
 		touch_content(area + i * WL_PAGE, i);

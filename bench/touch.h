@@ -1,19 +1,46 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * touch: what the two fault benchmarks share, so that both measure the same
- * thing: heap-like pages, random touches of pages that are away, the clock
- * around one read of one byte.
+ * touch: what the fault benchmarks and their yardstick share, so that all measure
+ * the same thing: heap-like pages, or those of a heap image (heap-images); random
+ * touches of pages that are away, the clock around one read of one byte.
  */
 #ifndef USWAP_BENCH_TOUCH_H
 #define USWAP_BENCH_TOUCH_H
 
 #include "tests/workloads/workload.h"
 
+static const unsigned char **touch_image; /* its pages */
+static size_t touch_nr;
+
+/* The pages of an image but for those that repeat one word. */
+static inline void touch_load(const char *path)
+{
+	int fd = (int)WL_OK(open(path, O_RDONLY | O_CLOEXEC));
+	off_t size = (off_t)WL_OK(lseek(fd, 0, SEEK_END));
+	const unsigned char *map = mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, fd, 0), *at;
+	uint64_t nr, i;
+
+	WL_CHECK(map != MAP_FAILED && size > 16 && !memcmp(map, "USWAPIMG", 8), "not an image");
+	memcpy(&nr, map + 8, sizeof(nr));
+	WL_CHECK((uint64_t)size >= 16 + nr * (8 + WL_PAGE), "the image is too short");
+	touch_image = calloc(nr, sizeof(*touch_image));
+	WL_CHECK(touch_image, "calloc");
+	for (i = 0, at = map + 16 + nr * 8; i < nr; i++, at += WL_PAGE)
+		if (memcmp(at, at + 4, WL_PAGE - 4))
+			touch_image[touch_nr++] = at;
+	close(fd);
+}
+
 /* Objects, integers and text, a third each: about 3 to 1 with zstd. */
 static inline void touch_content(unsigned char *page, size_t index)
 {
 	static const enum content_kind kind[] = { CONTENT_OBJECTS, CONTENT_INTEGERS, CONTENT_TEXT };
 
+	if (touch_nr) {
+		WL_CHECK(index < touch_nr, "the image has fewer pages than that");
+		memcpy(page, touch_image[index], WL_PAGE);
+		return;
+	}
 	content_page_of(page, content_key(0xbe7c, index, 0), kind[index % 3]);
 }
 
@@ -22,6 +49,15 @@ static inline uint64_t touch_now(void)
 	struct timespec t;
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Of this thread. */
+static inline uint64_t touch_cpu(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 

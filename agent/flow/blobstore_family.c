@@ -24,7 +24,7 @@
 #define GAIN_SHARE 2u	 /* it has fallen to a half: is another one better? */
 #define ALIKE_PERCENT 2u /* another's dictionary that much worse is taken all the same */
 #define ALIKE_MAX 8u	 /* others looked at */
-#define TEST_EVERY 8u	 /* of the samples are compressed to compare */
+#define TEST_EVERY 8u	 /* of the samples: compressed to compare, and not trained from */
 
 /* The list of bases: blob ids by address, address space only. */
 #define BASES ((size_t)1 << 20)
@@ -258,6 +258,7 @@ struct training {
 	unsigned nr;
 	unsigned char *pages;
 	unsigned nr_pages;
+	unsigned nr_tests; /* the first of them, which it is not trained from */
 	int others[ALIKE_MAX]; /* dictionaries of the same domain, with a use */
 	unsigned nr_others;
 };
@@ -302,15 +303,24 @@ static bool begin_training(struct blobstore *bs, struct training *t)
 	return f;
 }
 
-/* The pages of the samples that are still there, and not in a slow tier. */
+static void read_sample(struct blobstore *bs, struct codec *codec, struct training *t, blob_id id)
+{
+	if (t->pages && !blobstore_get_now(bs, codec, id, t->pages + t->nr_pages * PAGE_BYTES))
+		t->nr_pages++;
+	blob_unref(bs->blobs, id);
+}
+
+/* The pages of the samples that are still there, and not in a slow tier; those to
+   test with first. */
 static void read_samples(struct blobstore *bs, struct codec *codec, struct training *t)
 {
 	t->pages = malloc(DICT_SAMPLES * PAGE_BYTES);
-	for (unsigned i = 0; i < t->nr; i++) {
-		if (t->pages && !blobstore_get_now(bs, codec, t->ids[i], t->pages + t->nr_pages * PAGE_BYTES))
-			t->nr_pages++;
-		blob_unref(bs->blobs, t->ids[i]);
-	}
+	for (unsigned i = 0; i < t->nr; i += TEST_EVERY)
+		read_sample(bs, codec, t, t->ids[i]);
+	t->nr_tests = t->nr_pages;
+	for (unsigned i = 0; i < t->nr; i++)
+		if (i % TEST_EVERY)
+			read_sample(bs, codec, t, t->ids[i]);
 }
 
 /* Bytes of some samples with a dictionary; with none: number < 0. */
@@ -319,7 +329,7 @@ static uint64_t test_dict(struct blobstore *bs, struct codec *codec, const struc
 	unsigned char frame[PAGE_BYTES + 64];
 	uint64_t sum = 0;
 
-	for (unsigned i = 0; i < t->nr_pages; i += TEST_EVERY) {
+	for (unsigned i = 0; i < t->nr_tests; i++) {
 		const void *page = t->pages + i * PAGE_BYTES;
 		size_t len = number < 0 ? codec_compress(codec, frame, sizeof(frame), page) :
 					  codec_compress_dict(codec, dict_at(bs->dicts, (unsigned)number),
@@ -333,7 +343,7 @@ static uint64_t test_dict(struct blobstore *bs, struct codec *codec, const struc
 static int train_new(struct blobstore *bs, const struct training *t)
 {
 	unsigned char content[DICT_BYTES];
-	size_t size = dict_train(content, t->pages, t->nr_pages);
+	size_t size = dict_train(content, t->pages + t->nr_tests * PAGE_BYTES, t->nr_pages - t->nr_tests);
 	int number = -ENOSPC;
 
 	if (!size)

@@ -17,6 +17,7 @@
 
 #define WINDOW_MIN 4u
 #define WINDOW_MAX 64u
+#define WINDOW_LONG 256u /* where nearly all were of use: a round trip for each */
 #define CHUNK 16u /* pages in one COPY: some 90 us with their decompression */
 /* The next touch may be so far behind a window: what lies between was never
    away. A stream begins with two touches side by side. */
@@ -25,6 +26,7 @@
 #define SCORE_STEP 8
 #define SCORE_POOR 64
 #define SCORE_FAIR 128
+#define SCORE_GOOD 224
 #define WINDOW_FAIR 16u
 
 #define HERE_MASK (1u << SLOT_STAGED | 1u << SLOT_STORED | 1u << SLOT_FILL)
@@ -53,7 +55,8 @@ void prefetch_forget(struct owner *o, struct session *s)
 static unsigned window_max(const struct session *s)
 {
 	return s->ahead_score < SCORE_POOR ? WINDOW_MIN :
-	       s->ahead_score < SCORE_FAIR ? WINDOW_FAIR : WINDOW_MAX;
+	       s->ahead_score < SCORE_FAIR ? WINDOW_FAIR :
+	       s->ahead_score < SCORE_GOOD ? WINDOW_MAX : WINDOW_LONG;
 }
 
 static void open_window(struct owner *o, struct session *s, struct ahead_stream *t, uint64_t vpn)
