@@ -8,82 +8,108 @@
 # ENOENT or ESRCH of a COPY are the kernel's word that a page is there, its
 # mapping gone or its process dead.
 #
+# A case in which nothing was injected shows nothing, and fails.
+#
 # usage: test_inject.sh [SYSCALL...]: only these
 # shellcheck source=tests/live/lib.sh
 . "${srcdir:-.}/tests/live/lib.sh"
 
 wanted=" $* "
 
-# system call, error, which calls of it
-agent_cases='
-ioctl         EAGAIN  when=5+7
-ioctl         ENOMEM  when=11+13
-read          EINTR   when=3+5
-preadv2       EINTR   when=3+5
-preadv        EINTR   when=2+3
-pread64       EIO     when=2+5
-pread64       ENOMEM  when=3+7
-sendto        EAGAIN  when=2+5
-sendmsg       ENOBUFS when=2+2
-recvmsg       EAGAIN  when=2+3
-recvmsg       ENOMEM  when=7+9
-epoll_ctl     ENOMEM  when=3+5
-epoll_wait    EINTR   when=1+2
-epoll_pwait2  EINTR   when=1+2
-openat        EMFILE  when=2+3
-getdents64    EIO     when=2+3
-fallocate     ENOSPC  when=2+3
-mmap          ENOMEM  when=1+2
-madvise       EAGAIN  when=1+1
-write         EAGAIN  when=2+3
-get_robust_list EPERM when=3+5
-kcmp          EPERM   when=1+1
-timer_settime EINVAL  when=3+5
-accept4       ECONNABORTED when=1+2
-getsockopt    ENOPROTOOPT when=1+1
-setsockopt    EPERM   when=1+1
-pidfd_open    EMFILE  when=1+1
-memfd_create  ENFILE  when=1+1
-eventfd2      EMFILE  when=1+1
-'
-shim_cases='
-socket      EMFILE       when=1+1
-connect     ECONNREFUSED when=1+1
-connect     EAGAIN       when=1+1
-sendmsg     EPIPE        when=1+1
-sendmsg     ENOMEM       when=2+1
-recvmsg     EIO          when=1+1
-recvmsg     EINTR        when=1+2
-ioctl       EPERM        when=1
-clone       EAGAIN       when=1
-clone       EPERM        when=1+1
-pidfd_open  ENOSYS       when=1+1
-prctl       EINVAL       when=1+1
-wait4       EINTR        when=1+2
-'
-# The mover is a process that nobody traces with its program: it is found by name.
-mover_cases='
-ioctl       EAGAIN       when=2+3
-ioctl       EBUSY        when=2+3
-ioctl       EINVAL       when=2+5
-ioctl       ENOMEM       when=3+5
-ioctl       EEXIST       when=3+5
-madvise     EAGAIN       when=1+2
-recvfrom    EINTR        when=1+3
-recvfrom    EAGAIN       when=1+3
-sendto      EAGAIN       when=1+2
-ppoll       EINTR        when=1+2
-nanosleep   EINTR        when=1+1
-kcmp        EPERM        when=1+1
-write       EINTR        when=1+2
+# whose: of the agent, of an agent from its start on, of the program with the
+# shim in it, of the mover; system call, error, which calls of it (of each
+# thread); the program, if another than fill_verify
+cases='
+agent ioctl         EAGAIN  when=5+7
+agent ioctl         ENOMEM  when=11+13
+agent read          EINTR   when=3+5
+agent preadv2       EINTR   when=3+5
+agent preadv        EINTR   when=2+3
+agent pread64       EIO     when=2+5
+agent pread64       ENOMEM  when=3+7
+agent sendto        EAGAIN  when=2+5
+agent sendmsg       ENOBUFS when=2+2
+agent recvmsg       EAGAIN  when=2+3
+agent recvmsg       ENOMEM  when=7+9
+agent epoll_ctl     ENOMEM  when=3+5
+agent epoll_wait    EINTR   when=1+2
+agent epoll_pwait2  EINTR   when=1+2
+agent openat        EMFILE  when=2+3
+agent getdents64    EIO     when=2+3
+agent fallocate     ENOSPC  when=2+3
+agent mmap          ENOMEM  when=1+2
+agent write         EAGAIN  when=2+3
+agent get_robust_list EPERM when=2+3
+agent kcmp          EPERM   when=1+1
+agent timer_settime EINVAL  when=3+6 fork_verify 1
+agent getrandom     EAGAIN  when=1+2 fork_verify 1
+agent accept4       ECONNABORTED when=1+2
+agent getsockopt    ENOPROTOOPT when=1+1
+agent setsockopt    EPERM   when=1+1
+agent pidfd_open    EMFILE  when=1+1
+agent memfd_create  ENFILE  when=1+1
+agent eventfd2      EMFILE  when=1+1
+start madvise       EAGAIN  when=1+1
+start timer_create  EAGAIN  when=1+1
+shim  socket        EMFILE  when=1+1
+shim  connect       ECONNREFUSED when=1+1
+shim  connect       EAGAIN  when=1+1
+shim  sendmsg       EPIPE   when=1+1
+shim  sendmsg       ENOMEM  when=2+1
+shim  recvmsg       EIO     when=1+1
+shim  recvmsg       EINTR   when=1+2
+shim  ioctl         EPERM   when=1
+shim  clone         EAGAIN  when=1
+shim  clone         EPERM   when=1+1
+shim  pidfd_open    ENOSYS  when=1+1
+shim  prctl         EINVAL  when=1+1
+shim  wait4         EINTR   when=1+2
+mover ioctl         EAGAIN  when=2+3
+mover ioctl         EBUSY   when=2+3
+mover ioctl         EINVAL  when=2+5
+mover ioctl         ENOMEM  when=3+5
+mover ioctl         EEXIST  when=3+5
+mover madvise       EAGAIN  when=1+2
+mover recvfrom      EINTR   when=1+3
+mover recvfrom      EAGAIN  when=1+3
+mover sendto        EAGAIN  when=1+2
+mover ppoll         EINTR   when=1+2
+mover nanosleep     EINTR   when=1+1
+mover kcmp          EPERM   when=1+1
+mover write         EINTR   when=1+2
 '
 
 is_wanted() {
 	[ "$wanted" = "  " ] || [[ $wanted == *" $1 "* ]]
 }
 
-# strace of the agent is over when it has let go of all threads.
+# What strace is told, and what is run; set for each case.
+inject=()
+program=()
+
+all_traced() { # PID...
+	local pid
+
+	for pid; do
+		if grep -qs '^TracerPid:[[:space:]]*0$' "/proc/$pid"/task/*/status; then
+			return 1
+		fi
+	done
+}
+
 tracer=
+trace_start() { # PID...
+	local pid pids=()
+
+	for pid; do
+		pids+=(-p "$pid")
+	done
+	strace -f -qq -o "$DIR/strace" "${pids[@]}" "${inject[@]}" 2>"$DIR/strace.err" &
+	tracer=$!
+	wait_until 20 "strace to have all threads" all_traced "$@"
+}
+
+# It is over when strace has let go of all threads.
 trace_stop() {
 	[ -n "$tracer" ] || return 0
 	kill -TERM "$tracer" 2>/dev/null || true
@@ -91,92 +117,82 @@ trace_stop() {
 	tracer=
 }
 
-agent_pids() {
-	echo "$AGENT_PID"
-	pgrep -P "$AGENT_PID" || true
+run_program() {
+	bounded 40 env "LD_PRELOAD=$LIB" "${program[@]}" >"$DIR/out" 2>&1
 }
 
-injected=0
-inject_agent() { # SYSCALL ERROR WHEN
-	local pid pids=() status=0
-
-	for pid in $(agent_pids); do
-		pids+=(-p "$pid")
-	done
-	strace -f -qq -o "$DIR/strace" "${pids[@]}" -e "trace=$1" -e "inject=$1:error=$2:$3" 2>"$DIR/strace.err" &
-	tracer=$!
-	sleep 0.2
-	bounded 40 env "LD_PRELOAD=$LIB" "$WORKLOADS/fill_verify" 4 1 >"$DIR/out" 2>&1 || status=$?
-	trace_stop
-	[ $status -eq 0 ] || { cat "$DIR/out" >&2; tail -n 20 "$DIR/agent.log" >&2; fail "agent, $1 $2: status $status"; }
-	injected=$(grep -c INJECTED "$DIR/strace" || true)
-	say "agent, $1 $2: right, $injected times"
-	if ! kill -0 "$AGENT_PID" 2>/dev/null; then
-		fail "the agent has ended after $1 $2"
-	fi
-}
-
-inject_shim() { # SYSCALL ERROR WHEN
+inject_agent() {
 	local status=0
 
-	bounded 40 strace -f -qq -o "$DIR/strace" -E "LD_PRELOAD=$LIB" -e "trace=$1" -e "inject=$1:error=$2:$3" \
-		"$WORKLOADS/fill_verify" 4 1 >"$DIR/out" 2>&1 || status=$?
-	[ $status -eq 0 ] || { cat "$DIR/out" >&2; fail "shim, $1 $2: status $status"; }
-	injected=$(grep -c INJECTED "$DIR/strace" || true)
-	say "shim, $1 $2: right, $injected times"
+	# shellcheck disable=SC2046
+	trace_start "$AGENT_PID" $(pgrep -P "$AGENT_PID")
+	run_program || status=$?
+	trace_stop
+	return $status
 }
 
-inject_mover() { # SYSCALL ERROR WHEN
-	local status=0 run pid
+inject_start() {
+	local status=0
 
-	bounded 40 env "LD_PRELOAD=$LIB" WORKLOAD_EVICT=1 "$WORKLOADS/fill_verify" 4 1 >"$DIR/out" 2>&1 &
+	agent_stop
+	AGENT_PREFIX=(strace -D -f -qq -o "$DIR/strace" "${inject[@]}")
+	agent_start
+	AGENT_PREFIX=()
+	run_program || status=$?
+	agent_stop
+	agent_start
+	return $status
+}
+
+inject_shim() {
+	bounded 40 strace -f -qq -o "$DIR/strace" -E "LD_PRELOAD=$LIB" "${inject[@]}" "${program[@]}" >"$DIR/out" 2>&1
+}
+
+has_mover() {
+	[ -n "$(movers)" ]
+}
+
+# The mover is a process that nobody traces with its program: it is found by name.
+inject_mover() {
+	local status=0 run
+
+	WORKLOAD_EVICT=1 run_program &
 	run=$!
-	for _ in {1..100}; do
-		pid=$(movers | tail -n 1)
-		[ -z "$pid" ] || break
-		sleep 0.01
-	done
-	[ -z "$pid" ] ||
-		strace -qq -o "$DIR/strace" -p "$pid" -e "trace=$1" -e "inject=$1:error=$2:$3" 2>"$DIR/strace.err" &
-	tracer=$!
+	wait_until 20 "a mover" has_mover
+	trace_start "$(movers | tail -n 1)"
 	wait "$run" || status=$?
 	trace_stop
-	[ $status -eq 0 ] || { cat "$DIR/out" >&2; fail "mover, $1 $2: status $status"; }
-	injected=$(grep -c INJECTED "$DIR/strace" || true)
-	say "mover, $1 $2: right, $injected times"
+	return $status
+}
+
+one() { # WHOSE SYSCALL ERROR WHEN [PROGRAM...]
+	local whose=$1 call=$2 error=$3 status=0 n
+
+	inject=(-e "trace=$call" -e "inject=$call:error=$error:$4")
+	shift 4
+	[ $# -gt 0 ] || set -- fill_verify 4 1
+	program=("$WORKLOADS/$1" "${@:2}")
+	: >"$DIR/strace"
+	"inject_$whose" || status=$?
+	if [ $status -ne 0 ]; then
+		cat "$DIR/out" >&2
+		fail "$whose, $call $error: status $status"
+	fi
+	kill -0 "$AGENT_PID" 2>/dev/null || fail "the agent has ended after $whose, $call $error"
+	n=$(grep -c INJECTED "$DIR/strace" || true)
+	[ "$n" -gt 0 ] || fail "$whose, $call $error: vacuous, it was never called"
+	say "$whose, $call $error: right, $n times"
 }
 
 need_program strace
 live_begin
 agent_start
 strace -o /dev/null true 2>/dev/null || skip "strace is not allowed here"
-cases=0 hits=0
-while read -r call error when; do
-	if [ -z "$call" ] || ! is_wanted "$call"; then
-		continue
+while read -r -a words; do
+	if [ ${#words[@]} -gt 0 ] && is_wanted "${words[1]}"; then
+		one "${words[@]}"
 	fi
-	inject_agent "$call" "$error" "$when"
-	cases=$((cases + 1))
-	[ "$injected" -eq 0 ] || hits=$((hits + 1))
-done <<<"$agent_cases"
+done <<<"$cases"
 # nobody is traced now: the agent is as before
 evicted_run fill_verify 4 1
-while read -r call error when; do
-	if [ -z "$call" ] || ! is_wanted "$call"; then
-		continue
-	fi
-	inject_shim "$call" "$error" "$when"
-	cases=$((cases + 1))
-	[ "$injected" -eq 0 ] || hits=$((hits + 1))
-done <<<"$shim_cases"
-while read -r call error when; do
-	if [ -z "$call" ] || ! is_wanted "$call"; then
-		continue
-	fi
-	inject_mover "$call" "$error" "$when"
-	cases=$((cases + 1))
-	[ "$injected" -eq 0 ] || hits=$((hits + 1))
-done <<<"$mover_cases"
-say "$hits of $cases kinds of errors happened"
-[ "$hits" -gt $((cases / 2)) ] || fail "vacuous: hardly anything was injected"
 live_end
