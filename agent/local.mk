@@ -83,6 +83,7 @@ agent_libflow_a_SOURCES = \
 	agent/flow/blobstore_verify.c \
 	agent/flow/blobstore_work.c \
 	agent/flow/event_order.c \
+	agent/flow/event_plan.c \
 	agent/flow/events.c \
 	agent/flow/count.c \
 	agent/flow/evict_commit.c \

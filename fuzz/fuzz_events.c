@@ -127,9 +127,17 @@ static int any_read(int fd, struct uffd_msg *m, unsigned max)
 	return (int)n;
 }
 
+static int any_is_registered(int fd, uint64_t at)
+{
+	(void)fd;
+	(void)at;
+	return (int)(byte() % 4) - 1 ? byte() % 2 : -EAGAIN;
+}
+
 static const struct uffd_ops ops = {
 	.copy = any_copy, .zero = any_zero, .poison = any_zero, .wake = any_range,
 	.unregister = any_range, .register_missing = any_range, .read = any_read,
+	.is_registered = any_is_registered,
 };
 
 /* ---- the agent ---- */

@@ -112,7 +112,7 @@ tests_flow_test_interleavings_SOURCES = \
 	tests/flow/threads.c \
 	tests/flow/world.h
 tests_flow_test_interleavings_LDFLAGS = $(AM_LDFLAGS) \
-	-Wl,--wrap=clock_gettime -Wl,--wrap=sched_yield -Wl,--wrap=getrandom -Wl,--wrap=send \
+	-Wl,--wrap=clock_gettime -Wl,--wrap=sched_yield -Wl,--wrap=getrandom -Wl,--wrap=send -Wl,--wrap=blobstore_get_now \
 	-Wl,--wrap=malloc -Wl,--wrap=calloc -Wl,--wrap=realloc -Wl,--wrap=pthread_mutex_lock
 tests_flow_test_interleavings_LDADD = agent/libengine.a agent/libpolicy.a $(tests_unit_test_blobstore_LDADD)
 
@@ -128,24 +128,35 @@ PLANTED_TESTS = tests/flow/test_planted.sh
 EXTRA_DIST += \
 	tests/flow/planted/bar-lifted-by-eexist.patch \
 	tests/flow/planted/checksum-not-compared.patch \
+	tests/flow/planted/child-not-heard.patch \
 	tests/flow/planted/child-without-its-batch.patch \
 	tests/flow/planted/double-commit.patch \
 	tests/flow/planted/eagain-is-done.patch \
 	tests/flow/planted/eexist-without-wake.patch \
 	tests/flow/planted/emfile-blocks-fork.patch \
+	tests/flow/planted/end-not-compared.patch \
 	tests/flow/planted/enoent-in-a-change-is-final.patch \
+	tests/flow/planted/event-applied-at-once.patch \
 	tests/flow/planted/fault-before-event.patch \
+	tests/flow/planted/fetch-keeps-its-reference.patch \
+	tests/flow/planted/fetch-places-what-was-dropped.patch \
+	tests/flow/planted/fetch-without-wake.patch \
+	tests/flow/planted/fetching-carried-along.patch \
 	tests/flow/planted/forgotten-charge.patch \
+	tests/flow/planted/fork-lost-with-its-parent.patch \
+	tests/flow/planted/fork-where-it-was-read.patch \
 	tests/flow/planted/gate-ignored.patch \
 	tests/flow/planted/generation-not-raised.patch \
 	tests/flow/planted/late-unmap-hits-what-moved-there.patch \
 	tests/flow/planted/leaving-gets-zeros.patch \
 	tests/flow/planted/lost-page-is-resident.patch \
+	tests/flow/planted/order-of-reading.patch \
 	tests/flow/planted/refcount-lost-on-fork.patch \
-	tests/flow/planted/remap-does-not-wait.patch \
 	tests/flow/planted/remap-forgets-transit.patch \
 	tests/flow/planted/restore-forgets-leaving.patch \
 	tests/flow/planted/served-fault-rule-forgotten.patch \
+	tests/flow/planted/slow-tier-waited-for.patch \
+	tests/flow/planted/source-of-dontunmap-let-go.patch \
 	tests/flow/planted/staging-dropped-before-commit.patch \
 	tests/flow/planted/transit-dropped-before-read.patch \
 	tests/flow/planted/waiting-not-woken.patch \
@@ -223,6 +234,7 @@ check_PROGRAMS += \
 	tests/workloads/mremap_verify \
 	tests/workloads/munmap_verify \
 	tests/workloads/odd_verify \
+	tests/workloads/race_verify \
 	tests/workloads/sandbox_verify \
 	tests/workloads/shim_pages \
 	tests/workloads/shim_plain \
@@ -230,6 +242,7 @@ check_PROGRAMS += \
 	tests/workloads/special_verify \
 	tests/workloads/syscall_verify \
 	tests/workloads/threads_churn \
+	tests/workloads/uffd_verify \
 	tests/workloads/threads_verify \
 	tests/workloads/uring_verify \
 	tests/workloads/zero_touch \
@@ -271,6 +284,12 @@ tests_workloads_many_verify_LDFLAGS = -pthread
 tests_workloads_mremap_verify_SOURCES = tests/workloads/mremap_verify.c
 tests_workloads_mremap_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_mremap_verify_LDFLAGS = -pthread
+tests_workloads_race_verify_SOURCES = tests/workloads/race_verify.c
+tests_workloads_race_verify_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_race_verify_LDFLAGS = -pthread
+tests_workloads_uffd_verify_SOURCES = tests/workloads/uffd_verify.c
+tests_workloads_uffd_verify_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_uffd_verify_LDFLAGS = -pthread
 tests_workloads_munmap_verify_SOURCES = tests/workloads/munmap_verify.c
 tests_workloads_munmap_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_munmap_verify_LDFLAGS = -pthread

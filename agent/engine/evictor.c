@@ -61,9 +61,13 @@ static int refresh_mappings(struct worker *w, struct session *s, uint64_t now)
 		s->mappings_locked = session_read_locked(s);
 		if (mappings_read(&s->mappings, s->fds.smaps, s->attach.never, s->attach.nr_never) < 0)
 			return -EIO;
-		s->mappings_started_ns = now;
 		s->mappings_ns = now_ns();
 		s->mappings_cost_ns = s->mappings_ns - now;
+		if (s->mappings.has_uffd && session_state(s) == SESSION_ACTIVE) {
+			atomic_store(&s->reason, SESSION_REASON_UFFD);
+			notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_DETACH);
+			return -EBUSY;
+		}
 	}
 	return read_threads(s);
 }

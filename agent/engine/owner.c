@@ -346,7 +346,9 @@ static void *run(void *arg)
 		if (!owner_take_mail(o))
 			break;
 		wait = owner_run_jobs(o);
-		if (prefetch_step(o) | count_step(o))
+		if (prefetch_step(o))
+			wait = 0;
+		if (count_step(o))
 			wait = 0;
 		owner_commit_deferred(o);
 		if (o->unquiet)

@@ -67,8 +67,6 @@ struct batch {
 	struct batch *next;	/* worker's free list, pack queue */
 	uint64_t map_start;	/* the mapping, registered whole */
 	uint64_t map_end;
-	bool registered;	/* by smaps, read at */
-	uint64_t seen_ns;
 	uint64_t ordered_ns;	/* when it was planned; the mover answers in no time */
 	uint64_t due_ns;	/* not packed before */
 	uint32_t seq;

@@ -3,17 +3,20 @@
  * Events in the order in which they happened.
  *
  * The kernel changes the mappings under its lock, drops the lock, and only
- * then queues the event; so events of two threads may be read in the wrong
- * order. One that moves a mapping onto addresses which, to our knowledge, are
- * still in use (REMAP C to A, while the REMAP A to B or the munmap of A that
- * must have come before is not read yet) waits here until they are free.
- * Applied at once it would drop what belongs to B.
+ * then queues the event; so events of several threads are read in any order,
+ * and an mremap announces itself in up to three. But from before a change until
+ * its event was read and its thread has run again, the kernel says so (COPY
+ * answers EAGAIN). So what was read waits here until it says nothing of the
+ * kind: then no event is missing, and which order of them is possible can be
+ * told (event_plan.c).
  *
- * While one waits, the slots don't say what the mappings are: no fault is
- * answered, nothing is marked or restored. The missing event's thread is
- * running and about to queue it, so that is short. If the kernel says that no
- * change is under way, our list was wrong (a fork child knows ranges that it
- * has not inherited), and what waits is applied.
+ * While one waits, the slots don't say what the mappings are: nothing is
+ * answered, marked or restored. That costs no fault anything, for its COPY would
+ * be refused as long; and the last of those threads is running.
+ *
+ * A program whose threads are never at rest all at once fills the list. Then
+ * the order is made of what is there, and UNMAPs that belong to REMAPs of
+ * before are known by s->vacated.
  */
 #include "flow/flow.h"
 
@@ -21,98 +24,109 @@
 #include "common/util.h"
 #include "proc/record.h"
 
-static bool is_registered(const struct session *s, uint64_t start, uint64_t end)
+static void take_out(struct session *s, struct event_plan *plan, unsigned i)
 {
-	const struct range *r = ranges_after(&s->registered, start);
+	for (unsigned k = 0; plan && k < plan->nr; k++) {
+		struct event_step *step = &plan->step[k];
 
-	return r && r->start < end;
-}
-
-/* Does msg touch the source of a REMAP that waits, or drop from its target?
-   Then it is younger than that. (An UNMAP of the target is what is awaited.) */
-static bool is_behind(const struct uffd_msg *msg, const struct uffd_msg *remap)
-{
-	uint64_t from = remap->arg.remap.from, to = remap->arg.remap.to, len = remap->arg.remap.len;
-	uint64_t start, end;
-
-	if (msg->event == UFFD_EVENT_REMAP) {
-		start = msg->arg.remap.from;
-		end = start + msg->arg.remap.len;
-	} else {
-		start = msg->arg.remove.start;
-		end = msg->arg.remove.end;
+		step->event -= step->event > i;
+		if (step->tail != EVENT_NO_TAIL)
+			step->tail -= step->tail > i;
 	}
-	if (start < from + len && from < end)
-		return true;
-	return msg->event == UFFD_EVENT_REMOVE && start < to + len && to < end;
-}
-
-static bool must_wait(const struct session *s, unsigned i)
-{
-	const struct uffd_msg *msg = &s->waiting[i];
-
-	if (msg->event == UFFD_EVENT_FORK) /* the child has the mappings as they are now */
-		return i > 0;
-	for (unsigned j = 0; j < i; j++)
-		if (s->waiting[j].event == UFFD_EVENT_FORK ||
-		    (s->waiting[j].event == UFFD_EVENT_REMAP && is_behind(msg, &s->waiting[j])))
-			return true;
-	return msg->event == UFFD_EVENT_REMAP &&
-	       is_registered(s, msg->arg.remap.to, msg->arg.remap.to + msg->arg.remap.len);
-}
-
-static void take_out(struct session *s, unsigned i)
-{
 	for (s->nr_waiting--; i < s->nr_waiting; i++)
 		s->waiting[i] = s->waiting[i + 1];
 }
 
+/* Its own events went to the child with its session (events.c). */
+static void take_out_child(struct session *s, struct event_plan *plan, int child)
+{
+	for (unsigned i = 0; i < s->nr_waiting;)
+		if (event_is_of_child(&s->waiting[i]) && event_child(&s->waiting[i]) == child)
+			take_out(s, plan, i);
+		else
+			i++;
+}
+
 /* phase: how far the worker before us had come with it. It waits until it is
    done, so that another one would do it again. */
-static void apply(struct owner *o, struct session *s, unsigned i, unsigned phase)
+static void apply(struct owner *o, struct session *s, struct event_plan *plan, struct event_step step,
+		  unsigned phase)
 {
-	struct uffd_msg msg = s->waiting[i];
+	struct uffd_msg msg = s->waiting[step.event];
 
-	s->applying = i;
+	s->applying = step.event;
 	s->phase = phase;
 	if (!phase)
-		record_note(s, i, 1);
-	events_apply(o, s, &msg);
+		record_note(s, step.event, 1);
+	events_apply(o, s, &msg, step.how);
 	inject(INJECT_EVENT_APPLIED);
-	take_out(s, i);
+	if (step.tail != EVENT_NO_TAIL) /* it is behind, so the other stays where it is */
+		take_out(s, plan, step.tail);
+	take_out(s, plan, step.event);
+	if (msg.event == UFFD_EVENT_FORK)
+		take_out_child(s, plan, (int)msg.arg.fork.ufd);
 	record_commit(s, 0);
 }
 
-/* Applies what can be applied, oldest first, until nothing changes. */
-static void settle(struct owner *o, struct session *s)
+/* The child does something itself: what, says how it was. Its threads go on
+   with that. */
+static void hear_child(struct owner *o, struct session *s, int child)
 {
-	for (unsigned i = 0; i < s->nr_waiting;) {
-		if (must_wait(s, i)) {
-			i++;
+	struct uffd_msg heard[8];
+	unsigned room = SESSION_WAITING_MAX - s->nr_waiting;
+	int n = room ? uffd_read(child, heard, MIN(room, (unsigned)ARRAY_SIZE(heard))) : 0;
+
+	for (int i = 0; i < n; i++) {
+		if (heard[i].event == UFFD_EVENT_PAGEFAULT) /* all are woken when it has a session */
 			continue;
-		}
-		apply(o, s, i, 0);
-		i = 0;
+		event_set_child(&heard[i], child);
+		s->waiting[s->nr_waiting++] = heard[i];
 	}
-	if (s->nr_waiting || !s->wake_all)
-		return;
-	s->wake_all = false;
-	uffd_wake_all(s->fds.uffd);
+	record_commit(s, 0);
+	o->unquiet = true;
 }
 
-static void force_first(struct owner *o, struct session *s)
+/* False: what waits has to wait on. */
+static bool settle(struct owner *o, struct session *s, bool complete)
 {
-	apply(o, s, 0, 0);
-	settle(o, s);
+	struct event_plan plan;
+
+	switch (event_plan_make(s, complete, &plan)) {
+	case EVENT_ASK_CHILD:
+		hear_child(o, s, plan.child);
+		return false;
+	case EVENT_UNKNOWN:
+		return false;
+	case EVENT_KNOWN:
+		break;
+	}
+	for (unsigned i = 0; i < plan.nr; i++)
+		apply(o, s, &plan, plan.step[i], 0);
+	assert(!s->nr_waiting);
+	if (complete && s->vacated.nr) {
+		s->vacated.nr = 0; /* nothing is on its way */
+		record_commit(s, 0);
+	}
+	if (s->wake_all) {
+		s->wake_all = false;
+		uffd_wake_all(s->fds.uffd);
+	}
+	return true;
 }
 
 void events_recover(struct owner *o, struct session *s)
 {
 	unsigned i, phase = s->record ? record_noted(s->record, &i) : 0;
 
-	if (phase)
-		apply(o, s, i, phase);
-	settle(o, s);
+	for (unsigned k = 0; k < s->nr_waiting; k++)
+		event_set_again(&s->waiting[k]);
+	if (phase) {
+		struct event_step step = { .event = (uint8_t)i, .how = EVENT_LATE, .tail = EVENT_NO_TAIL };
+
+		if (s->waiting[i].event == UFFD_EVENT_UNMAP)
+			step.how = EVENT_PLAIN;
+		apply(o, s, NULL, step, phase);
+	}
 	o->unquiet |= !events_are_quiet(s);
 }
 
@@ -136,28 +150,40 @@ static bool is_in_reach(const struct uffd_msg *msg)
 
 void events_take(struct owner *o, struct session *s, const struct uffd_msg *msg)
 {
+	struct uffd_msg *last;
+
 	if (!is_in_reach(msg))
 		return;
 	if (s->nr_waiting == SESSION_WAITING_MAX)
-		force_first(o, s);
-	s->waiting[s->nr_waiting++] = *msg;
+		events_flush(o, s);
+	last = &s->waiting[s->nr_waiting++];
+	*last = *msg;
+	if (o->recovering)
+		event_set_again(last);
 	record_commit(s, o->event);
 	inject(INJECT_EVENT_TAKEN);
-	settle(o, s);
-	o->unquiet |= !events_are_quiet(s);
+	o->unquiet = true;
 }
 
 void events_settle_idle(struct owner *o, struct session *s)
 {
 	if (events_are_quiet(s) || uffd_is_changing(s->fds.uffd))
 		return;
-	if (s->nr_waiting) {
-		force_first(o, s);
-		return;
-	}
-	/* No event is on its way, so no UNMAP of a vacated range either: they
-	   were left mapped (MREMAP_DONTUNMAP). */
-	s->vacated.nr = 0;
-	s->superseded.nr = 0;
-	record_commit(s, 0);
+	(void)settle(o, s, true);
+}
+
+void events_flush(struct owner *o, struct session *s)
+{
+	if (s->nr_waiting)
+		(void)settle(o, s, false);
+}
+
+bool events_hold_somebody(const struct session *s)
+{
+	if (s->wake_all)
+		return true;
+	for (unsigned i = 0; i < s->nr_waiting; i++)
+		if (s->waiting[i].event == UFFD_EVENT_FORK)
+			return true;
+	return false;
 }

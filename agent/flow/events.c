@@ -62,48 +62,21 @@ static void apply_remove(struct owner *o, struct session *s, uint64_t start, uin
 	uffd_wake(s->fds.uffd, start, end - start);
 }
 
-static void unmap_part(struct owner *o, struct session *s, uint64_t start, uint64_t end)
+static void apply_unmap(struct owner *o, struct session *s, uint64_t start, uint64_t end, enum event_how how)
 {
 	struct range old;
 
-	clear(o, s, start, end, SLOT_NONE);
-	if (ranges_remove(&s->registered, start, end) < 0)
-		s->barred = true;
-	for (uint64_t at = start; ranges_bag_take(&s->vacated, at, end, &old);)
-		at = old.end;
-}
-
-/*
- * mremap announces REMAP(from, to) and, after its thread has run again,
- * UNMAP(from). Another thread may have moved something to `from` in between:
- * that UNMAP is not about it. Several may be on their way for one place, so
- * they are counted.
- */
-static void apply_unmap(struct owner *o, struct session *s, uint64_t start, uint64_t end)
-{
-	struct range old;
-	uint64_t at = start;
-
-	while (ranges_bag_take(&s->superseded, at, end, &old)) {
-		if (old.start > at)
-			unmap_part(o, s, at, old.start);
-		at = old.end;
+	if (how == EVENT_LATE) {
+		/* mremap announces REMAP(from, to) and then UNMAP(from); by now
+		   something else may be there. */
+		(void)ranges_bag_take(&s->vacated, start, end, &old);
+	} else {
+		clear(o, s, start, end, SLOT_NONE);
+		if (ranges_remove(&s->registered, start, end) < 0)
+			s->barred = true;
 	}
-	if (at < end)
-		unmap_part(o, s, at, end);
 	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));
 	uffd_wake(s->fds.uffd, start, end - start);
-}
-
-/* What of [start, end) is vacated gets a new inhabitant. */
-static int supersede(struct session *s, uint64_t start, uint64_t end)
-{
-	struct range old;
-
-	while (ranges_bag_take(&s->vacated, start, end, &old))
-		if (ranges_bag_add(&s->superseded, old.start, old.end) < 0)
-			return -ENOMEM;
-	return 0;
 }
 
 static bool is_empty(const struct session *s, uint64_t vpn, uint64_t n)
@@ -150,7 +123,8 @@ static void move_slots(struct owner *o, struct session *s, uint64_t vpn, uint64_
 	}
 }
 
-static void apply_remap(struct owner *o, struct session *s, uint64_t from, uint64_t to, uint64_t len)
+static void apply_remap(struct owner *o, struct session *s, uint64_t from, uint64_t to, uint64_t len,
+			enum event_how how)
 {
 	uint64_t vpn = from >> PAGE_SHIFT, n = len >> PAGE_SHIFT, target = to >> PAGE_SHIFT;
 
@@ -160,12 +134,10 @@ static void apply_remap(struct owner *o, struct session *s, uint64_t from, uint6
 	for (unsigned i = 0; i < WIRE_TRANSIT_PAGES; i++)
 		if (s->transit_vpn[i] >= vpn && s->transit_vpn[i] < vpn + n)
 			s->transit_vpn[i] += target - vpn;
-	s->registered_ns = now_ns();
 	/* The event itself says that the target is registered: slots that are
-	   away must never lie outside of the list. With MREMAP_DONTUNMAP the
-	   source stays registered too; what comes there is found anew. */
-	if (supersede(s, to, to + len) < 0 || ranges_remove(&s->registered, from, from + len) < 0 ||
-	    ranges_bag_add(&s->vacated, from, from + len) < 0 ||
+	   away must never lie outside of the list. */
+	if ((how != EVENT_SOURCE_STAYS && ranges_remove(&s->registered, from, from + len) < 0) ||
+	    (how == EVENT_LATE && ranges_bag_add(&s->vacated, from, from + len) < 0) ||
 	    ranges_add(&s->registered, to, to + len) < 0)
 		s->barred = true;
 	uffd_wake(s->fds.uffd, from, len);
@@ -229,6 +201,20 @@ static int make_record(struct owner *o, struct session *parent, struct session *
 	return 0;
 }
 
+/* What it did itself before its fork could be applied. */
+static void inherit_events(struct owner *o, struct session *child, const struct session *parent)
+{
+	for (unsigned i = 0; i < parent->nr_waiting; i++) {
+		struct uffd_msg msg = parent->waiting[i];
+
+		if (!event_is_of_child(&msg) || event_child(&msg) != child->fds.uffd)
+			continue;
+		msg.reserved3 = 0;
+		child->waiting[child->nr_waiting++] = msg;
+	}
+	o->unquiet |= child->nr_waiting > 0;
+}
+
 static int make_child(struct owner *o, struct session *parent, struct session *child)
 {
 	child->owner = o;
@@ -251,6 +237,7 @@ static int make_child(struct owner *o, struct session *parent, struct session *c
 	atomic_store(&child->counters.registered_bytes, ranges_bytes(&child->registered));
 	inherit_batch(child, parent);
 	forget_wiped(o, child, parent);
+	inherit_events(o, child, parent);
 	record_commit(child, 0);
 	inject(INJECT_FORK_RECORD);
 	if (child->record)
@@ -259,13 +246,14 @@ static int make_child(struct owner *o, struct session *parent, struct session *c
 	return flow_watch(o, child);
 }
 
-static void apply_fork(struct owner *o, struct session *parent, int uffd)
+static void apply_fork(struct owner *o, struct session *parent, const struct uffd_msg *msg)
 {
+	int uffd = (int)msg->arg.fork.ufd;
 	uint64_t id = atomic_fetch_add(&o->flow->next_session_id, 1);
 	struct session *child;
 
 	/* The worker before us had come that far. */
-	if (o->recovering && record_knows_uffd(parent->records, uffd))
+	if (event_is_again(msg) && record_knows_uffd(parent->records, uffd))
 		return;
 	child = session_new(id, parent->uid);
 	/* Without memory for its session the child waits for ever; closing its
@@ -278,23 +266,24 @@ static void apply_fork(struct owner *o, struct session *parent, int uffd)
 	blobstore_family_forked(child->family);
 	if (make_child(o, parent, child) < 0)
 		return;
+	(void)uffd_wake_all(uffd); /* with its events, faults may have been read */
 	notice_send(&o->flow->engine, &child->to_engine, SESSION_NEWS_FORKED);
 }
 
-void events_apply(struct owner *o, struct session *s, const struct uffd_msg *msg)
+void events_apply(struct owner *o, struct session *s, const struct uffd_msg *msg, enum event_how how)
 {
 	switch (msg->event) {
 	case UFFD_EVENT_FORK:
-		apply_fork(o, s, (int)msg->arg.fork.ufd);
+		apply_fork(o, s, msg);
 		break;
 	case UFFD_EVENT_REMAP:
-		apply_remap(o, s, msg->arg.remap.from, msg->arg.remap.to, msg->arg.remap.len);
+		apply_remap(o, s, msg->arg.remap.from, msg->arg.remap.to, msg->arg.remap.len, how);
 		break;
 	case UFFD_EVENT_REMOVE:
 		apply_remove(o, s, msg->arg.remove.start, msg->arg.remove.end);
 		break;
 	case UFFD_EVENT_UNMAP:
-		apply_unmap(o, s, msg->arg.remove.start, msg->arg.remove.end);
+		apply_unmap(o, s, msg->arg.remove.start, msg->arg.remove.end, how);
 		break;
 	default:
 		break; /* no other is asked for */

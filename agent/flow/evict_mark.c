@@ -44,25 +44,39 @@ static void forget_gaps(struct session *s, uint64_t start, uint64_t end)
 	}
 }
 
-static bool register_mapping(struct session *s, const struct batch *b)
+/* It may come to register any of its mappings, and must not find them taken. */
+static void leave_to_itself(struct owner *o, struct session *s)
+{
+	atomic_store(&s->reason, SESSION_REASON_UFFD);
+	flow_start_restore(o, s, true);
+}
+
+static bool register_mapping(struct owner *o, struct session *s, const struct batch *b)
 {
 	uint64_t len = b->map_end - b->map_start;
+	const struct range *known = ranges_after(&s->registered, b->map_start);
+	int r;
 
-	/* Our list may be wrong where a fork child has not inherited a mapping:
-	   the kernel's own word, younger than the list, decides. */
-	if (!b->registered && b->seen_ns > s->registered_ns &&
-	    ranges_remove(&s->registered, b->map_start, b->map_end) < 0)
+	if (s->registered.nr >= REGISTERED_MAX || !maps_is_private_anon(s->fds.maps, b->map_start, b->map_end))
 		return false;
+	/* Our list may be wrong: a fork child has not inherited every mapping, and
+	   shmat(SHM_REMAP) puts another in its place without a word. It is one
+	   mapping, so a look at its first page tells. */
+	if (known && known->start < b->map_end) {
+		r = uffd_is_registered(s->fds.uffd, b->map_start);
+		if (r < 0 || (r == 0 && ranges_remove(&s->registered, b->map_start, b->map_end) < 0))
+			return false;
+	}
 	/* Always asked of the kernel, where it costs nothing when it is so: a
 	   page moved out of a mapping that is not registered would be lost. */
-	if (s->registered.nr >= REGISTERED_MAX ||
-	    !maps_is_private_anon(s->fds.maps, b->map_start, b->map_end) ||
-	    uffd_register(s->fds.uffd, b->map_start, len) < 0)
+	r = uffd_register(s->fds.uffd, b->map_start, len);
+	if (r == -EBUSY)
+		leave_to_itself(o, s);
+	if (r < 0)
 		return false;
 	if (ranges_cover(&s->registered, b->map_start, b->map_end))
 		return true;
 	forget_gaps(s, b->map_start, b->map_end);
-	s->registered_ns = now_ns();
 	if (ranges_add(&s->registered, b->map_start, b->map_end) < 0) {
 		uffd_unregister(s->fds.uffd, b->map_start, len);
 		return false;
@@ -146,10 +160,11 @@ void evict_mark(struct owner *o, struct batch *b)
 {
 	struct session *s = b->session;
 
+	events_settle_idle(o, s);
 	if (session_state(s) != SESSION_ACTIVE || !events_are_settled(s) || s->barred || s->mover_gone ||
 	    s->heir_of || uffd_is_changing(s->fds.uffd)) {
 		b->nr = 0;
-	} else if (!register_mapping(s, b)) {
+	} else if (!register_mapping(o, s, b)) {
 		b->refused = true;
 		b->nr = 0;
 	} else {

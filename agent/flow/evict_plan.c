@@ -74,8 +74,6 @@ bool evict_plan(struct session *s, struct batch *b, unsigned max)
 			continue;
 		b->map_start = map->start;
 		b->map_end = map->end;
-		b->registered = map->registered;
-		b->seen_ns = s->mappings_started_ns;
 		take_regions(b, regions, n, max);
 		return true;
 	}

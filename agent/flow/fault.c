@@ -242,6 +242,8 @@ static unsigned answer_all(struct owner *o, struct session *s, unsigned first, u
 		m[i].event = 0; /* taken: not to be found again */
 		gate_set_generation(s->gate, ++s->generation);
 	}
+	if (!events_are_settled(s))
+		events_settle_idle(o, s);
 	for (unsigned i = 0; i < nr && session_state(s) < SESSION_CLOSING; i++)
 		if (m[i].event == UFFD_EVENT_PAGEFAULT && !answer_message(o, s, &m[i], start))
 			m[again++] = m[i];
@@ -292,15 +294,14 @@ static void serve_inside(struct owner *o, struct session *s)
 			flow_tampered(o, s);
 			break;
 		}
-		if (n <= 0 && !events_are_settled(s)) {
-			sched_yield(); /* to the thread whose event is missing */
-			events_settle_idle(o, s);
+		if (n <= 0 && events_hold_somebody(s)) {
+			sched_yield(); /* to the thread whose event was read or is missing */
 			round -= waits++ < SETTLE_WAITS;
 		} else if (n <= 0 && again == 0) {
 			return;
 		}
 		again = answer_all(o, s, again, again + (unsigned)MAX(n, 0), start);
-		if (again == 0 && n < FLOW_MESSAGES / 2 && events_are_settled(s))
+		if (again == 0 && n < FLOW_MESSAGES / 2 && !events_hold_somebody(s))
 			return;
 	}
 	/* INV-3: a wake ends a message too; the thread comes back with a new

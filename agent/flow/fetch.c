@@ -395,12 +395,17 @@ void fetch_take(struct owner *o, struct mail *mail)
 	look(o, f);
 }
 
+bool fetch_has_again(const struct owner *o)
+{
+	return o->fetches && o->fetches->again;
+}
+
 int fetch_again(struct owner *o, int wait)
 {
 	struct fetch *f, *next;
 	uint64_t now;
 
-	if (!o->fetches || !o->fetches->again)
+	if (!fetch_has_again(o))
 		return wait;
 	now = now_ns();
 	f = o->fetches->again;

@@ -119,6 +119,7 @@ void flow_close(struct owner *o, struct session *s)
 {
 	if (session_state(s) >= SESSION_CLOSING)
 		return;
+	events_flush(o, s); /* children live on */
 	session_set_state(s, SESSION_CLOSING);
 	inject(INJECT_CLOSING);
 	fetch_close(o, s);
@@ -151,6 +152,7 @@ void flow_tampered(struct owner *o, struct session *s)
 	s->tampered = true;
 	s->stuck_ns = 0;
 	atomic_store(&s->reason, "its userfaultfd was tampered with");
+	events_flush(o, s);
 	flow_unwatch(o, s);
 	flow_start_restore(o, s, true);
 }
@@ -196,7 +198,6 @@ static void unregister_all(struct session *s)
 	s->registered.nr = 0;
 	s->registered.changes++;
 	record_commit(s, 0);
-	s->registered_ns = now_ns();
 	atomic_store(&s->counters.registered_bytes, 0);
 }
 

@@ -106,13 +106,16 @@ void flow_unwatch(struct owner *o, struct session *s);
    of faults any more. Everything goes back, and it is let go. */
 void flow_tampered(struct owner *o, struct session *s);
 
-/* event_order.c: an event as it is read; applied at once, or when those that
-   must have happened before it have come. The generation is the caller's. */
+/* event_order.c: an event as it is read; it waits until all those are read that
+   may have happened before it. The generation is the caller's. */
 void events_take(struct owner *o, struct session *s, const struct uffd_msg *msg);
-/* Nothing is pending: if the kernel has no event on its way either, what waits
-   for one waits in vain. */
+/* If the kernel has no event on its way, what waits is applied. */
 void events_settle_idle(struct owner *o, struct session *s);
-/* Slots and mappings agree: no event waits for another. */
+/* Applies what waits, whatever may be missing. */
+void events_flush(struct owner *o, struct session *s);
+/* Somebody waits for what waits: a fault, or a fork child. */
+bool events_hold_somebody(const struct session *s);
+/* Slots and mappings agree: no event waits. */
 static inline bool events_are_settled(const struct session *s)
 {
 	return s->nr_waiting == 0;
@@ -120,13 +123,66 @@ static inline bool events_are_settled(const struct session *s)
 /* ... and none is known to be still on its way. */
 static inline bool events_are_quiet(const struct session *s)
 {
-	return s->nr_waiting == 0 && s->vacated.nr == 0 && s->superseded.nr == 0;
+	return s->nr_waiting == 0 && s->vacated.nr == 0;
 }
 /* After the death of the worker before: the event that it was applying, and those
    that can be applied. */
 void events_recover(struct owner *o, struct session *s);
 /* events.c: applies one event. */
-void events_apply(struct owner *o, struct session *s, const struct uffd_msg *msg);
+enum event_how {
+	EVENT_PLAIN,	    /* REMAP: its source is unmapped, as its UNMAP says or will */
+	EVENT_SOURCE_STAYS, /* REMAP: it has none (MREMAP_DONTUNMAP) */
+	EVENT_LATE, /* REMAP: that is still to come; UNMAP: that of a REMAP before, done */
+};
+void events_apply(struct owner *o, struct session *s, const struct uffd_msg *msg, enum event_how how);
+
+/* event_plan.c: the order of the events that wait. */
+#define EVENT_NO_TAIL UINT8_MAX
+struct event_step {
+	uint8_t event; /* which of those waiting */
+	uint8_t how;   /* enum event_how */
+	uint8_t tail;  /* the UNMAP that is done with it */
+};
+struct event_plan {
+	unsigned nr;
+	struct event_step step[SESSION_WAITING_MAX];
+	int child;
+};
+enum event_answer {
+	EVENT_KNOWN,
+	EVENT_UNKNOWN,	 /* something changes again: later */
+	EVENT_ASK_CHILD, /* the fork child plan->child changes something: its events tell */
+};
+/* complete: none is on its way. If not, the order is always known. */
+enum event_answer event_plan_make(const struct session *s, bool complete, struct event_plan *plan);
+
+/* Events that wait have two marks of ours, in fields that the kernel leaves 0:
+   whose they are, if not the session's but those of a child whose fork waits
+   too; and that they were taken before a death of the worker. */
+static inline bool event_is_of_child(const struct uffd_msg *msg)
+{
+	return msg->reserved3;
+}
+
+static inline int event_child(const struct uffd_msg *msg)
+{
+	return (int)msg->reserved3 - 1;
+}
+
+static inline void event_set_child(struct uffd_msg *msg, int uffd)
+{
+	msg->reserved3 = (uint32_t)uffd + 1;
+}
+
+static inline bool event_is_again(const struct uffd_msg *msg)
+{
+	return msg->reserved1;
+}
+
+static inline void event_set_again(struct uffd_msg *msg)
+{
+	msg->reserved1 = 1;
+}
 
 /* fault.c: reads and answers what is pending; called when the session's
    userfaultfd, or its gate's eventfd, is readable. */
@@ -164,6 +220,7 @@ enum placed fetch_start(struct owner *o, struct session *s, uint64_t vpn, bool w
 void fetch_take(struct owner *o, struct mail *mail);
 /* What had to wait; returns how long to sleep at most, in ms, at most wait. */
 int fetch_again(struct owner *o, int wait);
+bool fetch_has_again(const struct owner *o);
 /* Slots of [vpn, end) are FETCHING no more: they are carried elsewhere. */
 void fetch_forget(struct owner *o, struct session *s, uint64_t vpn, uint64_t end);
 void fetch_close(struct owner *o, struct session *s);

@@ -60,7 +60,7 @@ static int read_all(struct mappings *m, int fd)
 	return 0;
 }
 
-static int add(struct mappings *m, uint64_t start, uint64_t end, bool registered)
+static int add(struct mappings *m, uint64_t start, uint64_t end)
 {
 	if (m->nr == m->room) {
 		size_t room = m->room * 2 + 64;
@@ -71,7 +71,7 @@ static int add(struct mappings *m, uint64_t start, uint64_t end, bool registered
 		m->v = v;
 		m->room = room;
 	}
-	m->v[m->nr++] = (struct mapping){ start, end, registered };
+	m->v[m->nr++] = (struct mapping){ start, end };
 	return 0;
 }
 
@@ -157,6 +157,16 @@ static bool flags_are_eligible(const char *flags, const char *end)
 	return true;
 }
 
+/* Registered in a way that is not ours: for writes or minor faults, or shared. */
+static bool is_registered_by_others(const char *header, const char *flags, const char *end)
+{
+	uint64_t unused;
+
+	if (has_flag(flags, end, "uw") || has_flag(flags, end, "ui"))
+		return true;
+	return has_flag(flags, end, "um") && take_range(&header, &unused, &unused) && header[3] == 's';
+}
+
 static bool is_never(uint64_t start, uint64_t end, const struct wire_range *never, unsigned nr)
 {
 	for (unsigned i = 0; i < nr; i++)
@@ -184,18 +194,21 @@ static void trim_text(struct mappings *m)
 static int parse(struct mappings *m, const struct wire_range *never, unsigned nr_never)
 {
 	uint64_t start = 0, end = 0;
+	const char *header = m->text;
 	bool eligible = false;
 	char *line, *eol;
 
 	for (line = m->text; (eol = strchr(line, '\n')); line = eol + 1) {
 		if (is_header(line)) {
+			header = line;
 			eligible = header_is_eligible(line, eol, &start, &end);
 		} else if (strncmp(line, "Locked:", 7) == 0) {
 			m->locked_bytes += kilobytes(line + 7);
 		} else if (strncmp(line, "VmFlags: ", 9) == 0) {
+			m->has_uffd |= is_registered_by_others(header, line + 9, eol);
 			if (eligible && flags_are_eligible(line + 9, eol) &&
 			    !is_never(start, end, never, nr_never) &&
-			    add(m, start, end, has_flag(line + 9, eol, "um")) < 0)
+			    add(m, start, end) < 0)
 				return -ENOMEM;
 		}
 	}
@@ -208,6 +221,7 @@ int mappings_read(struct mappings *m, int smaps, const struct wire_range *never,
 
 	m->nr = 0;
 	m->locked_bytes = 0;
+	m->has_uffd = false;
 	r = read_all(m, smaps);
 	if (r == 0)
 		r = parse(m, never, nr_never);

@@ -19,7 +19,6 @@
 struct mapping {
 	uint64_t start; /* the whole mapping: it is registered whole or not at all */
 	uint64_t end;
-	bool registered; /* with some userfaultfd for missing pages */
 };
 
 struct mappings {
@@ -28,6 +27,7 @@ struct mappings {
 	struct ranges held; /* parts of them that hold thread control blocks, stacks, mutexes */
 	uint64_t missing; /* a page that ought to be held, but is away; 0: none */
 	uint64_t locked_bytes; /* of all mappings: a sign of mlockall */
+	bool has_uffd; /* the program has registered some with a userfaultfd of its own */
 	char *text; /* read buffer */
 	size_t text_room;
 };

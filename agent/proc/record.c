@@ -8,7 +8,7 @@
 #include "common/util.h"
 #include "proc/session.h"
 
-#define TABLE_OLDEST 1
+#define TABLE_OLDEST 3 /* before, fewer events could wait */
 #define TABLE_VERSION RECORD_VERSION
 
 #define LIST_BYTES ((size_t)RECORD_RANGES * sizeof(struct range))
@@ -241,7 +241,6 @@ void record_commit(struct session *s, uint64_t applied)
 		s->registered_kept = s->registered.changes;
 	}
 	new->nr_vacated = copy_bag(new->vacated, &s->vacated, RECORD_BAG, &lost);
-	new->nr_superseded = copy_bag(new->superseded, &s->superseded, RECORD_BAG, &lost);
 	new->nr_waiting = s->nr_waiting;
 	memcpy(new->waiting, s->waiting, s->nr_waiting * sizeof(s->waiting[0]));
 	/* What could not be noted in full: nothing leaves this process any more,
@@ -333,8 +332,6 @@ int record_load(struct session *s, const struct record *record)
 	r = load_ranges(&s->registered, list_of(record, now->list & 1), nr);
 	if (r == 0)
 		r = load_bag(&s->vacated, now->vacated, MIN(now->nr_vacated, RECORD_BAG));
-	if (r == 0)
-		r = load_bag(&s->superseded, now->superseded, MIN(now->nr_superseded, RECORD_BAG));
 	s->registered_kept = s->registered.changes;
 	return r;
 }

@@ -29,12 +29,12 @@
 /* Of the table's layout. Compiled with another, an agent stands for the one that
    comes after this, or came before it (tests/live/test_upgrade.sh). */
 #ifndef RECORD_VERSION
-#define RECORD_VERSION 2
+#define RECORD_VERSION 3
 #endif
 #define RECORDS_MAX 65536u
 #define RECORD_RANGES 16384u /* registered ones that are kept */
 #define RECORD_BAG 64u	     /* ... of those moved away from */
-#define RECORD_WAITING 16u
+#define RECORD_WAITING 64u
 
 struct session;
 
@@ -63,12 +63,9 @@ struct record_state {
 	uint32_t list; /* which of the two of registered ranges */
 	uint32_t nr_registered;
 	uint32_t nr_vacated;
-	uint32_t nr_superseded;
 	uint32_t nr_waiting;
-	uint32_t reserved;
 	struct uffd_msg waiting[RECORD_WAITING];
 	struct range vacated[RECORD_BAG];
-	struct range superseded[RECORD_BAG];
 };
 
 struct record {

@@ -58,7 +58,6 @@ struct session *session_free(struct session *s)
 	quiet_deinit(&s->quiet);
 	ranges_deinit(&s->registered);
 	ranges_deinit(&s->vacated);
-	ranges_deinit(&s->superseded);
 	if (s->gate)
 		munmap(s->gate, PAGE_BYTES);
 	if (s->fds.mover >= 0)

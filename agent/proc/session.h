@@ -130,7 +130,7 @@ static inline uint64_t counter_get(const _Atomic uint64_t *counter)
 }
 
 /* First touches that run in order get windows that grow (owner). */
-#define SESSION_WAITING_MAX 16
+#define SESSION_WAITING_MAX 64
 #define SESSION_STREAMS 4
 struct touch_stream {
 	uint64_t next; /* vpn that would continue it */
@@ -170,6 +170,7 @@ struct record;
 struct record_table;
 
 #define SESSION_ROOM_UNLIMITED INT64_MAX
+#define SESSION_REASON_UFFD "it uses userfaultfd itself"
 
 struct session {
 	/* const */
@@ -198,9 +199,7 @@ struct session {
 	struct slotmap slots;
 	struct ranges registered;
 	struct ranges vacated;	 /* bag: moved away from; their UNMAP is still to come */
-	struct ranges superseded; /* bag: ... and something younger is there by now */
 	uint64_t registered_kept; /* registered.changes as of the record */
-	uint64_t registered_ns;	 /* when one was last added */
 	uint32_t generation;
 	uint64_t transit_vpn[WIRE_TRANSIT_PAGES]; /* who is on the way there; 0: nobody */
 	struct session *heir_of; /* forked while that session's batch was under way */
@@ -219,7 +218,7 @@ struct session {
 	int recover;		 /* enum session_recover: found by a new worker, and */
 	bool polled;		 /* its userfaultfd is in the owner's epoll */
 	uint64_t gate_wait_ns;	 /* since when the mover is inside; 0: not */
-	struct uffd_msg waiting[SESSION_WAITING_MAX]; /* events for earlier ones */
+	struct uffd_msg waiting[SESSION_WAITING_MAX]; /* events, as they were read */
 	unsigned nr_waiting;
 	unsigned applying;	 /* which of them is being applied */
 	unsigned phase;		 /* ... and how far it had come, when it is done again */
@@ -240,7 +239,7 @@ struct session {
 	/* worker */
 	_Atomic uint64_t wanted_vpn; /* for the owner: a page that must not be away */
 	struct mappings mappings;
-	uint64_t mappings_ns, mappings_started_ns, mappings_cost_ns;
+	uint64_t mappings_ns, mappings_cost_ns;
 	uint64_t mappings_locked; /* VmLck before they were read */
 	uint64_t hand;		 /* where the scan goes on, byte address */
 	uint64_t scanned_from;	 /* where this round began */

@@ -194,6 +194,20 @@ static int kernel_read(int fd, struct uffd_msg *msgs, unsigned max)
 	return (int)((size_t)n / sizeof(*msgs));
 }
 
+/* CONTINUE is for shared memory: the kernel looks for a registered mapping, and
+   then refuses ours, whether a page is there or not (6.18). */
+static int kernel_is_registered(int fd, uint64_t address)
+{
+	struct uffdio_continue arg = {
+		.range = { .start = address & ~(PAGE_BYTES - 1), .len = PAGE_BYTES },
+		.mode = UFFDIO_CONTINUE_MODE_DONTWAKE,
+	};
+
+	if (ioctl(fd, UFFDIO_CONTINUE, &arg) == 0 || errno == EINVAL || errno == EEXIST)
+		return 1;
+	return errno == ENOENT ? 0 : -errno;
+}
+
 const struct uffd_ops uffd_kernel = {
 	.api = kernel_api,
 	.register_missing = kernel_register,
@@ -203,6 +217,7 @@ const struct uffd_ops uffd_kernel = {
 	.wake = kernel_wake,
 	.poison = kernel_poison,
 	.read = kernel_read,
+	.is_registered = kernel_is_registered,
 };
 const struct uffd_ops *uffd_ops = &uffd_kernel;
 

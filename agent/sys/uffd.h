@@ -53,6 +53,7 @@ struct uffd_ops {
 	int (*wake)(int fd, uint64_t start, uint64_t len);
 	int (*poison)(int fd, uint64_t start, uint64_t len, int64_t *done);
 	int (*read)(int fd, struct uffd_msg *msgs, unsigned max);
+	int (*is_registered)(int fd, uint64_t address);
 };
 
 extern const struct uffd_ops uffd_kernel;
@@ -109,6 +110,13 @@ enum placed uffd_place_poison(int fd, uint64_t dst);
 /* Is the address space still there? Asks with a ZEROPAGE at an address that is
    never mapped. */
 bool uffd_alive(int fd);
+
+/* Is the page at address in a mapping that is registered? 1 or 0; -EAGAIN with a
+   change under way, or another negative errno. Changes nothing. */
+static inline int uffd_is_registered(int fd, uint64_t address)
+{
+	return uffd_ops->is_registered(fd, address);
+}
 
 /* A change of mappings is under way: an event is unread, or its thread has not
    run again yet. */

@@ -31,7 +31,7 @@ static struct owner *const owner = &owner_thread.owner;
 static struct worker worker;
 static struct packers packers;
 static struct codec *codec;
-static struct store *store;
+static struct store *stores[2];
 static int empty_dir = -1, smaps = -1, statm = -1;
 static struct order orders[2];
 static size_t nodes_taken; /* of the slot pool, when nobody is there */
@@ -196,6 +196,137 @@ static const struct store_ops scripted_store = {
 	.used_bytes = scripted_used_bytes,
 };
 
+/* ---- the slow store: reads end one by one, when the walk wants it ---- */
+
+static unsigned char *slow_segments;
+static bool slow_used[SEGMENTS];
+static struct {
+	struct store_read *read;
+	bool cancelled;
+} reads[MMS];
+static unsigned nr_reads;
+
+static int slow_segment_new(void *self, uint32_t *segment)
+{
+	(void)self;
+	for (*segment = 0; *segment < SEGMENTS; (*segment)++)
+		if (!slow_used[*segment]) {
+			slow_used[*segment] = true;
+			return 0;
+		}
+	return -ENOSPC;
+}
+
+static int slow_write(void *self, uint32_t segment, size_t offset, const void *buf, size_t len)
+{
+	(void)self;
+	memcpy(slow_segments + segment * STORE_SEGMENT + offset, buf, len);
+	return 0;
+}
+
+static int slow_read(void *self, uint32_t segment, size_t offset, void *buf, size_t len)
+{
+	(void)self;
+	if (w.in_owner)
+		violated("INV-2: the owner waits for a slow tier");
+	memcpy(buf, slow_segments + segment * STORE_SEGMENT + offset, len);
+	if (w.corrupt)
+		((unsigned char *)buf)[len / 2] ^= 0x10;
+	return 0;
+}
+
+static void slow_submit(void *self, struct store_read *read)
+{
+	(void)self;
+	/* as many as there are places in the walk's list; more would wait behind them */
+	if (nr_reads == ARRAY_SIZE(reads)) {
+		store_read_done(read, -EAGAIN, NULL);
+		return;
+	}
+	reads[nr_reads].cancelled = false;
+	reads[nr_reads++].read = read;
+}
+
+static void slow_cancel(void *self, struct store_read *read)
+{
+	(void)self;
+	for (unsigned i = 0; i < nr_reads; i++)
+		reads[i].cancelled |= reads[i].read == read;
+}
+
+static void end_read(unsigned i)
+{
+	struct store_read *read = reads[i].read;
+	int r = reads[i].cancelled ? -ECANCELED : w.read_error;
+
+	memmove(&reads[i], &reads[i + 1], (--nr_reads - i) * sizeof(reads[0]));
+	if (r != -ECANCELED)
+		w.read_error = 0;
+	if (!r)
+		r = slow_read(NULL, read->segment, read->offset, read->buf, read->len);
+	store_read_done(read, r, read->buf);
+}
+
+static void slow_segment_free(void *self, uint32_t segment)
+{
+	(void)self;
+	slow_used[segment] = false;
+}
+
+static uint64_t slow_used_bytes(void *self)
+{
+	uint64_t n = 0;
+
+	(void)self;
+	for (unsigned i = 0; i < SEGMENTS; i++)
+		n += slow_used[i] ? STORE_SEGMENT : 0;
+	return n;
+}
+
+static const struct store_ops slow_store = {
+	.name = "slow",
+	.segment_new = slow_segment_new,
+	.write = slow_write,
+	.read = slow_read,
+	.read_submit = slow_submit,
+	.read_cancel = slow_cancel,
+	.segment_free = slow_segment_free,
+	.used_bytes = slow_used_bytes,
+};
+
+void agent_sink(void)
+{
+	bool in_owner = w.in_owner, in_fault_path = w.in_fault_path;
+	struct blobstore_stats stats;
+
+	w.in_owner = w.in_fault_path = false; /* another thread's work */
+	blobstore_set_move_down(flow.blobstore, 1);
+	for (unsigned i = 0; i < 100; i++) {
+		w.clock_ns += NSEC_PER_SEC;
+		while (blobstore_work(flow.blobstore))
+			;
+		blobstore_get_stats(flow.blobstore, &stats);
+		if (!stats.tier[0].live_bytes)
+			break;
+	}
+	blobstore_set_move_down(flow.blobstore, 0);
+	w.in_owner = in_owner;
+	w.in_fault_path = in_fault_path;
+}
+
+int __wrap_blobstore_get_now(struct blobstore *bs, struct codec *c, blob_id id, void *page);
+int __real_blobstore_get_now(struct blobstore *bs, struct codec *c, blob_id id, void *page);
+
+/* Between its caller's look at the tier and the reading. */
+int __wrap_blobstore_get_now(struct blobstore *bs, struct codec *c, blob_id id, void *page)
+{
+	if (w.sink) {
+		w.sink = false;
+		agent_sink();
+	}
+	return __real_blobstore_get_now(bs, c, id, page);
+}
+
 /* ---- once in a process ---- */
 
 static void must(bool ok, const char *what)
@@ -225,7 +356,7 @@ static void open_flow(void)
 	flow.zeros = calloc(FLOW_WINDOW_MAX, PAGE_BYTES);
 	flow.domains = domain_registry_new();
 	flow.staging = staging_new(256 * PAGE_BYTES);
-	flow.blobstore = blobstore_new(store, 1024);
+	flow.blobstore = blobstore_new_tiers(stores, stores[1] ? 2 : 1, 1024, NULL, 0);
 	must(flow.zeros && flow.domains && flow.staging && flow.blobstore, "flow");
 }
 
@@ -233,8 +364,13 @@ void agent_open(void)
 {
 	uffd_ops = &uffd_scripted;
 	segments = calloc(SEGMENTS, STORE_SEGMENT);
-	store = store_new(&scripted_store, NULL, SEGMENTS);
-	must(segments && store, "store");
+	stores[0] = store_new(&scripted_store, NULL, SEGMENTS);
+	if (w.scenario->slow) {
+		slow_segments = calloc(SEGMENTS, STORE_SEGMENT);
+		stores[1] = store_new(&slow_store, NULL, SEGMENTS);
+		must(slow_segments && stores[1], "slow store");
+	}
+	must(segments && stores[0], "store");
 	open_flow();
 	must(owner_open(owner, &flow, -1) == 0, "owner");
 	must(packers_start(&packers, &flow, 0, -1) == 0, "packers");
@@ -485,6 +621,10 @@ bool agent_may(const struct action *a)
 		return may_make_room(a->a);
 	case DO_PACK:
 		return packers.urgent || packers.head;
+	case DO_FETCH:
+		return fetch_has_again(owner);
+	case DO_READ:
+		return a->a < nr_reads;
 	default:
 		return false;
 	}
@@ -493,7 +633,7 @@ bool agent_may(const struct action *a)
 static void serve(int i)
 {
 	w.mm[i].gate_event = false;
-	w.saw_event = false;
+	w.saw_event = session_at(i)->nr_waiting > 0; /* it may be applied now */
 	w.in_fault_path = true;
 	fault_serve(owner, session_at(i));
 	w.in_fault_path = false;
@@ -530,8 +670,14 @@ static void pack(void)
 	mailbox_send(&session_owner(b->session)->box, &b->mail);
 }
 
+static bool is_owners(unsigned kind)
+{
+	return (kind >= DO_SERVE && kind <= DO_FORGET) || kind == DO_FETCH;
+}
+
 void agent_do(const struct action *a)
 {
+	w.in_owner = is_owners(a->kind);
 	switch (a->kind) {
 	case DO_SERVE:
 		serve(a->a);
@@ -571,9 +717,17 @@ void agent_do(const struct action *a)
 	case DO_PACK:
 		pack();
 		break;
+	case DO_FETCH:
+		w.clock_ns += NSEC_PER_SEC; /* whatever it waits for is over */
+		fetch_again(owner, 0);
+		break;
+	case DO_READ:
+		end_read(a->a);
+		break;
 	default:
 		break;
 	}
+	w.in_owner = false;
 }
 
 /* ---- trouble ---- */
@@ -687,6 +841,19 @@ void agent_trouble(enum trouble t)
 	case TROUBLE_HASTE:
 		w.haste = true;
 		break;
+	case TROUBLE_READ_EIO:
+		w.read_error = -EIO;
+		break;
+	case TROUBLE_READ_LATE:
+		w.read_error = -ETIMEDOUT;
+		break;
+	case TROUBLE_READ_LOST:
+		w.read_error = -ENODATA;
+		w.lost = ~0u;
+		break;
+	case TROUBLE_SINK:
+		w.sink = true;
+		break;
 	case TROUBLE_RESTORE:
 	case TROUBLE_DETACH:
 		give_order(session_at(0), t == TROUBLE_DETACH);
@@ -712,7 +879,7 @@ static bool anything_left(void)
 static void round_of_all(void)
 {
 	for (int i = 0; i < MMS; i++) {
-		for (unsigned kind = DO_SERVE; kind <= DO_PACK; kind++) {
+		for (unsigned kind = DO_SERVE; kind <= DO_READ; kind++) {
 			struct action a = { (uint8_t)kind, (uint8_t)i, 0 };
 
 			if (kind != DO_TICK && agent_may(&a))
@@ -730,7 +897,7 @@ void agent_end(void)
 {
 	struct blobstore_stats stats;
 
-	for (unsigned n = 0; anything_left() && n < 1000; n++) {
+	for (unsigned n = 0; (anything_left() || nr_reads || owner->box.head) && n < 1000; n++) {
 		round_of_all();
 		if (n > 20) /* its half second is over */
 			for (int i = 0; i < MMS; i++)
@@ -784,7 +951,7 @@ static void put_slot(struct out *o, slot_t slot)
 	PUT(o, (uint8_t)(slot_flags(slot) & SLOT_F_WAITING));
 	if (slot_state(slot) == SLOT_STAGED && !staging_forwarded(flow.staging, (uint32_t)slot_value(slot)))
 		bytes = staging_page(flow.staging, (uint32_t)slot_value(slot));
-	else if (slot_state(slot) == SLOT_STORED && !w.corrupt &&
+	else if ((slot_state(slot) == SLOT_STORED || slot_state(slot) == SLOT_FETCHING) && !w.corrupt &&
 		 blobstore_get(flow.blobstore, codec, (blob_id)slot_value(slot), page) == 0)
 		bytes = page;
 	if (bytes)
@@ -834,9 +1001,9 @@ static void put_session(struct out *o, const struct session *s)
 	put(o, flags, sizeof(flags));
 	for (unsigned p = 0; p < PAGES; p++)
 		put_slot(o, slotmap_get(&s->slots, page_address(p) >> PAGE_SHIFT));
+	PUT(o, s->nr_fetches);
 	put_ranges(o, &s->registered);
 	put_ranges(o, &s->vacated);
-	put_ranges(o, &s->superseded);
 	for (unsigned i = 0; i < s->nr_waiting; i++)
 		put(o, &s->waiting[i], sizeof(s->waiting[i]));
 	for (unsigned i = 0; i < WIRE_TRANSIT_PAGES; i++)
@@ -865,6 +1032,11 @@ size_t agent_hash(void *to, size_t room)
 			put_session(&o, session_at(i));
 	put_box(&o, &owner->box);
 	put_box(&o, &flow.worker);
+	PUT(&o, fetch_has_again(owner));
+	for (unsigned i = 0; i < nr_reads; i++) {
+		PUT(&o, reads[i].read->offset);
+		PUT(&o, reads[i].cancelled);
+	}
 	for (struct batch *b = owner->deferred; b; b = b->next)
 		put_batch(&o, b);
 	for (struct batch *b = packers.urgent; b; b = b->next)

@@ -54,7 +54,8 @@ static void print_action(FILE *to, const struct action *a)
 		[DO_SETTLE] = "owner: settles", [DO_FORGET] = "owner: probes",
 		[DO_TICK] = "worker: plans for mm", [DO_WORKER_MAIL] = "worker: takes its mail",
 		[DO_MESSAGE] = "worker: hears from the mover of mm", [DO_GONE] = "worker: sees the end of mm",
-		[DO_ROOM] = "worker: makes room for mm", [DO_PACK] = "packer: packs", [DO_MOVER] = "mover: goes on, mm",
+		[DO_ROOM] = "worker: makes room for mm", [DO_PACK] = "packer: packs", [DO_FETCH] = "owner: looks at its fetches again",
+		[DO_READ] = "slow store: ends its read", [DO_MOVER] = "mover: goes on, mm",
 	};
 	static const char *const troubles[] = {
 		[TROUBLE_NOMEM] = "the next placing answers ENOMEM",
@@ -71,6 +72,10 @@ static void print_action(FILE *to, const struct action *a)
 		[TROUBLE_DETACH] = "order: detach",
 		[TROUBLE_HELLO] = "a child says hello",
 		[TROUBLE_HASTE] = "threads will run on while their events are in the owner's hand",
+		[TROUBLE_READ_EIO] = "the next read that ends fails",
+		[TROUBLE_READ_LATE] = "the next read that ends was too late",
+		[TROUBLE_READ_LOST] = "the next read that ends finds nothing",
+		[TROUBLE_SINK] = "pages will go down just before the next one is read",
 	};
 	const struct scenario *s = w.scenario;
 
@@ -167,7 +172,7 @@ static unsigned list_running(struct action *to)
 		list_one(to, &n, DO_STEP, t, 0);
 	for (unsigned kind = DO_SERVE; kind <= DO_MOVER; kind++) {
 		bool per_mm = kind == DO_SERVE || kind == DO_MESSAGE || kind == DO_GONE || kind == DO_MOVER ||
-			      kind == DO_ROOM;
+			      kind == DO_ROOM || kind == DO_READ;
 
 		if (kind == DO_TICK)
 			continue;
@@ -208,7 +213,8 @@ static void drain(void)
 
 		for (unsigned k = 0; k < n; k++) {
 			polling &= list[k].kind == DO_JOBS || list[k].kind == DO_SETTLE ||
-				   list[k].kind == DO_DEFERRED || list[k].kind == DO_FORGET;
+				   list[k].kind == DO_DEFERRED || list[k].kind == DO_FORGET ||
+				   list[k].kind == DO_FETCH;
 			if (is_enabled(&list[k]))
 				perform(&list[k]);
 		}
@@ -269,6 +275,8 @@ static void begin_run(const struct scenario *s)
 	}
 	if (s->evicted || s->staged)
 		evict_all();
+	if (s->slow && !(s->trouble & TROUBLE(SINK)))
+		agent_sink();
 	for (unsigned i = 0; i < ARRAY_SIZE(s->script) && s->script[i].op; i++)
 		do_op(0, &s->script[i]);
 	w.scenario = s;
@@ -283,7 +291,8 @@ static void end_run(void)
 		for (unsigned p = 0; t != MOVER_THREAD && t != 1 && p < PAGES; p++) {
 			struct choice read = { OP_READ, (uint8_t)p, 1 };
 
-			w.half_map = w.again = w.nomem = w.haste = false;
+			w.half_map = w.again = w.nomem = w.haste = w.sink = false;
+			w.read_error = 0;
 			if (w.thread[t].used)
 				do_op(t, &read);
 			check_end();
@@ -401,6 +410,10 @@ static unsigned run_order(const struct scenario *s, unsigned depth, unsigned kno
 			if (!node->n)
 				break;
 		}
+		/* The blobstore outlives a run: where it is in the middle of tidying
+		   up, what is to go down a tier may stay once. */
+		if (!is_enabled(&node->list[node->at]))
+			break;
 		record(&node->list[node->at]);
 	}
 	end_run();

@@ -75,6 +75,7 @@ int page_of_address(uint64_t address)
 void kernel_reset(void)
 {
 	static const struct scenario *made_for;
+	static uint64_t runs;
 
 	if (made_for != w.scenario)
 		for (unsigned i = 0; i < TOKENS; i++)
@@ -82,7 +83,7 @@ void kernel_reset(void)
 	made_for = w.scenario;
 	memset(fd_mm, -1, sizeof(fd_mm));
 	w.next_token = w.next_frame = 1;
-	w.clock_ns = 1000 * NSEC_PER_SEC;
+	w.clock_ns = ++runs * 10000 * NSEC_PER_SEC; /* the blobstore outlives a run */
 }
 
 void mm_bind_fd(int fd, int mm)
@@ -407,6 +408,18 @@ static int scripted_poison(int fd, uint64_t start, uint64_t len, int64_t *done)
 	return place(fd, start, NULL, len, (struct page){ .kind = PAGE_POISON }, done);
 }
 
+static int scripted_is_registered(int fd, uint64_t address)
+{
+	const struct mm *mm = &w.mm[mm_of_fd(fd)];
+	int page = page_of_address(address);
+
+	if (mm->changing)
+		return -EAGAIN;
+	if (!mm->alive)
+		return -ESRCH;
+	return page >= 0 && mm->mapped[page / AREA_PAGES] && mm->registered[page / AREA_PAGES];
+}
+
 static int scripted_api(int fd, uint64_t features)
 {
 	(void)fd;
@@ -423,6 +436,7 @@ const struct uffd_ops uffd_scripted = {
 	.wake = scripted_wake,
 	.poison = scripted_poison,
 	.read = scripted_read,
+	.is_registered = scripted_is_registered,
 };
 
 /* ---- agent/sys/pagemap.h ---- */

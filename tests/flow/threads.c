@@ -110,7 +110,8 @@ static bool touch(struct thread *t)
 
 static void step_touch(struct thread *t)
 {
-	if (t->step == STEP_FAULT) {
+	/* It holds the mapping's lock from finding it registered to being queued. */
+	if (t->step == STEP_FAULT && mm_of(t)->registered[t->page / AREA_PAGES]) {
 		/* Queued without looking at the page again: harsher than the
 		   kernel, and seen with it all the same (EEXIST). */
 		t->step = STEP_BEGIN;
@@ -179,6 +180,20 @@ static void end_advice(struct thread *t)
 	finish(t);
 }
 
+/* Beside a fork that has not returned: before it or after, both are right. */
+static void may_be_dropped_in_children(const struct thread *t)
+{
+	for (const struct thread *other = w.thread; other < w.thread + THREADS; other++) {
+		struct mm *child = &w.mm[other->child];
+
+		if (!other->used || other->mm != t->mm || other->op != OP_FORK || !other->nr_events)
+			continue;
+		for (unsigned p = t->page; p < t->page + t->pages; p++)
+			if (!(child->may[p] & MAY_SEGV))
+				child->may[p] |= MAY(0);
+	}
+}
+
 static void begin_advice(struct thread *t)
 {
 	struct mm *mm = mm_of(t);
@@ -188,6 +203,7 @@ static void begin_advice(struct thread *t)
 		if (!(mm->may[p] & MAY_SEGV))
 			mm->may[p] |= MAY(0);
 	}
+	may_be_dropped_in_children(t);
 	if (!mm->registered[t->page / AREA_PAGES]) {
 		end_advice(t);
 		return;

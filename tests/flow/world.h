@@ -143,6 +143,10 @@ enum trouble {
 	TROUBLE_DETACH,
 	TROUBLE_HELLO,	    /* the child says hello and gets a mover */
 	TROUBLE_HASTE,	    /* threads run on while the owner has their events in hand */
+	TROUBLE_READ_EIO,   /* the next read of the slow store that ends: a way that fails */
+	TROUBLE_READ_LATE,  /* ... no answer in time */
+	TROUBLE_READ_LOST,  /* ... the bytes are not there any more */
+	TROUBLE_SINK,	    /* pages go down a tier just before the next one is read */
 	TROUBLES
 };
 #define TROUBLE(t) (1u << TROUBLE_##t)
@@ -162,6 +166,7 @@ struct scenario {
 	struct choice script[4]; /* done before, on a quiet system; then an eviction */
 	bool evicted;	/* begin with everything evicted and stored */
 	bool staged;	/* ... or staged only */
+	bool slow;	/* there is a slow tier, and what is stored begins there */
 	uint8_t areas;	/* that are there, by bit; A if not said */
 	uint8_t threads;
 	uint8_t ops;	/* system calls and touches in all */
@@ -192,6 +197,8 @@ enum action_kind {
 	DO_GONE,    /* worker: the process of mm a has ended */
 	DO_ROOM,    /* worker: mm a has asked for room in its control group */
 	DO_PACK,
+	DO_FETCH, /* owner: reads that have to be tried again, and pages to be placed */
+	DO_READ,  /* the slow store: its read number a ends */
 	DO_MOVER, /* the mover of mm a */
 	DO_TROUBLE, /* b */
 };
@@ -209,10 +216,12 @@ struct world {
 	uint8_t ops, ticks;
 	uint32_t troubles; /* that have happened */
 	/* armed trouble */
-	bool nomem, again, half_map, haste, unreadable, corrupt, full, emfile;
+	bool nomem, again, half_map, haste, unreadable, corrupt, full, emfile, sink;
+	int read_error; /* of the next read of the slow store that ends */
 	uint32_t lost;	   /* tokens whose bytes were damaged: SIGBUS is right */
 	uint64_t clock_ns;
-	bool in_fault_path;	 /* of the owner: no allocation, no lock (INV-2) */
+	bool in_owner;		 /* nothing slow is waited for (INV-2) */
+	bool in_fault_path;	 /* ... and no allocation, no lock */
 	bool saw_event;		 /* ... unless it has read an event */
 	unsigned placed;	 /* statistics, so that no scenario is vacuous */
 	unsigned moved, refaulted;
@@ -263,6 +272,8 @@ unsigned agent_reserve(void);
 /* Everybody has exited: lets go of all; checks that nothing is left. */
 void agent_end(void);
 size_t agent_hash(void *to, size_t room);
+/* What is stored goes to the slow tier. */
+void agent_sink(void);
 void agent_after(void); /* the control thread's part, after each action */
 
 /* invariants.c */

@@ -7,4 +7,6 @@
 live_begin
 agent_start
 evicted_run fork_verify 5
+# beside other threads that move, unmap and empty what they have
+evicted_run race_verify 5
 live_end

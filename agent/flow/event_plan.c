@@ -1,0 +1,470 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * In which order have the events happened that were read between two moments
+ * of rest?
+ *
+ * Looked for is the order nearest to that of reading which is possible: what is
+ * unmapped, moved or emptied must be there, where something is moved to must be
+ * free, each mremap has its UNMAP of the source (or none at all: MREMAP_DONTUNMAP),
+ * and in the end that is registered which the kernel says is. A fork's place in
+ * it is told by the child: what was registered when it was copied is registered
+ * there still, for its own changes wait for us to read them.
+ *
+ * The address space is cut at the ends of the events' ranges; of the cells
+ * between, only whether something is registered there counts. Our list may be
+ * wrong (what a mapping has grown by is registered without a word, and a fork
+ * child does not inherit all), so an order that fits nearly will do.
+ *
+ * Allocates nothing, and takes a bounded number of steps.
+ */
+#include "flow/flow.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "common/util.h"
+
+#define CELLS (4 * SESSION_WAITING_MAX)
+#define NODES_MAX 512 /* for each cost that is tried */
+#define COST_MAX 3    /* contradictions; above, the order of reading must do */
+
+struct cells {
+	uint64_t bit[CELLS / 64];
+};
+
+struct span { /* of cells */
+	unsigned from, from_end, to, to_end;
+};
+
+struct search {
+	const struct session *s;
+	bool complete;
+	unsigned nr_cells;
+	uint64_t start[CELLS]; /* where each begins */
+	uint64_t face[CELLS];  /* an address in it that tells of it */
+	int8_t said[CELLS];    /* by the kernel: registered, not, or not asked yet (-1) */
+	struct span span[SESSION_WAITING_MAX];
+	struct cells asked; /* which of them matter */
+	struct cells before;
+	struct event_step step[SESSION_WAITING_MAX];
+	unsigned nr_steps;
+	unsigned limit, nodes;
+	bool unknown; /* the kernel can't say now */
+};
+
+static bool has(const struct cells *c, unsigned i)
+{
+	return c->bit[i / 64] >> (i % 64) & 1;
+}
+
+static void put(struct cells *c, unsigned i, bool on)
+{
+	uint64_t bit = (uint64_t)1 << (i % 64);
+
+	c->bit[i / 64] = on ? c->bit[i / 64] | bit : c->bit[i / 64] & ~bit;
+}
+
+static bool any(const struct cells *c, unsigned from, unsigned end)
+{
+	while (from < end && !has(c, from))
+		from++;
+	return from < end;
+}
+
+/* ---- the cells ---- */
+
+static struct range source_of(const struct uffd_msg *msg)
+{
+	if (msg->event == UFFD_EVENT_REMAP)
+		return (struct range){ msg->arg.remap.from, msg->arg.remap.from + msg->arg.remap.len };
+	return (struct range){ msg->arg.remove.start, msg->arg.remove.end };
+}
+
+static struct range target_of(const struct uffd_msg *msg)
+{
+	if (msg->event == UFFD_EVENT_REMAP)
+		return (struct range){ msg->arg.remap.to, msg->arg.remap.to + msg->arg.remap.len };
+	return (struct range){ 0, 0 };
+}
+
+static bool is_unit(const struct uffd_msg *msg)
+{
+	return msg->event != UFFD_EVENT_FORK && !event_is_of_child(msg);
+}
+
+static void cut(struct search *q, uint64_t at)
+{
+	unsigned i = q->nr_cells;
+
+	while (i && q->start[i - 1] >= at)
+		i--;
+	if (i < q->nr_cells && q->start[i] == at)
+		return;
+	memmove(&q->start[i + 1], &q->start[i], (q->nr_cells - i) * sizeof(q->start[0]));
+	q->start[i] = at;
+	q->nr_cells++;
+}
+
+/* The cell that begins at or holds address. */
+static unsigned cell_at(const struct search *q, uint64_t address)
+{
+	unsigned i = 0;
+
+	while (i + 1 < q->nr_cells && q->start[i + 1] <= address)
+		i++;
+	return i;
+}
+
+static void set_span(struct search *q, unsigned i)
+{
+	struct range from = source_of(&q->s->waiting[i]), to = target_of(&q->s->waiting[i]);
+
+	q->span[i] = (struct span){ cell_at(q, from.start), cell_at(q, from.end), 0, 0 };
+	if (to.end) {
+		q->span[i].to = cell_at(q, to.start);
+		q->span[i].to_end = cell_at(q, to.end);
+	}
+	for (unsigned c = q->span[i].from; c < q->span[i].from_end; c++)
+		put(&q->asked, c, true);
+	for (unsigned c = q->span[i].to; c < q->span[i].to_end; c++)
+		put(&q->asked, c, true);
+}
+
+static void look_at_cells(struct search *q)
+{
+	for (unsigned i = 0; i + 1 < q->nr_cells; i++) {
+		const struct range *r = ranges_after(&q->s->registered, q->start[i]);
+		bool there = r && r->start < q->start[i + 1];
+
+		put(&q->before, i, there);
+		q->face[i] = there ? MAX(r->start, q->start[i]) : q->start[i];
+		q->said[i] = -1;
+	}
+}
+
+static uint64_t prepare(struct search *q, const struct session *s, bool complete)
+{
+	uint64_t units = 0;
+
+	*q = (struct search){ .s = s, .complete = complete };
+	for (unsigned i = 0; i < s->nr_waiting; i++) {
+		struct range from = source_of(&s->waiting[i]), to = target_of(&s->waiting[i]);
+
+		if (!is_unit(&s->waiting[i]))
+			continue;
+		units |= (uint64_t)1 << i;
+		cut(q, from.start);
+		cut(q, from.end);
+		if (to.end) {
+			cut(q, to.start);
+			cut(q, to.end);
+		}
+	}
+	for (unsigned i = 0; i < s->nr_waiting; i++)
+		if (units >> i & 1)
+			set_span(q, i);
+	look_at_cells(q);
+	return units;
+}
+
+/* ---- what an event makes of them ---- */
+
+static void clear(struct cells *c, unsigned from, unsigned end)
+{
+	for (; from < end; from++)
+		put(c, from, false);
+}
+
+static void move(const struct search *q, unsigned event, struct cells *now, bool source_stays)
+{
+	const struct span *at = &q->span[event];
+	const struct uffd_msg *msg = &q->s->waiting[event];
+	struct cells was = *now;
+
+	if (!source_stays)
+		clear(now, at->from, at->from_end);
+	for (unsigned c = at->to; c < at->to_end; c++) {
+		uint64_t from = q->start[c] - msg->arg.remap.to + msg->arg.remap.from;
+
+		put(now, c, has(&was, cell_at(q, from)));
+	}
+}
+
+static void take_step(const struct search *q, const struct event_step *step, struct cells *now)
+{
+	const struct span *at = &q->span[step->event];
+
+	switch (q->s->waiting[step->event].event) {
+	case UFFD_EVENT_REMAP:
+		move(q, step->event, now, step->how == EVENT_SOURCE_STAYS);
+		break;
+	case UFFD_EVENT_UNMAP:
+		if (step->how != EVENT_LATE)
+			clear(now, at->from, at->from_end);
+		break;
+	default:
+		break; /* a REMOVE leaves it registered */
+	}
+}
+
+/* How far that contradicts what was there. */
+static unsigned contradictions(const struct search *q, const struct event_step *step,
+			       const struct cells *now)
+{
+	const struct span *at = &q->span[step->event];
+
+	if (step->how == EVENT_LATE && q->s->waiting[step->event].event == UFFD_EVENT_UNMAP)
+		return 0;
+	return !any(now, at->from, at->from_end) + any(now, at->to, at->to_end);
+}
+
+/* In how many places the kernel says something else than `now`. */
+static unsigned mismatches(struct search *q, const struct cells *now)
+{
+	unsigned n = 0;
+
+	for (unsigned c = 0; c + 1 < q->nr_cells; c++) {
+		int r = q->said[c];
+
+		if (!has(&q->asked, c))
+			continue;
+		if (r < 0) {
+			r = uffd_is_registered(q->s->fds.uffd, q->face[c]);
+			q->unknown |= r < 0 && r != -ESRCH && r != -ENOSYS;
+			if (r < 0) /* nobody is there, or the kernel doesn't tell */
+				return n;
+			q->said[c] = (int8_t)r;
+		}
+		n += has(now, c) != r;
+	}
+	return n;
+}
+
+/* ---- the search ---- */
+
+static bool search(struct search *q, const struct cells *now, uint64_t left, unsigned cost);
+
+static bool try_step(struct search *q, struct event_step step, const struct cells *now, uint64_t left,
+		     unsigned cost)
+{
+	struct cells after = *now;
+
+	cost += contradictions(q, &step, now);
+	take_step(q, &step, &after);
+	left &= ~((uint64_t)1 << step.event);
+	if (step.tail != EVENT_NO_TAIL)
+		left &= ~((uint64_t)1 << step.tail);
+	q->step[q->nr_steps++] = step;
+	if (search(q, &after, left, cost))
+		return true;
+	q->nr_steps--;
+	return false;
+}
+
+static bool is_same(struct range a, struct range b)
+{
+	return a.start == b.start && a.end == b.end;
+}
+
+/* The UNMAP of what a REMAP has left: it is read after that. */
+static unsigned find_tail(const struct search *q, unsigned event, uint64_t left)
+{
+	for (unsigned i = event + 1; i < q->s->nr_waiting; i++)
+		if ((left >> i & 1) && q->s->waiting[i].event == UFFD_EVENT_UNMAP &&
+		    is_same(source_of(&q->s->waiting[event]), source_of(&q->s->waiting[i])))
+			return i;
+	return EVENT_NO_TAIL;
+}
+
+/* Does one of those REMAPs still wait for this UNMAP that were done before? */
+static bool is_late(const struct search *q, unsigned event)
+{
+	struct range r = source_of(&q->s->waiting[event]);
+	unsigned n = 0;
+
+	for (size_t i = 0; i < q->s->vacated.nr; i++)
+		n += is_same(r, q->s->vacated.v[i]);
+	for (unsigned i = 0; n && i < q->nr_steps; i++) {
+		const struct uffd_msg *other = &q->s->waiting[q->step[i].event];
+
+		n -= q->step[i].how == EVENT_LATE && other->event == UFFD_EVENT_UNMAP &&
+		     is_same(r, source_of(other));
+	}
+	return n;
+}
+
+static bool try_event(struct search *q, unsigned i, const struct cells *now, uint64_t left, unsigned cost)
+{
+	const struct uffd_msg *msg = &q->s->waiting[i];
+	struct event_step step = { .event = (uint8_t)i, .how = EVENT_PLAIN, .tail = EVENT_NO_TAIL };
+
+	if (msg->event == UFFD_EVENT_REMAP) {
+		step.tail = (uint8_t)find_tail(q, i, left);
+		if (step.tail != EVENT_NO_TAIL && try_step(q, step, now, left, cost))
+			return true;
+		step.tail = EVENT_NO_TAIL;
+		step.how = q->complete ? EVENT_SOURCE_STAYS : EVENT_LATE;
+	} else if (msg->event == UFFD_EVENT_UNMAP && is_late(q, i)) {
+		step.how = EVENT_LATE;
+		if (try_step(q, step, now, left, cost))
+			return true;
+		step.how = EVENT_PLAIN;
+	}
+	return try_step(q, step, now, left, cost);
+}
+
+static bool search(struct search *q, const struct cells *now, uint64_t left, unsigned cost)
+{
+	if (cost > q->limit || q->unknown || ++q->nodes > NODES_MAX)
+		return false;
+	if (!left) {
+		if (q->complete && q->nr_steps > 1 && q->limit <= COST_MAX)
+			cost += mismatches(q, now);
+		return cost <= q->limit && !q->unknown;
+	}
+	for (uint64_t rest = left; rest; rest &= rest - 1)
+		if (try_event(q, (unsigned)__builtin_ctzll(rest), now, left, cost))
+			return true;
+	return false;
+}
+
+static bool find_order(struct search *q, uint64_t units)
+{
+	for (q->limit = 0; q->limit <= COST_MAX; q->limit++) {
+		q->nodes = q->nr_steps = 0;
+		if (search(q, &q->before, units, 0))
+			return true;
+		if (q->unknown)
+			return false;
+	}
+	q->limit = UINT32_MAX; /* the first that is tried: as they were read */
+	q->nodes = q->nr_steps = 0;
+	return search(q, &q->before, units, 0);
+}
+
+/* ---- forks ---- */
+
+static bool is_in(struct range r, uint64_t address)
+{
+	return address >= r.start && address < r.end;
+}
+
+/* Was address registered in a child when it was copied? Its own changes since
+   then are undone: the first that names the address tells. */
+static int child_had(const struct session *s, int child, uint64_t address)
+{
+	for (unsigned i = 0; i < s->nr_waiting; i++) {
+		const struct uffd_msg *msg = &s->waiting[i];
+
+		if (msg->event == UFFD_EVENT_FORK || !event_is_of_child(msg) || event_child(msg) != child)
+			continue;
+		if (is_in(source_of(msg), address))
+			return 1;
+		if (is_in(target_of(msg), address))
+			return 0;
+	}
+	return uffd_is_registered(child, address);
+}
+
+static bool see_child(const struct search *q, int child, struct cells *had)
+{
+	for (unsigned c = 0; c + 1 < q->nr_cells; c++) {
+		int r = has(&q->asked, c) ? child_had(q->s, child, q->face[c]) : 0;
+
+		if (r < 0 && r != -ESRCH)
+			return false;
+		put(had, c, r > 0);
+	}
+	return true;
+}
+
+static unsigned differences(const struct search *q, const struct cells *a, const struct cells *b)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(a->bit); i++)
+		n += (unsigned)__builtin_popcountll((a->bit[i] ^ b->bit[i]) & q->asked.bit[i]);
+	return n;
+}
+
+static bool changes_mappings(const struct search *q)
+{
+	for (unsigned i = 0; i < q->nr_steps; i++)
+		if (q->s->waiting[q->step[i].event].event != UFFD_EVENT_REMOVE)
+			return true;
+	return false;
+}
+
+/* Before which of the steps it was; of several that fit, the one nearest to the
+   order of reading. False: the child is changing something. */
+static bool place_fork(const struct search *q, unsigned fork, unsigned *place)
+{
+	struct cells had = { 0 }, now = q->before;
+	unsigned least = UINT32_MAX, read_at = 0, best_off = 0;
+	int child = (int)q->s->waiting[fork].arg.fork.ufd;
+
+	for (unsigned i = 0; i < q->nr_steps; i++)
+		read_at += q->step[i].event < fork;
+	*place = read_at;
+	if (!changes_mappings(q))
+		return true;
+	if (!see_child(q, child, &had))
+		return false;
+	for (unsigned k = 0; k <= q->nr_steps; k++) {
+		unsigned wrong = differences(q, &now, &had);
+		unsigned off = k < read_at ? read_at - k : k - read_at;
+
+		if (wrong < least || (wrong == least && off < best_off)) {
+			least = wrong;
+			best_off = off;
+			*place = k;
+		}
+		if (k < q->nr_steps)
+			take_step(q, &q->step[k], &now);
+	}
+	return true;
+}
+
+static void insert(struct event_plan *plan, unsigned at, struct event_step step)
+{
+	memmove(&plan->step[at + 1], &plan->step[at], (plan->nr - at) * sizeof(plan->step[0]));
+	plan->step[at] = step;
+	plan->nr++;
+}
+
+static enum event_answer add_forks(const struct search *q, struct event_plan *plan)
+{
+	/* where a fork goes: behind those placed before it */
+	unsigned shift[SESSION_WAITING_MAX + 1] = { 0 };
+
+	for (unsigned i = 0; i < q->s->nr_waiting; i++) {
+		const struct event_step fork = { .event = (uint8_t)i, .how = EVENT_PLAIN, .tail = EVENT_NO_TAIL };
+		const struct uffd_msg *msg = &q->s->waiting[i];
+		unsigned place, before = 0;
+
+		if (msg->event != UFFD_EVENT_FORK || event_is_of_child(msg))
+			continue;
+		if (!place_fork(q, i, &place) && q->complete) {
+			plan->child = (int)msg->arg.fork.ufd;
+			return EVENT_ASK_CHILD;
+		}
+		for (unsigned k = 0; k <= place; k++)
+			before += shift[k];
+		shift[place]++;
+		insert(plan, place + before, fork);
+	}
+	return EVENT_KNOWN;
+}
+
+enum event_answer event_plan_make(const struct session *s, bool complete, struct event_plan *plan)
+{
+	struct search q;
+	uint64_t units = prepare(&q, s, complete);
+
+	plan->nr = 0;
+	if (units && !find_order(&q, units))
+		return EVENT_UNKNOWN;
+	memcpy(plan->step, q.step, q.nr_steps * sizeof(q.step[0]));
+	plan->nr = q.nr_steps;
+	return add_forks(&q, plan);
+}
