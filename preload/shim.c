@@ -8,6 +8,7 @@
  * USWAP_DISABLE  set and neither empty nor 0: do nothing
  * USWAP_SOCKET   where the agent listens, if not at WIRE_SOCKET_DEFAULT
  * USWAP_DEBUG    set and neither empty nor 0: one line on standard error
+ * USWAP_FILTERS  so many seccomp filters are known not to hinder us
  */
 #include "preload/shim.h"
 
@@ -20,6 +21,8 @@ struct settings {
 	int disabled;
 	int debug;
 	int path_too_long;
+	long filters; /* -1: not said */
+	int filtered;
 };
 
 /* ---- settings ---- */
@@ -32,6 +35,18 @@ static const char *value_of(const char *entry, const char *name)
 		name++;
 	}
 	return *name ? NULL : entry;
+}
+
+/* -1: not a number. */
+static long number_of(const char *digits)
+{
+	long n = 0;
+
+	if (*digits < '0' || *digits > '9')
+		return -1;
+	while (*digits >= '0' && *digits <= '9' && n < 1000000)
+		n = n * 10 + *digits++ - '0';
+	return n;
 }
 
 static int is_set(const char *value)
@@ -60,6 +75,9 @@ static void take_entry(struct settings *s, const char *entry)
 	value = value_of(entry, "USWAP_DEBUG=");
 	if (value)
 		s->debug = is_set(value);
+	value = value_of(entry, "USWAP_FILTERS=");
+	if (value)
+		s->filters = number_of(value);
 	value = value_of(entry, WIRE_SOCKET_ENV "=");
 	if (value)
 		set_path(s, value);
@@ -103,6 +121,43 @@ static long read_settings(struct settings *s)
 	}
 	sys_close((int)fd);
 	return n;
+}
+
+/*
+ * Seccomp filters that are in force already may forbid what we do and kill for
+ * it, which nobody can ask them. Those that the whole container has, its first
+ * process too, are known to be lenient (or nothing would run in it); whoever
+ * starts us inside of others may say so. Any more are the program's sandbox: then
+ * not one system call is made but those that the loader has just made itself.
+ */
+static int is_filtered(const struct settings *s)
+{
+	long usual = s->filters >= 0 ? s->filters : shim_filters("/proc/1/status");
+
+	shim.filters = shim_filters("/proc/self/status");
+	return shim.filters && shim.filters > usual;
+}
+
+long shim_filters(const char *status)
+{
+	static const char name[] = "\nSeccomp_filters:\t";
+	char text[4096];
+	long fd = sys_open(status, O_RDONLY), n, at;
+	size_t have = 0;
+
+	if (fd < 0)
+		return -1;
+	while (have < sizeof(text) - 1 && (n = sys_read((int)fd, text + have, sizeof(text) - 1 - have)) > 0)
+		have += (size_t)n;
+	sys_close((int)fd);
+	text[have] = 0;
+	for (at = 0; text[at]; at++) {
+		const char *value = value_of(text + at, name);
+
+		if (value)
+			return number_of(value);
+	}
+	return -1;
 }
 
 /*
@@ -256,34 +311,37 @@ static void tell(const struct outcome *o)
 
 /* ---- the constructor ---- */
 
-static void attach_or_not(void)
+static void attach_or_not(const struct settings *s)
 {
-	static const char path[] = WIRE_SOCKET_DEFAULT;
-	struct settings s = { .disabled = 0 };
 	struct outcome o = { .step = NULL };
 
-	memcpy(shim.socket_path, path, sizeof(path));
-	if (read_settings(&s))
-		return;
-	if (s.disabled) {
+	if (s->disabled) {
 		o.step = "USWAP_DISABLE is set";
-	} else if (s.path_too_long) {
+	} else if (s->path_too_long) {
 		o.step = WIRE_SOCKET_ENV;
 		o.error = -ENAMETOOLONG;
+	} else if (s->filtered) {
+		o.step = "a seccomp filter is in force";
 	} else if (!attach(WIRE_NEW, 0, &o)) {
 		fork_watch();
 	}
-	if (s.debug)
+	if (s->debug)
 		tell(&o);
 }
 
 __attribute__((constructor)) static void constructor(void)
 {
+	static const char path[] = WIRE_SOCKET_DEFAULT;
+	struct settings s = { .filters = -1 };
 	sys_sigset old;
 
-	if (!may_attach())
+	memcpy(shim.socket_path, path, sizeof(path));
+	if (read_settings(&s))
+		return;
+	s.filtered = is_filtered(&s);
+	if ((s.filtered && !s.debug) || !may_attach())
 		return;
 	old = sys_sigmask(SYS_SIGSET_ALL);
-	attach_or_not();
+	attach_or_not(&s);
 	sys_sigmask(old);
 }

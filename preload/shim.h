@@ -61,6 +61,7 @@ static inline uint64_t arena_at(uint64_t arena, unsigned int page)
 struct shim {
 	uint32_t attached;
 	uint64_t identity; /* first byte of the gap before the identity page */
+	long filters;	   /* seccomp filters when it attached; -1: not known */
 	char socket_path[SHIM_PATH_MAX];
 };
 
@@ -121,6 +122,9 @@ WIRE_ASSERT(mover_fits, sizeof(struct mover) <= WIRE_PAGE);
 
 #define PACKET_FDS 4 /* at most, in one packet */
 
+/* shim.c: how many seccomp filters are in force, by that status file; -1: it
+   can't be read. */
+long shim_filters(const char *status);
 /* packet.c: 0 or a negative errno. */
 struct wire_head packet_head(enum wire_type type);
 long packet_send(int sock, void *packet, size_t size, const int *fd, unsigned int nr);

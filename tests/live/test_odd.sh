@@ -5,11 +5,27 @@
 # shellcheck source=tests/live/lib.sh
 . "${srcdir:-.}/tests/live/lib.sh"
 
+# Built with the address sanitizer: it reserves terabytes, and wants to be the first
+# library (libuswap(7)).
+sanitized() {
+	local compiler=${CC:-gcc}
+
+	# shellcheck disable=SC2086
+	if ! $compiler -fsanitize=address -O1 -pthread -D_GNU_SOURCE -o "$DIR/sanitized" \
+		"${srcdir:-.}/tests/workloads/malloc_verify.c" 2>"$DIR/sanitized.err"; then
+		say "no sanitizer here"
+		return
+	fi
+	evicted_command 60 env ASAN_OPTIONS=verify_asan_link_order=0 WORKLOAD_EVICT=1 "$DIR/sanitized" 1 2 ||
+		fail "a program with the address sanitizer: status $?"
+}
+
 # A program without a dynamic loader has no use for LD_PRELOAD.
 static() {
 	local compiler=${CC:-gcc}
 
-	if ! ${compiler%% *} -static -O1 -pthread -D_GNU_SOURCE -o "$DIR/static" \
+	# shellcheck disable=SC2086
+	if ! $compiler -static -O1 -pthread -D_GNU_SOURCE -o "$DIR/static" \
 		"${srcdir:-.}/tests/workloads/fill_verify.c" 2>"$DIR/static.err"; then
 		say "no static programs can be made here"
 		return
@@ -46,5 +62,6 @@ agent_start
 evicted_run odd_verify named sealed collapse keyed robust rseq vfork_chain fork_in_handler descriptors \
 	no_room own_memory
 static
+sanitized
 looked_at
 live_end

@@ -26,6 +26,7 @@
 
 #define PAGES 256
 #define SKIPPED 77
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 static unsigned char *area;
 static int pagemap; /* opened before the sandbox forbids it */
@@ -102,26 +103,30 @@ static int strict(void)
 	return status;
 }
 
-/* Kills the process at every call that a helper in it would need. */
-static int install_filter(unsigned flags)
+/* Every call that a helper in the process would need. */
+static const int helpers_calls[] = { SYS_ioctl,	  SYS_process_madvise, SYS_recvfrom, SYS_sendto,
+				     SYS_sendmsg, SYS_recvmsg,	       SYS_ppoll,    SYS_kcmp,
+				     SYS_socket,  SYS_connect,	       SYS_clone,    SYS_clone3,
+				     SYS_userfaultfd, SYS_open,	       SYS_openat };
+/* ... but for what it takes to start others. */
+static const int attachers_calls[] = { SYS_ioctl,  SYS_recvmsg, SYS_sendmsg, SYS_setsockopt, SYS_kcmp,
+				       SYS_socket, SYS_connect, SYS_userfaultfd, SYS_pidfd_open };
+
+/* Kills the process at each of n calls. */
+static int install_filter(const int *forbidden, size_t n, unsigned flags)
 {
-	static const int forbidden[] = { SYS_ioctl,	SYS_process_madvise, SYS_recvfrom, SYS_sendto,
-					 SYS_sendmsg,	SYS_recvmsg,  SYS_ppoll,    SYS_kcmp,
-					 SYS_socket,	SYS_connect,  SYS_clone,    SYS_clone3,
-					 SYS_userfaultfd, SYS_open,   SYS_openat };
-	enum { N = sizeof(forbidden) / sizeof(forbidden[0]) };
-	struct sock_filter code[N + 3];
-	struct sock_fprog program = { .len = N + 3, .filter = code };
+	struct sock_filter code[32];
+	struct sock_fprog program = { .len = (unsigned short)(n + 3), .filter = code };
 	size_t i;
 
 	code[0] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
 					       offsetof(struct seccomp_data, nr));
-	for (i = 0; i < N; i++)
+	for (i = 0; i < n; i++)
 		code[1 + i] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K,
 							   (unsigned)forbidden[i],
-							   (unsigned char)(N - i), 0);
-	code[N + 1] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-	code[N + 2] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+							   (unsigned char)(n - i), 0);
+	code[n + 1] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	code[n + 2] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
 	WL_OK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
 }
@@ -129,8 +134,77 @@ static int install_filter(unsigned flags)
 static int filter(void)
 {
 	fill(3);
-	WL_OK(install_filter(0));
+	WL_OK(install_filter(helpers_calls, COUNT(helpers_calls), 0));
 	live_there("under a filter", 3);
+	return 42;
+}
+
+/* Children of all kinds under a filter that came after their parent had attached:
+   they must not be killed for what they don't do without us. */
+static int filter_inherited(void)
+{
+	char name[] = "true", *argv[] = { name, NULL };
+	pid_t pid, grandchild;
+	unsigned i;
+
+	fill(4);
+	WL_OK(install_filter(attachers_calls, COUNT(attachers_calls), 0));
+	for (i = 0; i < 2; i++) { /* the second time with one filter more */
+		pid = (pid_t)WL_OK(fork());
+		if (!pid) {
+			wl_verify("child under a filter", area, PAGES, 4 + i);
+			grandchild = (pid_t)WL_OK(fork());
+			if (!grandchild)
+				_exit(9);
+			wl_reap("grandchild under a filter", grandchild, WL_EXITED(9));
+			_exit(8);
+		}
+		wl_reap("child under a filter", pid, WL_EXITED(8));
+		pid = vfork(); /* NOLINT: what is to be tested */
+		WL_CHECK(pid >= 0, "vfork: %s", strerror(errno));
+		if (!pid) {
+			execv("/bin/true", argv);
+			_exit(127);
+		}
+		wl_reap("program under a filter", pid, WL_EXITED(0));
+		live_there("under a filter, with children", 4 + i);
+		WL_OK(install_filter(attachers_calls, COUNT(attachers_calls), 0));
+	}
+	return 42;
+}
+
+/* Started under a filter: by default it takes no part, for who knows what that
+   forbids; if it is told how many are harmless, it does. */
+static int started_filtered(const char *harmless)
+{
+	size_t away;
+
+	area = wl_map(PAGES);
+	wl_fill(area, PAGES, 6);
+	away = wl_try_evicted(area, PAGES, WL_EVICT_SHARE, harmless ? WL_EVICT_SECONDS : 0.5);
+	WL_CHECK(!wl_evicting() || (harmless ? away > 0 : away == 0), "%zu pages away, with %s filters harmless",
+		 away, harmless ? harmless : "no");
+	wl_verify("started under a filter", area, PAGES, 6);
+	return 42;
+}
+
+static int filter_known(void)
+{
+	char name[] = "sandbox_verify", mode[] = "--filtered", *argv[] = { name, mode, NULL };
+	pid_t pid;
+	int i;
+
+	WL_OK(install_filter(NULL, 0, 0));
+	for (i = 0; i < 2; i++) {
+		pid = (pid_t)WL_OK(fork());
+		if (!pid) {
+			if (i)
+				setenv("USWAP_FILTERS", "1", 1);
+			execv("/proc/self/exe", argv);
+			_exit(127);
+		}
+		wl_reap("started under a filter", pid, WL_EXITED(42));
+	}
 	return 42;
 }
 
@@ -154,7 +228,7 @@ static int filter_all_threads(void)
 	fill(5);
 	for (i = 0; i < 3; i++)
 		WL_CHECK(!pthread_create(&thread[i], NULL, verify_a_while, (void *)5), "pthread_create");
-	r = install_filter(SECCOMP_FILTER_FLAG_TSYNC);
+	r = install_filter(helpers_calls, COUNT(helpers_calls), SECCOMP_FILTER_FLAG_TSYNC);
 	WL_CHECK(r == 0, "seccomp(TSYNC): %ld: %s", r, strerror(errno));
 	for (i = 0; i < 3; i++)
 		pthread_join(thread[i], NULL);
@@ -524,6 +598,8 @@ static const struct part {
 } parts[] = {
 	{ "strict", strict },
 	{ "filter", filter },
+	{ "filter_inherited", filter_inherited },
+	{ "filter_known", filter_known },
 	{ "filter_all_threads", filter_all_threads },
 	{ "other_user", other_user },
 	{ "not_dumpable", not_dumpable },
@@ -558,6 +634,8 @@ int main(int argc, char **argv)
 	unsigned ran = 0, skipped = 0;
 	size_t i;
 
+	if (argc == 2 && !strcmp(argv[1], "--filtered"))
+		return started_filtered(getenv("USWAP_FILTERS"));
 	for (i = 0; i < PARTS; i++) {
 		int status;
 		pid_t pid;
