@@ -42,6 +42,8 @@ check-system:
 
 # All day long, if wanted: SOAK_MINUTES of mixed programs, then each of stress-ng's
 # stressors for SOAK_SECONDS, databases, and CPython's test modules whole.
+# SOAK_PARTS names some of: mixed; a stressor; memcached, postgresql; node, java, go,
+# and CPython's, as tests/live/test_runtimes.sh names them.
 SOAK_MINUTES = 60
 SOAK_SECONDS = 20
 soak:

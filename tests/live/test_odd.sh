@@ -57,11 +57,25 @@ looked_at() {
 	say "a program that is looked at is all there"
 }
 
+# As by kill(-1, SIGKILL) from a user's last process: what is away is not lost.
+killed_mover() {
+	serve_start 8
+	wait_until 30 "pages to leave" absent_at_least "$SERVED" 80
+	# shellcheck disable=SC2046
+	kill -KILL $(movers)
+	[ "$(ask "$SERVED" verify)" = $((8 * 256)) ] || fail "verify after the mover's death"
+	[ "$(ask "$SERVED" change)" -gt 0 ] || fail "nothing can be changed after the mover's death"
+	[ "$(ask "$SERVED" verify)" = $((8 * 256)) ] || fail "verify after a change"
+	serve_stop "$SERVED"
+	say "a mover was killed, nothing is lost"
+}
+
 live_begin
 agent_start
-evicted_run odd_verify named sealed collapse keyed robust rseq vfork_chain fork_in_handler descriptors \
+evicted_run odd_verify shm_over named sealed collapse keyed robust rseq vfork_chain fork_in_handler descriptors \
 	no_room own_memory
 static
 sanitized
 looked_at
+killed_mover
 live_end

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Language runtimes under continuous eviction: Node and Java programs write
+# Language runtimes under continuous eviction: Node, Java and Go programs write
 # what they write without the shim, and CPython's own tests of threads, mmap,
 # garbage collection, subprocesses, multiprocessing and asyncio pass: some of them,
 # or all (it takes an hour) if SOAK_SECONDS is set.
@@ -108,6 +108,100 @@ write_java() {
 	END
 }
 
+# Programs with C in them have a dynamic loader, and take part.
+write_go() {
+	cat <<-'END'
+		package main
+
+		// #include <stdlib.h>
+		// #include <string.h>
+		import "C"
+
+		import (
+			"crypto/sha256"
+			"fmt"
+			"os/exec"
+			"runtime"
+			"sync"
+			"time"
+			"unsafe"
+		)
+
+		func records(seed uint32, n int) []string {
+			list := make([]string, 0, n)
+			for i := 0; i < n; i++ {
+				seed = seed*1664525 + 1013904223
+				list = append(list, fmt.Sprintf("%d:%x", i, seed))
+			}
+			return list
+		}
+
+		func digest(list []string) string {
+			h := sha256.New()
+			for _, s := range list {
+				h.Write([]byte(s))
+			}
+			return fmt.Sprintf("%x", h.Sum(nil))
+		}
+
+		func main() {
+			const bytes = 4 << 20
+			var before [20]string
+			var same [20]bool
+			var all sync.WaitGroup
+			kept := map[int][]string{}
+			of_c := C.malloc(bytes)
+			C.memset(of_c, 7, bytes)
+			for i := range before {
+				kept[i] = records(uint32(i), 20000)
+				before[i] = digest(kept[i])
+			}
+			time.Sleep(800 * time.Millisecond)
+			for i := range before {
+				all.Add(1)
+				go func(i int) { defer all.Done(); same[i] = digest(kept[i]) == before[i] }(i)
+			}
+			all.Wait()
+			for round := 0; round < 4; round++ {
+				waste := make([][]byte, 50)
+				for i := range waste {
+					waste[i] = make([]byte, 200000)
+					for j := range waste[i] {
+						waste[i][j] = byte(i)
+					}
+				}
+				delete(kept, round)
+				runtime.GC()
+				time.Sleep(200 * time.Millisecond)
+				for i := range waste {
+					if waste[i][199999] != byte(i) || waste[i][0] != byte(i) {
+						panic("waste")
+					}
+				}
+			}
+			sum := 0
+			for _, b := range unsafe.Slice((*byte)(of_c), bytes) {
+				sum += int(b)
+			}
+			for i := 4; i < 20; i++ {
+				fmt.Println(i, same[i], digest(kept[i]))
+			}
+			out, err := exec.Command("echo", "out of a child").Output()
+			fmt.Println(sum, string(out), err)
+		}
+	END
+}
+
+go_program() {
+	mkdir -p "$DIR/go"
+	write_go >"$DIR/go/work.go"
+	if ! GOCACHE=$DIR/go/cache CGO_ENABLED=1 go build -o "$DIR/go/work" "$DIR/go/work.go" 2>"$DIR/go.err"; then
+		say "no Go program can be built here: $(head -n 1 "$DIR/go.err")"
+		return
+	fi
+	compare go 60 "$DIR/go/work"
+}
+
 # python_tests PART SECONDS MODULE [ARG...]
 python_tests() {
 	local name=$1 limit=$2 status=0
@@ -187,6 +281,10 @@ elif part java; then
 	write_java >"$DIR/Work.java"
 	compare java 120 java -Xmx64m -XX:TieredStopAtLevel=1 "$DIR/Work.java"
 	compare java-parallel 120 java -Xmx64m -XX:TieredStopAtLevel=1 -XX:+UseParallelGC -XX:+AlwaysPreTouch "$DIR/Work.java"
+fi
+# Go is too big to be installed for this
+if [ -n "${SOAK_SECONDS:-}" ] && [ -n "$(type -P go)" ] && part go; then
+	go_program
 fi
 python_suite
 live_end
