@@ -149,6 +149,7 @@ EXTRA_DIST += \
 	tests/flow/planted/fork-where-it-was-read.patch \
 	tests/flow/planted/gate-ignored.patch \
 	tests/flow/planted/generation-not-raised.patch \
+	tests/flow/planted/guard-overwritten.patch \
 	tests/flow/planted/late-unmap-hits-what-moved-there.patch \
 	tests/flow/planted/leaving-gets-zeros.patch \
 	tests/flow/planted/lost-page-is-resident.patch \

@@ -83,6 +83,17 @@ static void look_at_threads(struct worker *w, struct session *s)
 	s->quiet_due_ns = now_ns() + MAX(w->scan_ns, (now_ns() - begin) * MAPPINGS_COST_SHARE);
 }
 
+static void look_for_guards(struct worker *w, struct session *s)
+{
+	uint64_t begin = now_ns();
+
+	if (begin < s->guards_due_ns || !session_evicted_pages(s) || session_state(s) != SESSION_ACTIVE)
+		return;
+	if (evict_look_for_guards(s))
+		notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_RESTORE);
+	s->guards_due_ns = now_ns() + MAX(w->scan_ns, (now_ns() - begin) * MAPPINGS_COST_SHARE);
+}
+
 void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 {
 	int r;
@@ -105,6 +116,7 @@ void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 		s->next_tick_ns = now + BUSY_NS;
 	if (s->busy || now < s->slow_until_ns)
 		return;
+	look_for_guards(w, s);
 	if (s->mappings.missing && read_threads(s) > 0) {
 		s->next_tick_ns = now + BUSY_NS;
 		return;

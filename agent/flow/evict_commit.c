@@ -87,6 +87,10 @@ static bool bring_back(struct owner *o, struct session *s, struct batch_page *pa
 		return false;
 	slot = slotmap_get(&s->slots, page->vpn);
 	if (slot_names(slot, page) && session_state(s) < SESSION_CLOSING) {
+		if (refault_is_guarded(o, s, page->vpn, slot)) {
+			release_staging(o, page);
+			return true;
+		}
 		if (!room_use(o, s, 1))
 			return false;
 		switch (refault_place(o, s, page->vpn, slot, true)) {

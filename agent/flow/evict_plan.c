@@ -17,6 +17,47 @@ void evict_plan_round(struct session *s)
 	s->wrapped = false;
 }
 
+/* ---- guards ---- */
+
+#define GUARDS_LOOKED_AT 64
+#define ADDRESSES_END (((uint64_t)1 << 47) - PAGE_BYTES) /* the kernel knows no more */
+
+static bool is_guarded(const struct session *s, const struct mapping *map)
+{
+	const struct range *r = ranges_after(&s->guarded, map->start);
+
+	return r && r->start < map->end;
+}
+
+/* A stack's own guard is beside what is held anyway. */
+static bool holds_a_thread(const struct session *s, const struct mapping *map)
+{
+	const struct range *r = ranges_after(&s->mappings.held, map->start);
+
+	return r && r->start < map->end;
+}
+
+bool evict_look_for_guards(struct session *s)
+{
+	struct page_region regions[GUARDS_LOOKED_AT];
+	bool found = false;
+
+	for (uint64_t at = 0; at < ADDRESSES_END;) {
+		int n = pagemap_scan_guards(s->fds.pagemap, at, ADDRESSES_END, regions, GUARDS_LOOKED_AT, &at);
+
+		for (int i = 0; i < n; i++) {
+			const struct mapping *map = mappings_after(&s->mappings, regions[i].start);
+
+			if (map && map->start <= regions[i].start && !is_guarded(s, map) &&
+			    !holds_a_thread(s, map) && ranges_add(&s->guarded, map->start, map->end) == 0)
+				found = true;
+		}
+	}
+	return found;
+}
+
+/* ---- the clock hand ---- */
+
 /* Moves the hand to the next eligible address; *end is where the stretch ends.
    NULL: once round. */
 static const struct mapping *next_stretch(struct session *s, uint64_t *end)
@@ -25,6 +66,10 @@ static const struct mapping *next_stretch(struct session *s, uint64_t *end)
 		const struct mapping *map = mappings_after(&s->mappings, s->hand);
 		const struct range *held;
 
+		if (map && is_guarded(s, map)) {
+			s->hand = map->end;
+			continue;
+		}
 		if (!map) {
 			if (s->wrapped)
 				return NULL;

@@ -277,6 +277,10 @@ static bool place(struct owner *o, struct fetch *f, slot_t slot, const void *byt
 	struct session *s = f->session;
 	bool restoring = session_state(s) == SESSION_RESTORING;
 
+	if (!f->demand && refault_is_guarded(o, s, f->vpn, slot)) {
+		uffd_wake(s->fds.uffd, f->vpn << PAGE_SHIFT, PAGE_BYTES);
+		return true;
+	}
 	switch (refault_place_bytes(o, s, f->vpn, slot, true, bytes)) {
 	case PLACED_DONE:
 		account(o, f);

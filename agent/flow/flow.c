@@ -247,6 +247,8 @@ static bool restore_page(struct owner *o, struct session *s, uint64_t vpn)
 
 	if (slot_state(slot) == SLOT_FETCHING)
 		return true;
+	if (refault_is_guarded(o, s, vpn, slot))
+		return true;
 	if (!room_use(o, s, 1))
 		return stop_restore(o, s);
 	if (fetch_is_needed(o, slot))

@@ -200,6 +200,9 @@ unsigned refault_place_run(struct owner *o, struct session *s, uint64_t vpn, uns
 /* The page could not be placed for good (gone, there already): forgets ours. */
 void refault_forget(struct owner *o, struct session *s, uint64_t vpn, slot_t slot,
 		    enum slot_state to);
+/* For pages that nobody waits for: there is a guard in its place by now
+   (MADV_GUARD_INSTALL, of which no event tells), so its bytes have been dropped. */
+bool refault_is_guarded(struct owner *o, struct session *s, uint64_t vpn, slot_t slot);
 /* ... with the page's bytes at hand; NULL: they are lost. */
 enum placed refault_place_bytes(struct owner *o, struct session *s, uint64_t vpn, slot_t slot, bool write,
 				const void *bytes);
@@ -277,6 +280,13 @@ void evict_plan_round(struct session *s);
 /* Fills b with up to max resident pages of one mapping, as old as the hand
    knows. False: there are none left in this round. */
 bool evict_plan(struct session *s, struct batch *b, unsigned max);
+
+/*
+ * MADV_GUARD_INSTALL drops pages without an event. Mappings in which guards are
+ * seen are left alone from then on. True: there is one more; what is away of it has to
+ * come back, or is to be dropped where a guard is.
+ */
+bool evict_look_for_guards(struct session *s);
 
 /* evict_commit.c: slots that still name a forwarder name its blob from now on,
    so that its index is free again. Now and then, for each session. */

@@ -8,6 +8,7 @@
 #include "common/inject.h"
 #include "common/util.h"
 #include "flow/order.h"
+#include "sys/pagemap.h"
 
 /*
  * Flags of a slot, above WAITING: how often the page has come back lately
@@ -53,6 +54,14 @@ void refault_forget(struct owner *o, struct session *s, uint64_t vpn, slot_t slo
 		    enum slot_state to)
 {
 	replace(o, s, vpn, slot, slot_make(to, 0, 0));
+}
+
+bool refault_is_guarded(struct owner *o, struct session *s, uint64_t vpn, slot_t slot)
+{
+	if (!pagemap_is_guard(s->fds.pagemap, vpn << PAGE_SHIFT))
+		return false;
+	refault_forget(o, s, vpn, slot, SLOT_NONE);
+	return true;
 }
 
 /* The page's bytes, in `to` or elsewhere; NULL when they are lost, or *slow: they
@@ -145,7 +154,9 @@ unsigned refault_place_run(struct owner *o, struct session *s, uint64_t vpn, uns
 	slot_t slots[FLOW_RUN_MAX];
 	unsigned n, pages;
 
-	for (n = 0; n < MIN(max, FLOW_RUN_MAX); n++) {
+	/* Nobody waits for these, so guards may be in their place by now. */
+	max = pagemap_free_run(s->fds.pagemap, vpn << PAGE_SHIFT, MIN(max, FLOW_RUN_MAX));
+	for (n = 0; n < max; n++) {
 		char *to = (char *)o->page + n * PAGE_BYTES;
 		const void *bytes;
 		bool slow;

@@ -57,6 +57,7 @@ struct session *session_free(struct session *s)
 	mappings_deinit(&s->mappings);
 	quiet_deinit(&s->quiet);
 	ranges_deinit(&s->registered);
+	ranges_deinit(&s->guarded);
 	ranges_deinit(&s->vacated);
 	if (s->gate)
 		munmap(s->gate, PAGE_BYTES);

@@ -241,6 +241,8 @@ struct session {
 	struct mappings mappings;
 	uint64_t mappings_ns, mappings_cost_ns;
 	uint64_t mappings_locked; /* VmLck before they were read */
+	struct ranges guarded;	 /* mappings seen with guards in them */
+	uint64_t guards_due_ns;	 /* no look for such before */
 	uint64_t hand;		 /* where the scan goes on, byte address */
 	uint64_t scanned_from;	 /* where this round began */
 	bool wrapped;

@@ -71,6 +71,42 @@ unsigned pagemap_empty_run(int pagemap, uint64_t start, unsigned max)
 	return n == 0 ? max : (unsigned)((region.start - start) >> PAGE_SHIFT);
 }
 
+int pagemap_scan_guards(int pagemap, uint64_t start, uint64_t end, struct page_region *regions,
+			unsigned nr, uint64_t *next)
+{
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.start = start,
+		.end = end,
+		.vec = (uintptr_t)regions,
+		.vec_len = nr,
+		.category_mask = PAGE_IS_GUARD,
+		.return_mask = PAGE_IS_GUARD,
+	};
+	int n = ioctl(pagemap, PAGEMAP_SCAN, &arg);
+
+	*next = n < 0 ? end : arg.walk_end;
+	if (n < 0)
+		return errno == EINVAL ? 0 : -errno; /* before 6.15 */
+	return n;
+}
+
+bool pagemap_is_guard(int pagemap, uint64_t address)
+{
+	struct page_region region;
+	uint64_t next;
+
+	return pagemap >= 0 &&
+	       pagemap_scan_guards(pagemap, address, address + PAGE_BYTES, &region, 1, &next) > 0;
+}
+
+unsigned pagemap_free_run(int pagemap, uint64_t start, unsigned n)
+{
+	if (pagemap < 0 || start == 0)
+		return n;
+	return pagemap_empty_run(pagemap, start - PAGE_BYTES, n + 1) - 1;
+}
+
 static bool read_entry(int pagemap, uint64_t address, uint64_t *entry)
 {
 	off_t at = (off_t)((address >> PAGE_SHIFT) * sizeof(*entry));

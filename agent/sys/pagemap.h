@@ -28,6 +28,18 @@ int pagemap_scan_resident(int pagemap, uint64_t start, uint64_t end, struct page
    returned, the faulting page itself being known empty. */
 unsigned pagemap_empty_run(int pagemap, uint64_t start, unsigned max);
 
+/* Regions of [start, end) under guards (MADV_GUARD_INSTALL), up to nr; otherwise as
+   above. A kernel without guards has none. */
+int pagemap_scan_guards(int pagemap, uint64_t start, uint64_t end, struct page_region *regions,
+			unsigned nr, uint64_t *next);
+
+/* The page is under a guard. False also when it can't be told. */
+bool pagemap_is_guard(int pagemap, uint64_t address);
+
+/* How many of the n pages from start on are missing and under no guard, before the
+   first that is not: what may be placed there. All, when it can't be told. */
+unsigned pagemap_free_run(int pagemap, uint64_t start, unsigned n);
+
 /* The page is mapped by this process alone (bit 56): after a fork, the sign
    that the other side is gone. */
 bool pagemap_is_exclusive(int pagemap, uint64_t address);

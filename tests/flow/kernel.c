@@ -482,6 +482,32 @@ unsigned pagemap_empty_run(int pagemap, uint64_t start, unsigned max)
 	return max;
 }
 
+int pagemap_scan_guards(int pagemap, uint64_t start, uint64_t end, struct page_region *regions,
+			unsigned nr, uint64_t *next)
+{
+	const struct mm *mm = &w.mm[mm_of_fd(pagemap)];
+	unsigned n = 0;
+
+	*next = end;
+	for (unsigned p = 0; p < PAGES && n < nr; p++)
+		if (mm->page[p].kind == PAGE_GUARD && page_address(p) >= start && page_address(p) < end)
+			regions[n++] = (struct page_region){ .start = page_address(p),
+							     .end = page_address(p) + PAGE_BYTES };
+	return (int)n;
+}
+
+bool pagemap_is_guard(int pagemap, uint64_t address)
+{
+	int p = page_of_address(address);
+
+	return pagemap >= 0 && p >= 0 && w.mm[mm_of_fd(pagemap)].page[p].kind == PAGE_GUARD;
+}
+
+unsigned pagemap_free_run(int pagemap, uint64_t start, unsigned n)
+{
+	return pagemap < 0 ? n : pagemap_empty_run(pagemap, start - PAGE_BYTES, n + 1) - 1;
+}
+
 bool pagemap_is_exclusive(int pagemap, uint64_t address)
 {
 	const struct mm *mm = &w.mm[mm_of_fd(pagemap)];

@@ -16,30 +16,31 @@
 
 wanted=" $* "
 
-# whose: of the agent, of an agent from its start on, of the program with the
-# shim in it, of the mover; system call, error, which calls of it (of each
-# thread); the program, if another than fill_verify
+# whose: of the agent, of the agent while the program waits for its pages to leave
+# (of which it may not be sure where errors keep it from being managed), of an agent
+# from its start on, of the program with the shim in it, of the mover; system call,
+# error, which calls of it (of each thread); the program, if not fill_verify
 cases='
-agent ioctl         EAGAIN  when=5+7
-agent ioctl         ENOMEM  when=11+13
-agent read          EINTR   when=3+5
-agent preadv2       EINTR   when=3+5
-agent preadv        EINTR   when=2+3
-agent pread64       EIO     when=2+5
-agent pread64       ENOMEM  when=3+7
-agent sendto        EAGAIN  when=2+5
+evict ioctl         EAGAIN  when=5+7
+evict ioctl         ENOMEM  when=11+13
+evict read          EINTR   when=3+5
+evict preadv2       EINTR   when=3+5
+evict preadv        EINTR   when=2+3
+evict pread64       EIO     when=3+40
+evict pread64       ENOMEM  when=7+40
+agent sendto        EAGAIN  when=1+5 fill_verify 48 2
 agent sendmsg       ENOBUFS when=2+2
 agent recvmsg       EAGAIN  when=2+3
 agent recvmsg       ENOMEM  when=7+9
 agent epoll_ctl     ENOMEM  when=3+5
-agent epoll_wait    EINTR   when=1+2
-agent epoll_pwait2  EINTR   when=1+2
+evict epoll_wait    EINTR   when=1+2
+evict epoll_pwait2  EINTR   when=1+2
 agent openat        EMFILE  when=2+3
 agent getdents64    EIO     when=2+3
-agent fallocate     ENOSPC  when=2+3
+evict fallocate     ENOSPC  when=2+3
 agent mmap          ENOMEM  when=1+2
-agent write         EAGAIN  when=2+3
-agent get_robust_list EPERM when=2+3
+evict write         EAGAIN  when=2+3
+evict get_robust_list EPERM when=2+3
 agent kcmp          EPERM   when=1+1
 agent timer_settime EINVAL  when=3+6 fork_verify 1
 agent getrandom     EAGAIN  when=1+2 fork_verify 1
@@ -117,18 +118,22 @@ trace_stop() {
 	tracer=
 }
 
-run_program() {
-	bounded 40 env "LD_PRELOAD=$LIB" "${program[@]}" >"$DIR/out" 2>&1
+run_program() { # [NAME=VALUE...]
+	bounded 40 env "LD_PRELOAD=$LIB" "$@" "${program[@]}" >"$DIR/out" 2>&1
 }
 
-inject_agent() {
+inject_agent() { # [NAME=VALUE...]
 	local status=0
 
 	# shellcheck disable=SC2046
 	trace_start "$AGENT_PID" $(pgrep -P "$AGENT_PID")
-	run_program || status=$?
+	run_program "$@" || status=$?
 	trace_stop
 	return $status
+}
+
+inject_evict() {
+	inject_agent WORKLOAD_EVICT=1
 }
 
 inject_start() {
@@ -156,7 +161,7 @@ has_mover() {
 inject_mover() {
 	local status=0 run
 
-	WORKLOAD_EVICT=1 run_program &
+	run_program WORKLOAD_EVICT=1 &
 	run=$!
 	wait_until 20 "a mover" has_mover
 	trace_start "$(movers | tail -n 1)"
