@@ -19,7 +19,7 @@ wanted=" $* "
 # whose: of the agent, of the agent while the program waits for its pages to leave
 # (of which it may not be sure where errors keep it from being managed), of an agent
 # from its start on, of the program with the shim in it, of the mover; system call,
-# error, which calls of it (of each thread); the program, if not fill_verify
+# error, which calls of it (of each thread); the program, if not fill_verify.
 cases='
 evict ioctl         EAGAIN  when=5+7
 evict ioctl         ENOMEM  when=11+13
@@ -32,12 +32,12 @@ agent sendto        EAGAIN  when=1+5 fill_verify 48 2
 agent sendmsg       ENOBUFS when=2+2
 agent recvmsg       EAGAIN  when=2+3
 agent recvmsg       ENOMEM  when=7+9
-agent epoll_ctl     ENOMEM  when=3+5
+agent epoll_ctl     ENOMEM  when=1+3
 evict epoll_wait    EINTR   when=1+2
 evict epoll_pwait2  EINTR   when=1+2
 agent openat        EMFILE  when=2+3
 agent getdents64    EIO     when=2+3
-evict fallocate     ENOSPC  when=2+3
+agent fallocate     ENOSPC  when=2+3
 agent mmap          ENOMEM  when=1+2
 evict write         EAGAIN  when=2+3
 evict get_robust_list EPERM when=2+3
@@ -47,7 +47,7 @@ agent getrandom     EAGAIN  when=1+2 fork_verify 1
 agent accept4       ECONNABORTED when=1+2
 agent getsockopt    ENOPROTOOPT when=1+1
 agent setsockopt    EPERM   when=1+1
-agent pidfd_open    EMFILE  when=1+1
+agent getsockopt    ENOPROTOOPT when=2+2
 agent memfd_create  ENFILE  when=1+1
 agent eventfd2      EMFILE  when=1+1
 start madvise       EAGAIN  when=1+1
