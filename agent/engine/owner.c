@@ -228,6 +228,9 @@ bool owner_take_mail(struct owner *o)
 		case BATCH_COMMIT:
 			evict_commit(o, CONTAINER_OF(mail, struct batch, mail));
 			break;
+		case FETCH_WINDOW_DONE:
+			fetch_take_window(o, mail);
+			break;
 		case FETCH_DONE:
 			fetch_take(o, mail);
 			break;

@@ -152,6 +152,25 @@ bool blobstore_is_slow(struct blobstore *bs, blob_id id);
  * ended by blobstore_fetch_end.
  */
 bool blobstore_fetch_start(struct blobstore *bs, struct blobstore_fetch *fetch, blob_id id);
+/*
+ * Several that lie near each other by one read. add begins a fetch without a read
+ * of its own; false: not this one with those before, nothing has begun. submit,
+ * with at least one in it: read.done comes for all; until then, and until each of
+ * them has been ended, the window stays as it is.
+ */
+#define BLOBSTORE_WINDOW_BYTES ((size_t)256 << 10)
+#define BLOBSTORE_WINDOW_ROOM STORE_READ_ROOM(BLOBSTORE_WINDOW_BYTES)
+struct blobstore_window {
+	struct store_read read; /* buf and done are the caller's */
+	struct segment *segment; /* NULL: none in it */
+	uint32_t bytes;		/* of those in it */
+};
+bool blobstore_window_add(struct blobstore *bs, struct blobstore_window *window, struct blobstore_fetch *fetch,
+			  blob_id id);
+void blobstore_window_submit(struct blobstore *bs, struct blobstore_window *window);
+void blobstore_window_cancel(struct blobstore_window *window);
+/* Once it has been read: a fetch of it has its part. */
+void blobstore_window_take(const struct blobstore_window *window, struct blobstore_fetch *fetch);
 /* As blobstore_get, from what was read. seal: blobstore_seal_new's. */
 int blobstore_fetch_page(struct blobstore *bs, struct blobstore_fetch *fetch, struct codec *codec,
 			 struct seal *seal, void *page);

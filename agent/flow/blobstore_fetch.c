@@ -44,7 +44,8 @@ bool blobstore_is_slow(struct blobstore *bs, blob_id id)
 	return place_tier(atomic_load(&bs->segments[blob_loc_segment(loc)].place)) > 0;
 }
 
-bool blobstore_fetch_start(struct blobstore *bs, struct blobstore_fetch *fetch, blob_id id)
+/* All but the read. Its store; NULL: it is not slow. */
+static struct store *prepare(struct blobstore *bs, struct blobstore_fetch *fetch, blob_id id)
 {
 	blob_id from = decode_from(bs, id);
 	struct segment *seg = segment_pin(bs, from, &fetch->loc);
@@ -52,7 +53,7 @@ bool blobstore_fetch_start(struct blobstore *bs, struct blobstore_fetch *fetch, 
 
 	if (!place_tier(place)) {
 		segment_unpin(seg);
-		return false;
+		return NULL;
 	}
 	fetch->id = id;
 	fetch->from = from;
@@ -60,8 +61,70 @@ bool blobstore_fetch_start(struct blobstore *bs, struct blobstore_fetch *fetch, 
 	fetch->read.segment = place_carrier(place);
 	fetch->read.offset = blob_loc_offset(fetch->loc);
 	fetch->read.len = blob_loc_len(fetch->loc) + SEAL_TAG;
-	store_read_submit(bs->tiers[place_tier(place)].store, &fetch->read);
+	return bs->tiers[place_tier(place)].store;
+}
+
+bool blobstore_fetch_start(struct blobstore *bs, struct blobstore_fetch *fetch, blob_id id)
+{
+	struct store *store = prepare(bs, fetch, id);
+
+	if (store)
+		store_read_submit(store, &fetch->read);
+	return store;
+}
+
+/* What lies between is read for nothing: up to so many times what is wanted. */
+#define WINDOW_SPREAD 4u
+
+/* The range of both, if it is worth being read as one. */
+static bool widen(struct blobstore_window *w, const struct blobstore_fetch *fetch)
+{
+	uint32_t from = fetch->read.offset, end = from + fetch->read.len, bytes = w->bytes + fetch->read.len;
+
+	if (w->segment) {
+		if (w->segment != fetch->segment)
+			return false;
+		from = MIN(from, w->read.offset);
+		end = MAX(end, w->read.offset + w->read.len);
+	}
+	if (end - from > BLOBSTORE_WINDOW_BYTES || end - from > bytes * WINDOW_SPREAD + STORE_BLOCK)
+		return false;
+	w->segment = fetch->segment;
+	w->read.segment = fetch->read.segment;
+	w->read.offset = from;
+	w->read.len = end - from;
+	w->bytes = bytes;
 	return true;
+}
+
+bool blobstore_window_add(struct blobstore *bs, struct blobstore_window *w, struct blobstore_fetch *fetch, blob_id id)
+{
+	struct store *store = prepare(bs, fetch, id);
+
+	if (store && widen(w, fetch)) {
+		w->read.store = store;
+		return true;
+	}
+	if (store)
+		blobstore_fetch_end(fetch);
+	return false;
+}
+
+void blobstore_window_submit(struct blobstore *bs, struct blobstore_window *w)
+{
+	(void)bs;
+	store_read_submit(w->read.store, &w->read);
+}
+
+void blobstore_window_cancel(struct blobstore_window *w)
+{
+	store_read_cancel(w->read.store, &w->read);
+}
+
+void blobstore_window_take(const struct blobstore_window *w, struct blobstore_fetch *fetch)
+{
+	fetch->read.result = w->read.result;
+	fetch->read.data = (const char *)w->read.data + (fetch->read.offset - w->read.offset);
 }
 
 int blobstore_fetch_page(struct blobstore *bs, struct blobstore_fetch *fetch, struct codec *codec,

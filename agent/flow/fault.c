@@ -146,6 +146,7 @@ static enum placed answer(struct owner *o, struct session *s, uint64_t vpn, bool
 	}
 	switch (slot_state(slot)) {
 	case SLOT_FETCHING: /* its COPY wakes all who wait (fetch.c) */
+		prefetch_wait(o, s, vpn);
 		return PLACED_DONE;
 	case SLOT_LEAVING:
 		/* The step under way ends with an answer (INV-3). */

@@ -39,18 +39,25 @@
 #include "page/seal.h"
 #include "proc/gate.h"
 
-#define FETCHES 128
-#define FOR_FAULTS (FETCHES / 2) /* that restoring leaves free */
+#define FETCHES 192
+#define FOR_FAULTS 64 /* that restoring and reading ahead leave free */
+/* Reads of many pages: those of one stream that are used, are being read, and of
+   another one. */
+#define WINDOWS 4
+#define WINDOW_PAGES 64
 /* A read that failed is tried again after such a time; where the medium says
    that it can't, so often in all. */
 #define AGAIN_NS (10 * 1000000ull)
 #define AGAIN_LONG_NS (NSEC_PER_SEC / 2)
 #define TRIES 3
 
+struct window;
+
 struct fetch {
 	struct blobstore_fetch read; /* the first: read.read is what done() gets */
 	struct mail mail;
 	struct fetches *all;
+	struct window *window;	 /* whose bytes it has; NULL: its own */
 	struct session *session; /* NULL: ended meanwhile */
 	uint64_t vpn;
 	uint64_t start_ns;
@@ -64,9 +71,21 @@ struct fetch {
 	bool demand; /* a thread waits, or did when it began */
 };
 
+/* One read for several fetches, which end one by one: its buffer is theirs till
+   then. */
+struct window {
+	struct blobstore_window read; /* the first */
+	struct mail mail;
+	struct mailbox *box;
+	struct fetch *v[WINDOW_PAGES];
+	unsigned n, left; /* not ended; 0: it is free */
+	bool pending;
+};
+
 struct fetches {
 	struct mailbox *box;
 	struct fetch v[FETCHES];
+	struct window windows[WINDOWS];
 	struct fetch *free;
 	struct fetch *again;
 	unsigned nr_free;
@@ -82,6 +101,21 @@ static void fetch_done(struct store_read *read)
 	mailbox_send(f->all->box, &f->mail);
 }
 
+static void window_done(struct store_read *read)
+{
+	struct window *w = CONTAINER_OF(read, struct window, read.read);
+
+	mailbox_send(w->box, &w->mail);
+}
+
+static void init_window(struct window *w, struct mailbox *box, unsigned char *buffer)
+{
+	w->box = box;
+	w->mail.kind = FETCH_WINDOW_DONE;
+	w->read.read.buf = buffer;
+	w->read.read.done = window_done;
+}
+
 int fetch_init(struct owner *o)
 {
 	struct fetches *all;
@@ -93,7 +127,8 @@ int fetch_init(struct owner *o)
 		return -ENOMEM;
 	all->box = &o->box;
 	all->seal = blobstore_seal_new(o->flow->blobstore);
-	all->buffers = aligned_alloc(STORE_BLOCK, FETCHES * BLOBSTORE_FETCH_ROOM);
+	all->buffers = aligned_alloc(STORE_BLOCK,
+				     FETCHES * BLOBSTORE_FETCH_ROOM + WINDOWS * BLOBSTORE_WINDOW_ROOM);
 	if (!all->seal || !all->buffers)
 		return -ENOMEM;
 	for (unsigned i = FETCHES; i--;) {
@@ -107,6 +142,9 @@ int fetch_init(struct owner *o)
 		all->free = f;
 	}
 	all->nr_free = FETCHES;
+	for (unsigned i = 0; i < WINDOWS; i++)
+		init_window(&all->windows[i], &o->box,
+			    all->buffers + FETCHES * BLOBSTORE_FETCH_ROOM + i * BLOBSTORE_WINDOW_ROOM);
 	return 0;
 }
 
@@ -151,6 +189,13 @@ static void give(struct owner *o, struct fetch *f)
 	feed(o);
 }
 
+static void leave_window(struct fetch *f)
+{
+	if (f->window)
+		f->window->left--;
+	f->window = NULL;
+}
+
 /* Its read has ended and is of no more use. */
 static void end(struct owner *o, struct fetch *f)
 {
@@ -159,6 +204,7 @@ static void end(struct owner *o, struct fetch *f)
 	if (f->begun)
 		blobstore_fetch_end(&f->read);
 	f->begun = false;
+	leave_window(f);
 	if (f->session)
 		f->session->nr_fetches--;
 	give(o, f);
@@ -198,24 +244,23 @@ static bool begin(struct owner *o, struct fetch *f)
 	return f->begun;
 }
 
-enum placed fetch_start(struct owner *o, struct session *s, uint64_t vpn, bool write, bool demand)
+/* For a page that is slow: its slot is FETCHING from now on, for this fetch, which
+   has not begun to read. NULL: none is free, or (*retry) it is not that simple. */
+static struct fetch *claim(struct owner *o, struct session *s, uint64_t vpn, bool demand, bool *retry)
 {
 	slot_t slot = slotmap_get(&s->slots, vpn);
 	blob_id id = slow_blob(o, slot);
 	struct fetch *f;
 
-	if (slot_state(slot) == SLOT_STAGED && !evict_forget_forwarder(o, s, vpn))
-		return PLACED_RETRY;
+	*retry = slot_state(slot) == SLOT_STAGED && !evict_forget_forwarder(o, s, vpn);
+	f = *retry ? NULL : take(o->fetches, demand);
+	if (!f)
+		return NULL;
 	slot = slotmap_get(&s->slots, vpn);
-	f = take(o->fetches, demand);
-	if (!f) {
-		s->starved |= demand;
-		o->fetches->starved |= demand;
-		return demand ? PLACED_DONE : PLACED_NOMEM;
-	}
 	if (slotmap_set(&s->slots, vpn, slot_make(SLOT_FETCHING, slot_flags(slot), slot_value(slot))) < 0) {
 		give(o, f);
-		return PLACED_RETRY;
+		*retry = true;
+		return NULL;
 	}
 	f->session = s;
 	f->vpn = vpn;
@@ -224,12 +269,84 @@ enum placed fetch_start(struct owner *o, struct session *s, uint64_t vpn, bool w
 	f->read.id = id;
 	s->nr_fetches++;
 	blobstore_ref(o->flow->blobstore, id);
+	return f;
+}
+
+/* It reads nothing: the slot is as it was, and says where the page is. */
+static slot_t disclaim(struct owner *o, struct session *s, struct fetch *f)
+{
+	slot_t slot = slotmap_get(&s->slots, f->vpn);
+
+	slot = slot_make(SLOT_STORED, slot_flags(slot), slot_value(slot));
+	(void)slotmap_set(&s->slots, f->vpn, slot); /* its leaf is our own by now */
+	end(o, f);
+	return slot;
+}
+
+enum placed fetch_start(struct owner *o, struct session *s, uint64_t vpn, bool write, bool demand)
+{
+	bool retry;
+	struct fetch *f = claim(o, s, vpn, demand, &retry);
+
+	if (retry)
+		return PLACED_RETRY;
+	if (!f) {
+		s->starved |= demand;
+		o->fetches->starved |= demand;
+		return demand ? PLACED_DONE : PLACED_NOMEM;
+	}
 	if (begin(o, f))
 		return PLACED_DONE;
 	/* It has come up meanwhile. */
-	(void)slotmap_set(&s->slots, vpn, slot); /* its leaf is our own by now */
-	end(o, f);
-	return refault_place(o, s, vpn, slot, write);
+	return refault_place(o, s, vpn, disclaim(o, s, f), write);
+}
+
+static struct window *free_window(struct fetches *all)
+{
+	for (unsigned i = 0; i < WINDOWS; i++)
+		if (!all->windows[i].left && !all->windows[i].pending)
+			return &all->windows[i];
+	return NULL;
+}
+
+/* False: this page is not for that window. */
+static bool add_page(struct owner *o, struct session *s, uint64_t vpn, struct window *w)
+{
+	struct fetch *f;
+	bool retry;
+
+	if (!fetch_is_needed(o, slotmap_get(&s->slots, vpn)) || !room_use(o, s, 1))
+		return false;
+	f = claim(o, s, vpn, false, &retry);
+	if (!f)
+		return false;
+	if (!blobstore_window_add(o->flow->blobstore, &w->read, &f->read, f->read.id)) {
+		(void)disclaim(o, s, f);
+		return false;
+	}
+	f->begun = f->pending = true;
+	f->window = w;
+	w->v[w->n++] = f;
+	w->left++;
+	return true;
+}
+
+unsigned fetch_ahead(struct owner *o, struct session *s, uint64_t vpn, unsigned max)
+{
+	struct window *w = o->fetches ? free_window(o->fetches) : NULL;
+
+	if (!w)
+		return 0;
+	w->n = 0;
+	w->read.segment = NULL;
+	w->read.bytes = 0;
+	while (w->n < MIN(max, WINDOW_PAGES) && add_page(o, s, vpn + w->n, w))
+		;
+	if (!w->n)
+		return 0;
+	w->pending = true;
+	blobstore_window_submit(o->flow->blobstore, &w->read);
+	return w->n;
 }
 
 /* ---- end ---- */
@@ -371,6 +488,7 @@ static void look(struct owner *o, struct fetch *f)
 	r = blobstore_fetch_page(o->flow->blobstore, &f->read, o->codec, o->fetches->seal, o->page);
 	if (r && may_succeed(f, r, &wait_ns)) {
 		blobstore_fetch_end(&f->read);
+		leave_window(f);
 		f->begun = false;
 		f->failed = true;
 		later(o->fetches, f, now_ns() + wait_ns);
@@ -402,6 +520,20 @@ void fetch_take(struct owner *o, struct mail *mail)
 bool fetch_has_again(const struct owner *o)
 {
 	return o->fetches && o->fetches->again;
+}
+
+void fetch_take_window(struct owner *o, struct mail *mail)
+{
+	struct window *w = CONTAINER_OF(mail, struct window, mail);
+
+	w->pending = false;
+	for (unsigned i = 0; i < w->n; i++) {
+		struct fetch *f = w->v[i];
+
+		f->pending = false;
+		blobstore_window_take(&w->read, &f->read);
+		look(o, f);
+	}
 }
 
 int fetch_again(struct owner *o, int wait)
@@ -445,6 +577,14 @@ void fetch_forget(struct owner *o, struct session *s, uint64_t vpn, uint64_t end
 	}
 }
 
+static bool is_for_nobody(const struct window *w)
+{
+	for (unsigned i = 0; w->pending && i < w->n; i++)
+		if (w->v[i]->session)
+			return false;
+	return w->pending;
+}
+
 void fetch_close(struct owner *o, struct session *s)
 {
 	for (unsigned i = 0; s->nr_fetches && i < FETCHES; i++) {
@@ -454,9 +594,18 @@ void fetch_close(struct owner *o, struct session *s)
 			continue;
 		s->nr_fetches--;
 		f->session = NULL;
-		if (f->pending)
+		if (f->pending && !f->window)
 			blobstore_fetch_cancel(o->flow->blobstore, &f->read);
 	}
+	for (unsigned i = 0; o->fetches && i < WINDOWS; i++)
+		if (is_for_nobody(&o->fetches->windows[i]))
+			blobstore_window_cancel(&o->fetches->windows[i].read);
+}
+
+static void end_window(struct owner *o, struct window *w)
+{
+	for (unsigned i = 0; i < w->n; i++)
+		end(o, w->v[i]);
 }
 
 /* The thread has ended, so no mail is taken any more: it is counted here. */
@@ -472,13 +621,18 @@ void fetch_deinit(struct owner *o)
 		end(o, f);
 	}
 	for (unsigned i = 0; i < FETCHES && all->nr_free < FETCHES; i++)
-		if (all->v[i].used && all->v[i].pending)
+		if (all->v[i].used && all->v[i].pending && !all->v[i].window)
 			blobstore_fetch_cancel(o->flow->blobstore, &all->v[i].read);
+	for (unsigned i = 0; i < WINDOWS; i++)
+		if (all->windows[i].pending)
+			blobstore_window_cancel(&all->windows[i].read);
 	while (all->free && all->nr_free < FETCHES) {
 		for (mail = mailbox_take(&o->box); mail; mail = next) {
 			next = mail->next;
 			if (mail->kind == FETCH_DONE)
 				end(o, CONTAINER_OF(mail, struct fetch, mail));
+			else if (mail->kind == FETCH_WINDOW_DONE)
+				end_window(o, CONTAINER_OF(mail, struct window, mail));
 		}
 		usleep(1000);
 	}

@@ -212,6 +212,7 @@ bool refault_may_leave(slot_t slot, uint64_t now);
 
 /* fetch.c: pages in slow tiers */
 #define FETCH_DONE 150 /* mail.kind: to fetch_take */
+#define FETCH_WINDOW_DONE 159 /* to fetch_take_window */
 /* 0 or -ENOMEM; deinit takes what a failed init has left, and what is pending. */
 int fetch_init(struct owner *o);
 void fetch_deinit(struct owner *o);
@@ -220,7 +221,11 @@ bool fetch_is_needed(const struct owner *o, slot_t slot);
 /* Begins to fetch such a page. PLACED_DONE: it is, or will be, answered. demand:
    a thread waits for it; else PLACED_NOMEM when there is much to do already. */
 enum placed fetch_start(struct owner *o, struct session *s, uint64_t vpn, bool write, bool demand);
+/* Nobody waits for these, from vpn on and at most max: read together, as far as they
+   lie together. How many have begun. */
+unsigned fetch_ahead(struct owner *o, struct session *s, uint64_t vpn, unsigned max);
 void fetch_take(struct owner *o, struct mail *mail);
+void fetch_take_window(struct owner *o, struct mail *mail);
 /* What had to wait; returns how long to sleep at most, in ms, at most wait. */
 int fetch_again(struct owner *o, int wait);
 bool fetch_has_again(const struct owner *o);
@@ -250,6 +255,8 @@ bool count_step(struct owner *o);
 void prefetch_note(struct owner *o, struct session *s, uint64_t vpn);
 /* This page is to come back, if it is away, though nobody has touched it. */
 void prefetch_page(struct owner *o, struct session *s, uint64_t vpn);
+/* A page that is on its way was touched. */
+void prefetch_wait(struct owner *o, struct session *s, uint64_t vpn);
 /* One chunk for each session; true: there is more. */
 bool prefetch_step(struct owner *o);
 void prefetch_forget(struct owner *o, struct session *s);

@@ -59,19 +59,43 @@ static unsigned window_max(const struct session *s)
 	       s->ahead_score < SCORE_GOOD ? WINDOW_MAX : WINDOW_LONG;
 }
 
-static void open_window(struct owner *o, struct session *s, struct ahead_stream *t, uint64_t vpn)
+static void look_ahead(struct owner *o, struct session *s, struct ahead_stream *t, uint64_t vpn, unsigned pages)
 {
 	const struct range *r = ranges_find(&s->registered, vpn << PAGE_SHIFT);
+
+	t->at = vpn;
+	t->to = r ? MIN(vpn + pages, r->end >> PAGE_SHIFT) : vpn;
+	t->next = t->to;
+	put_on_list(o, s);
+}
+
+static void open_window(struct owner *o, struct session *s, struct ahead_stream *t, uint64_t vpn)
+{
+	unsigned ahead;
 
 	counter_add(&s->counters.prefetch_used_total, t->placed);
 	if (t->placed)
 		s->ahead_score += (256 - s->ahead_score) / SCORE_STEP;
 	t->placed = 0;
 	t->window = MIN(MAX(t->window * 2, WINDOW_MIN), window_max(s));
-	t->at = vpn + 1;
-	t->to = r ? MIN(t->at + t->window, r->end >> PAGE_SHIFT) : t->at;
-	t->next = t->to;
-	put_on_list(o, s);
+	/* Far away, two reads at a time: one is used while the other comes. */
+	ahead = t->window == WINDOW_MAX && fetch_is_needed(o, slotmap_get(&s->slots, vpn + 1)) ? 2 : 1;
+	look_ahead(o, s, t, vpn + 1, ahead * t->window);
+}
+
+/* The one who reads has come to what is still on its way: the next one is asked
+   for, too. */
+void prefetch_wait(struct owner *o, struct session *s, uint64_t vpn)
+{
+	for (unsigned i = 0; i < SESSION_STREAMS; i++) {
+		struct ahead_stream *t = &s->ahead[i];
+
+		if (t->window != WINDOW_MAX || vpn >= t->next || t->next - vpn > WINDOW_MAX || t->at < t->to)
+			continue;
+		t->used = ++s->ahead_clock;
+		look_ahead(o, s, t, t->next, WINDOW_MAX);
+		return;
+	}
 }
 
 void prefetch_note(struct owner *o, struct session *s, uint64_t vpn)
@@ -117,8 +141,10 @@ void prefetch_page(struct owner *o, struct session *s, uint64_t vpn)
 /* Those in a slow tier are asked for, and come when they come. */
 static unsigned fetch_chunk(struct owner *o, struct session *s, uint64_t vpn, unsigned max)
 {
-	unsigned n = 0;
+	unsigned n = fetch_ahead(o, s, vpn, max);
 
+	/* no such read is free: some of them, one by one */
+	max = n ? n : MIN(max, CHUNK);
 	while (n < max && fetch_is_needed(o, slotmap_get(&s->slots, vpn + n)) &&
 	       fetch_start(o, s, vpn + n, false, false) == PLACED_DONE)
 		n++;
@@ -135,7 +161,7 @@ static bool place_chunk(struct owner *o, struct session *s, struct ahead_stream 
 		return false;
 	n = refault_place_run(o, s, t->at, (unsigned)MIN(t->to - t->at, CHUNK));
 	if (!n)
-		n = fetch_chunk(o, s, t->at, (unsigned)MIN(t->to - t->at, CHUNK));
+		n = fetch_chunk(o, s, t->at, (unsigned)(t->to - t->at));
 	t->at += n;
 	t->placed += n;
 	counter_add(&s->counters.prefetched_total, n);
