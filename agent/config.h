@@ -27,6 +27,7 @@ enum config_type {
 	CONFIG_FILE,	  /* char[size], absolute, or "" */
 	CONFIG_STORE,	  /* char[size], words; each setting adds to it */
 	CONFIG_LOG_LEVEL, /* int */
+	CONFIG_DEDUP,	  /* int, enum settings_dedup */
 	CONFIG_INT,	  /* int */
 	CONFIG_UINT,	  /* uint32_t */
 	CONFIG_SIZE,	  /* uint64_t bytes */

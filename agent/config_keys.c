@@ -41,6 +41,8 @@ const struct config_key config_keys[] = {
 	  .doc = "memory:SIZE or memory:PERCENT, file:PATH,size=SIZE, rados:...; fastest first" },
 	{ "Store", "KeyFile", CONFIG_FILE, FIELD(key_file), .fallback = "",
 	  .doc = "file whose bytes make the key of what leaves memory, empty: a random key" },
+	{ "Store", "DedupDomain", CONFIG_DEDUP, FIELD(dedup_domain), .fallback = "user",
+	  .doc = "equal pages are stored once inside a user, cgroup or host" },
 	{ "Store", "MoveDownSec", CONFIG_TIME, FIELD(move_down_ns), .max = 365 * 86400 * SEC,
 	  .fallback = "0", .doc = "unused for so long, pages go down a store, 0: only for room" },
 	{ "Store", "CompressionLevel", CONFIG_INT, FIELD(compression_level), .min = -7, .max = 19,
@@ -375,6 +377,13 @@ int config_set(struct settings *settings, const struct config_key *key, const ch
 			return wrong(key, value, message, "is not one of: %s", key->doc);
 		*(int *)field(settings, key) = level;
 		return 0;
+	case CONFIG_DEDUP:
+		for (int i = 0; i < SETTINGS_DEDUPS; i++)
+			if (!strcmp(value, settings_dedup_name(i))) {
+				*(int *)field(settings, key) = i;
+				return 0;
+			}
+		return wrong(key, value, message, "is not one of: user, cgroup, host");
 	case CONFIG_INT:
 	case CONFIG_UINT:
 	case CONFIG_SIZE:
@@ -423,6 +432,9 @@ void config_format(const struct settings *settings, const struct config_key *key
 		break;
 	case CONFIG_LOG_LEVEL:
 		snprintf(text, size, "%s", log_level_name((enum log_level) * (const int *)p));
+		break;
+	case CONFIG_DEDUP:
+		snprintf(text, size, "%s", settings_dedup_name(*(const int *)p));
 		break;
 	case CONFIG_INT:
 		snprintf(text, size, "%d", *(const int *)p);

@@ -107,6 +107,7 @@ agent_libengine_a_SOURCES = \
 	agent/engine/attach.c \
 	agent/engine/engine.c \
 	agent/engine/engine.h \
+	agent/engine/domains.c \
 	agent/engine/evictor.c \
 	agent/engine/orders.c \
 	agent/engine/owner.c \

@@ -13,6 +13,7 @@
 
 const struct figure_row figure_rows[] = {
 	ROW("Version", "version", "version", 's', version),
+	ROW("DedupDomain", "dedup_domain", "pages stored once inside a", 's', dedup_domain),
 	ROW("ID", "id", "object", 't', id),
 	ROW("PID", "pid", "pid", 'u', pid),
 	ROW("UID", "uid", "uid", 'u', uid),

@@ -31,6 +31,7 @@ struct figures {
 	uint64_t present; /* bit i: row i of figure_rows was told */
 	/* all */
 	char version[FIGURES_TEXT];
+	char dedup_domain[FIGURES_TEXT];
 	uint32_t n_processes;
 	uint64_t held, staging, metadata, store_capacity, store_used, store_live, store_blobs;
 	uint64_t pack_usec, packed, plain, dictionary, dictionary_saved, dictionaries;

@@ -53,6 +53,7 @@ SOAK_TESTS = \
 	tests/live/test_soak.sh \
 	tests/live/test_stress.sh \
 	tests/live/test_databases.sh \
+	tests/live/test_domains.sh \
 	tests/live/test_runtimes.sh
 
 SANITIZED_TESTS = \
@@ -411,6 +412,7 @@ EXTRA_DIST += \
 	tests/control/manager.py \
 	tests/live/crash-soak.sh \
 	tests/live/crash.sh \
+	tests/live/distinct.py \
 	tests/live/lib.sh \
 	tests/live/manager.py \
 	tests/unit/test_shim_symbols.sh

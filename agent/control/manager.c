@@ -259,6 +259,7 @@ static int reload(sd_bus_message *m, void *userdata, sd_bus_error *error)
 const sd_bus_vtable manager_vtable[] = {
 	SD_BUS_VTABLE_START(SD_BUS_VTABLE_UNPRIVILEGED),
 	CONST("Version", "s", version),
+	CONST("DedupDomain", "s", stats.dedup_domain),
 	SD_BUS_PROPERTY("Tiers", "a(sa{sv})", get_tiers, 0, 0),
 	STATE("State", "s", NULL, state),
 	STATE("NProcesses", "u", NULL, stats.nr_processes),

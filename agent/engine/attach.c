@@ -280,6 +280,7 @@ static int make_record(struct engine *e, struct session *s, const struct attachi
 	if (!record)
 		return -ENOMEM;
 	record->uid = s->uid;
+	record->domain = s->domain->uid;
 	record->owner = session_owner(s)->index;
 	record->attached_ns = s->attached_ns;
 	record->identity = s->identity;
@@ -334,9 +335,9 @@ static int fill_session(struct engine *e, struct session *s, struct attaching *a
 	if (gate < 0)
 		return gate;
 	s->fds.gate = gate;
-	s->domain = domain_get(e->flow.domains, a->peer.uid, e->user_max);
-	s->family = s->domain ? blobstore_family_new(e->flow.blobstore, s->domain) : NULL;
-	r = s->family ? make_record(e, s, a) : -ENOMEM;
+	r = domains_join(e, s);
+	if (r == 0)
+		r = make_record(e, s, a);
 	return r < 0 ? r : send_attached(a, s->id, gate, s->fds.gate_event);
 }
 
@@ -360,7 +361,7 @@ static void make_session(struct engine *e, struct attaching *a, int *fds, const 
 	if (r < 0) {
 		refuse(e, a, r == -EINVAL ? WIRE_UNSUPPORTED : WIRE_FAILED, strerror(-r));
 		if (s)
-			session_unref_domain(e, s);
+			domains_leave(e, s);
 		session_free(s);
 		return;
 	}

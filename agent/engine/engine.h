@@ -103,6 +103,7 @@ struct engine_tier {
 struct engine_stats {
 	uint32_t nr_processes;
 	bool eviction_enabled;
+	const char *dedup_domain;   /* "user", "cgroup", "host" */
 	const char *store;	    /* "memory" */
 	uint64_t store_capacity_bytes;
 	uint64_t store_used_bytes;  /* memory the store has taken */

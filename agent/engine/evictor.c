@@ -58,7 +58,7 @@ static int refresh_mappings(struct worker *w, struct session *s, uint64_t now)
 	if (!s->mappings_ns || age > MAPPINGS_MAX_AGE_NS ||
 	    (age >= w->scan_ns && age > s->mappings_cost_ns * MAPPINGS_COST_SHARE)) {
 		now = now_ns();
-		s->mappings_locked = session_read_locked(s);
+		s->mappings_locked = session_read_locked(s, NULL);
 		if (mappings_read(&s->mappings, s->fds.smaps, s->attach.never, s->attach.nr_never) < 0)
 			return -EIO;
 		s->mappings_ns = now_ns();
@@ -174,14 +174,34 @@ static unsigned batch_room(const struct worker *w, const struct session *s)
 	return (unsigned)MIN(want, left);
 }
 
+/* Nothing leaves a process that has changed its user before it has a domain of its
+   own. (What was on its way before it was seen is still deduplicated as before.) */
+static bool has_changed_user(struct worker *w, struct session *s)
+{
+	if (s->user == SESSION_USER_SAME) {
+		s->user = SESSION_USER_CHANGED;
+		s->user_told = false;
+	}
+	if (s->user == SESSION_USER_CHANGED && !s->nr_batches && !s->user_told) {
+		s->user_told = true;
+		notice_send(&w->flow->engine, &s->to_engine, SESSION_NEWS_USER);
+	}
+	return s->user == SESSION_USER_CHANGED;
+}
+
 /*
  * mlock or mlockall since the mappings were read: then the list of what may
  * leave is wrong. mlockall locks transit too, so that the kernel would not
  * refuse the moves.
  */
-static bool is_locked_anew(struct session *s)
+static bool has_changed(struct worker *w, struct session *s)
 {
-	if (session_read_locked(s) == s->mappings_locked)
+	bool user;
+	uint64_t locked = session_read_locked(s, &user);
+
+	if ((user || s->user == SESSION_USER_CHANGED) && s->user != SESSION_USER_PRIVATE && has_changed_user(w, s))
+		return true;
+	if (locked == s->mappings_locked)
 		return false;
 	s->mappings_ns = 0; /* read again at the next tick */
 	return true;
@@ -190,7 +210,7 @@ static bool is_locked_anew(struct session *s)
 void evictor_next(struct worker *w, struct session *s)
 {
 	unsigned max = s->closed || s->leaving ? 0 : batch_room(w, s);
-	struct batch *b = max && !is_locked_anew(s) ? worker_take_batch(w) : NULL;
+	struct batch *b = max && !has_changed(w, s) ? worker_take_batch(w) : NULL;
 
 	if (b && evict_plan(s, b, max)) {
 		b->session = s;

@@ -188,6 +188,25 @@ static void void_order(struct owner *o, struct session *s)
 	notice_send(&o->flow->worker, &s->to_worker, SESSION_WORK_ALONE);
 }
 
+/* Nothing of it is under way. What it had stays where it is, for those that it has
+   been shared with, and for itself. */
+static void take_domain(struct session *s)
+{
+	struct domain *domain = s->domain;
+	struct family *family = s->family;
+
+	s->domain = s->other_domain;
+	s->family = s->other_family;
+	s->other_domain = domain;
+	s->other_family = family;
+	if (s->record) {
+		s->record->uid = s->uid;
+		s->record->domain = s->domain->uid;
+		s->record->is_private = true;
+	}
+	atomic_store(&s->user, SESSION_USER_PRIVATE);
+}
+
 static void handle_notice(struct owner *o, struct session *s)
 {
 	uint32_t bits = notice_take(&s->to_owner);
@@ -196,6 +215,8 @@ static void handle_notice(struct owner *o, struct session *s)
 		start_serving(o, s);
 	if (bits & SESSION_OWN_ADOPT)
 		owner_adopt(o, s);
+	if (bits & SESSION_OWN_DOMAIN)
+		take_domain(s);
 	if (bits & SESSION_OWN_REVOKE)
 		void_order(o, s);
 	if (bits & SESSION_OWN_CHECK)

@@ -218,10 +218,17 @@ void registry_add(struct engine *e, struct session *s);
 void registry_notice(struct engine *e, struct session *s);
 /* Logs what the threads that must not log have counted. */
 void registry_report(struct engine *e, uint64_t now);
-/* Of a session that nobody uses any more: its domain and family. */
-void session_unref_domain(struct engine *e, struct session *s);
 struct session *registry_find(struct engine *e, uint64_t id);
 void registry_add_counters(struct engine_counters *sum, const struct session *s);
+
+/* domains.c: a session's trust domain, family and account. 0 or -ENOMEM. */
+int domains_join(struct engine *e, struct session *s);
+/* ... after a death, as its record says */
+int domains_rejoin(struct engine *e, struct session *s);
+/* It has changed its user, and nothing of it is under way. */
+void domains_part(struct engine *e, struct session *s);
+/* Nobody uses the session any more. */
+void domains_leave(struct engine *e, struct session *s);
 
 /* stores.c: what Store= and KeyFile= say */
 /* False after logging why. */

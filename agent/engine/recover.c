@@ -152,13 +152,11 @@ static struct session *make_session(struct engine *e, struct record *record)
 	if (r == 0)
 		r = map_gate(s);
 	if (r == 0)
-		s->domain = domain_get(e->flow.domains, s->uid, e->user_max);
-	if (r < 0 || !s->domain) {
+		r = domains_rejoin(e, s);
+	if (r < 0) {
 		log_error("process %d can't be taken over: %s", (int)s->pid, strerror(r ? -r : ENOMEM));
 		return NULL; /* its descriptors stay open: it waits, and reads no zeros */
 	}
-	/* Of its own: what it has in common with its relatives is learnt again. */
-	s->family = blobstore_family_new(e->flow.blobstore, s->domain);
 	s->store_max = e->process_max;
 	s->introduced = record->introduced;
 	s->slots.kept_root = &record->root;
@@ -224,7 +222,7 @@ static void see_session(struct engine *e, struct session *s, struct batch **batc
 
 	see.orphan = s->record->heir_of && !s->heir_of;
 	cut = slotmap_recover(&s->slots, see_slot, &see);
-	counter_add(&s->counters.stored_bytes, see.stored);
+	flow_account_store(s, (int64_t)see.stored);
 	counter_add(&s->counters.poisoned_total, see.lost);
 	s->poisoned_logged = see.lost;
 	if (see.lost)

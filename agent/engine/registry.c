@@ -104,12 +104,6 @@ static void unlist(struct engine *e, struct session *s)
 		e->news.process_gone(e->news.ctx, s->id);
 }
 
-void session_unref_domain(struct engine *e, struct session *s)
-{
-	blobstore_family_unref(s->family);
-	domain_unref(e->flow.domains, s->domain);
-}
-
 static int keep_fds(struct engine *e, struct session *s, bool there)
 {
 	int r = 0;
@@ -152,7 +146,7 @@ static void forget_fds(struct engine *e, struct session *s)
 static void bury(struct engine *e, struct session *s)
 {
 	forget_fds(e, s);
-	session_unref_domain(e, s);
+	domains_leave(e, s);
 	session_free(s);
 	e->nr_ending--;
 }
@@ -179,6 +173,8 @@ void registry_notice(struct engine *e, struct session *s)
 		attach_adopted(e, s);
 	if (bits & SESSION_NEWS_STATE && e->news.process_changed)
 		e->news.process_changed(e->news.ctx, s->id);
+	if (bits & SESSION_NEWS_USER)
+		domains_part(e, s);
 	if (bits & SESSION_NEWS_ENDED) {
 		unlist(e, s);
 		e->nr_ending++;
@@ -332,6 +328,7 @@ void engine_get_stats(struct engine *e, struct engine_stats *stats)
 	*stats = (struct engine_stats){
 		.nr_processes = e->nr_sessions,
 		.eviction_enabled = e->enabled,
+		.dedup_domain = settings_dedup_name(e->settings.dedup_domain),
 		.attach_refused_total = e->attach_refused,
 		.counters = e->ended,
 	};

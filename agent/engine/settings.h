@@ -28,6 +28,15 @@ struct settings_policy {
 	double limit_share;	  /* Limit=PERCENT of the process's memory, 0: none */
 };
 
+/* Whose pages may be stored once, together. */
+enum settings_dedup { SETTINGS_DEDUP_USER, SETTINGS_DEDUP_CGROUP, SETTINGS_DEDUP_HOST, SETTINGS_DEDUPS };
+static inline const char *settings_dedup_name(int dedup)
+{
+	static const char *const names[SETTINGS_DEDUPS] = { "user", "cgroup", "host" };
+
+	return names[dedup];
+}
+
 struct settings {
 	char socket[SETTINGS_PATH_MAX];	   /* [Agent] Socket= --socket */
 	char bus_address[SETTINGS_TEXT_MAX]; /* [Agent] BusAddress= --bus-address; "" system bus,
@@ -46,6 +55,7 @@ struct settings {
 	char store[SETTINGS_STORE_MAX];
 	bool store_is_default;		   /* ... and none was given yet */
 	char key_file[SETTINGS_TEXT_MAX];  /* [Store] KeyFile=, "": a random key */
+	int dedup_domain;		   /* [Store] DedupDomain=, enum settings_dedup */
 	uint64_t move_down_ns;		   /* [Store] MoveDownSec=, 0: only for room */
 	int compression_level;		   /* [Store] CompressionLevel= */
 	uint64_t recompress_ns;		   /* [Store] RecompressSec=, 0: never */

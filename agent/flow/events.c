@@ -189,6 +189,8 @@ static int make_record(struct owner *o, struct session *parent, struct session *
 	if (!record)
 		return -ENOMEM;
 	record->uid = child->uid;
+	record->domain = child->domain->uid;
+	record->is_private = child->user == SESSION_USER_PRIVATE;
 	record->owner = o->index;
 	record->attached_ns = child->attached_ns;
 	record->nonce = child->nonce;
@@ -264,6 +266,8 @@ static void apply_fork(struct owner *o, struct session *parent, const struct uff
 	child->domain = domain_ref(parent->domain);
 	child->family = parent->family;
 	blobstore_family_forked(child->family);
+	child->payer = domain_ref(parent->payer);
+	child->user = parent->user == SESSION_USER_PRIVATE ? SESSION_USER_PRIVATE : SESSION_USER_SAME;
 	if (make_child(o, parent, child) < 0)
 		return;
 	(void)uffd_wake_all(uffd); /* with its events, faults may have been read */

@@ -8,6 +8,14 @@
 
 #include "common/util.h"
 
+/* Where the domain is wider than the user, or another, it is by what his programs
+   have, duplicates at full price, that a user is held to UserMax=. */
+static bool is_over(const struct domain *payer)
+{
+	return payer && atomic_load_explicit(&payer->charged, memory_order_relaxed) >=
+				atomic_load_explicit(&payer->limit, memory_order_relaxed);
+}
+
 static void pack_page(struct flow *flow, struct codec *codec, struct session *s, struct batch_page *page)
 {
 	const struct blobstore_source from = { .domain = s->domain, .family = s->family, .vpn = page->vpn };
@@ -20,7 +28,7 @@ static void pack_page(struct flow *flow, struct codec *codec, struct session *s,
 		return;
 	}
 	page->result = BATCH_PAGE_KEEP;
-	result = counter_get(&s->counters.stored_bytes) >= s->store_max ?
+	result = counter_get(&s->counters.stored_bytes) >= s->store_max || is_over(s->payer) ?
 			 BLOBSTORE_QUOTA :
 			 blobstore_put_from(flow->blobstore, codec, &from,
 					    staging_page(flow->staging, page->value), &blob);

@@ -182,7 +182,7 @@ static bool job_close(struct owner *o, struct session *s)
 		return true;
 	}
 	slotmap_deinit(&s->slots);
-	counter_add(&s->counters.stored_bytes, -counter_get(&s->counters.stored_bytes));
+	flow_account_store(s, -(int64_t)counter_get(&s->counters.stored_bytes));
 	session_set_state(s, SESSION_CLOSED);
 	notice_send(&o->flow->worker, &s->to_worker, SESSION_WORK_CLOSED);
 	return false;

@@ -19,6 +19,7 @@
 #include "flow/batch.h"
 #include "flow/blobstore.h"
 #include "page/codec.h"
+#include "page/domain.h"
 #include "page/slotmap.h"
 #include "page/staging.h"
 #include "proc/session.h"
@@ -330,6 +331,8 @@ static inline int64_t flow_slot_bytes(slot_t slot)
 static inline void flow_account_store(struct session *s, int64_t bytes)
 {
 	counter_add(&s->counters.stored_bytes, (uint64_t)bytes);
+	if (s->payer)
+		atomic_fetch_add_explicit(&s->payer->charged, (uint64_t)bytes, memory_order_release);
 }
 
 #endif

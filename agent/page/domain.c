@@ -9,7 +9,7 @@
 #include "common/util.h"
 #include "page/seal.h"
 
-#define DOMAINS_VERSION 1
+#define DOMAINS_VERSION 2
 #define DOMAINS_MAX 65536u
 #define BACK_RECORDS ((uint32_t)(16 * PAGE_BYTES / sizeof(struct record)))
 
@@ -17,10 +17,13 @@
    in the table. */
 struct record {
 	uint64_t seed;
+	uint64_t id;
 	uint32_t uid;
+	uint32_t kind;
 	_Atomic uint32_t used; /* written last */
+	uint32_t reserved;
 };
-_Static_assert(sizeof(struct record) == 16, "16 bytes a domain");
+_Static_assert(sizeof(struct record) == 32, "32 bytes a domain");
 
 struct domain_registry {
 	pthread_mutex_t lock; /* the list, and refs of its domains */
@@ -61,6 +64,8 @@ uint32_t domain_recover(struct domain_registry *reg, uint64_t limit)
 
 		if (!domain)
 			continue;
+		domain->name.kind = (enum domain_kind)reg->records[i].kind;
+		domain->name.id = reg->records[i].id;
 		domain->uid = reg->records[i].uid;
 		domain->seed = reg->records[i].seed;
 		domain->index = i;
@@ -98,6 +103,8 @@ static bool write_record(struct domain_registry *reg, const struct domain *domai
 	record = &reg->records[domain->index];
 	record->seed = domain->seed;
 	record->uid = domain->uid;
+	record->kind = domain->name.kind;
+	record->id = domain->name.id;
 	atomic_store_explicit(&record->used, 1, memory_order_release);
 	return true;
 }
@@ -152,12 +159,15 @@ static bool index_is_taken(const struct domain_registry *reg, uint32_t index)
 	return false;
 }
 
-static uint64_t make_seed(const struct domain_registry *reg, uint32_t uid)
+/* Only users are the same on other hosts. */
+static uint64_t make_seed(const struct domain_registry *reg, const struct domain *domain)
 {
+	uint32_t uid = domain->uid;
 	uint8_t hash[SEAL_HASH];
 	uint64_t seed;
 
-	if (reg->shared && !seal_hash(reg->secret, sizeof(reg->secret), "domain", &uid, sizeof(uid), hash)) {
+	if (reg->shared && domain->name.kind == DOMAIN_USER &&
+	    !seal_hash(reg->secret, sizeof(reg->secret), "domain", &uid, sizeof(uid), hash)) {
 		memcpy(&seed, hash, sizeof(seed));
 		return seed;
 	}
@@ -168,17 +178,18 @@ static uint64_t make_seed(const struct domain_registry *reg, uint32_t uid)
 	return seed;
 }
 
-static struct domain *domain_new(struct domain_registry *reg, uint32_t uid, uint64_t limit)
+static struct domain *domain_new(struct domain_registry *reg, struct domain_name name, uint64_t limit)
 {
 	struct domain *domain = calloc(1, sizeof(*domain));
 
 	if (!domain)
 		return NULL;
-	domain->uid = uid;
+	domain->name = name;
 	while (index_is_taken(reg, domain->index))
 		domain->index++;
+	domain->uid = name.kind == DOMAIN_USER ? (uint32_t)name.id : DOMAIN_LABELS + domain->index;
 	atomic_init(&domain->limit, limit);
-	domain->seed = make_seed(reg, uid);
+	domain->seed = make_seed(reg, domain);
 	if (write_record(reg, domain))
 		return domain;
 	free(domain);
@@ -187,15 +198,23 @@ static struct domain *domain_new(struct domain_registry *reg, uint32_t uid, uint
 
 struct domain *domain_get(struct domain_registry *reg, uint32_t uid, uint64_t limit)
 {
+	return domain_get_named(reg, (struct domain_name){ .kind = DOMAIN_USER, .id = uid }, limit);
+}
+
+struct domain *domain_get_named(struct domain_registry *reg, struct domain_name name, uint64_t limit)
+{
 	struct domain *domain;
+
+	if (name.kind == DOMAIN_USER && name.id >= DOMAIN_LABELS) /* its label would be another's */
+		return NULL;
 
 	pthread_mutex_lock(&reg->lock);
 	for (domain = reg->domains; domain; domain = domain->next)
-		if (domain->uid == uid)
+		if (domain->name.kind == name.kind && domain->name.id == name.id)
 			break;
 	if (!domain) {
 		sweep(reg);
-		domain = domain_new(reg, uid, limit);
+		domain = domain_new(reg, name, limit);
 		if (domain) {
 			domain->next = reg->domains;
 			reg->domains = domain;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A trust domain: pages are deduplicated and charged inside it. One per uid
- * (architecture's default). The charge is exact: the sum over all domains is
+ * A trust domain: pages are deduplicated and charged inside it. One per uid, per
+ * control group or for the whole machine (DedupDomain=), or one process's own.
+ * The charge is exact: the sum over all domains is
  * the bytes the store holds live (INV-8), and a domain's charge is zero when
  * the last blob of its processes is gone.
  *
@@ -16,8 +17,21 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum domain_kind { DOMAIN_USER, DOMAIN_CGROUP, DOMAIN_HOST, DOMAIN_PRIVATE };
+
+/* Which one: what id means depends on the kind (uid, the group's inode, 0, a
+   session's id). */
+struct domain_name {
+	enum domain_kind kind;
+	uint64_t id;
+};
+
+/* Domains that are no user's have labels from here on, where no uid is. */
+#define DOMAIN_LABELS 0xfffe0000u
+
 struct domain {
-	uint32_t uid;
+	struct domain_name name;
+	uint32_t uid;		     /* a label, unique: the uid, if it is a user's */
 	uint32_t index;		     /* small, unique among the living ones */
 	uint64_t seed;		     /* random: hashes of two domains differ */
 	_Atomic uint64_t charged;    /* bytes */
@@ -31,19 +45,21 @@ struct domain_registry;
 
 struct domain_registry *domain_registry_new(void);
 struct domain_registry *domain_registry_free(struct domain_registry *reg);
-/* From now on the seed of a new domain follows from its uid and this secret, so
+/* From now on the seed of a new user's domain follows from its uid and this secret, so
    that hosts which share the secret know each other's hashes. Before the first
    domain_get. */
 void domain_registry_share(struct domain_registry *reg, const void *secret, size_t len);
 /* After the death of the worker before: the domains that it had, without
    references and charges. Those that get none go with the next domain_get. */
 uint32_t domain_recover(struct domain_registry *reg, uint64_t limit);
-/* For recovery; NULL: there is none. No reference is taken. */
+/* By its label, for recovery; NULL: there is none. No reference is taken. */
 struct domain *domain_of(struct domain_registry *reg, uint32_t uid);
 /* The domain of uid with one more reference (made if need be, with limit).
    NULL on ENOMEM. A domain lives on while it is charged, so that blobs of
    processes that are gone are still accounted. */
 struct domain *domain_get(struct domain_registry *reg, uint32_t uid, uint64_t limit);
+/* The same for any name. */
+struct domain *domain_get_named(struct domain_registry *reg, struct domain_name name, uint64_t limit);
 struct domain *domain_ref(struct domain *domain);
 void domain_unref(struct domain_registry *reg, struct domain *domain);
 

@@ -101,6 +101,9 @@ struct record {
 	/* since version 2 */
 	uint64_t token;
 	_Atomic uint32_t strange; /* what is registered is still to be learnt */
+	/* since version 3 */
+	uint32_t domain; /* its label */
+	uint32_t is_private;
 	uint32_t reserved;
 };
 

@@ -206,14 +206,38 @@ static void read_text(pid_t pid, const char *name, char *text, size_t size)
 	text[n > 0 ? n : 0] = '\0';
 }
 
-uint64_t session_read_locked(const struct session *s)
+static bool is_of_user(const char *status, uid_t uid)
+{
+	const char *line = strstr(status, "\nUid:");
+	unsigned id[4];
+
+	if (!line || sscanf(line, "\nUid: %u %u %u %u", &id[0], &id[1], &id[2], &id[3]) != 4)
+		return true; /* it has ended */
+	return id[0] == uid && id[1] == uid && id[2] == uid && id[3] == uid;
+}
+
+int session_read_user(const struct session *s, uid_t *uid)
 {
 	char text[4096];
 	const char *line;
 
+	read_text(s->pid, "status", text, sizeof(text));
+	line = strstr(text, "\nUid:");
+	return line && sscanf(line, "\nUid: %*u %u", uid) == 1 ? 0 : -ESRCH;
+}
+
+uint64_t session_read_locked(const struct session *s, bool *changed)
+{
+	char text[4096];
+	const char *line;
+
+	if (changed)
+		*changed = false;
 	if (s->pid <= 0)
 		return 0;
 	read_text(s->pid, "status", text, sizeof(text));
+	if (changed)
+		*changed = !is_of_user(text, s->uid);
 	line = strstr(text, "\nVmLck:");
 	return line ? strtoull(line + strlen("\nVmLck:"), NULL, 10) << 10 : 0;
 }

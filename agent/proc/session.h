@@ -78,6 +78,7 @@ enum { /* notices to the owner */
 	SESSION_OWN_ADOPT = 1 << 4,   /* a fork child said hello: session->adoption */
 	SESSION_OWN_REVOKE = 1 << 6,  /* the mover doesn't answer: take its order back */
 	SESSION_OWN_WANTED = 1 << 7,  /* bring session->wanted_vpn back */
+	SESSION_OWN_DOMAIN = 1 << 8,  /* other_domain is to be its own */
 	SESSION_OWN_BURY = 1 << 5,    /* unlisted: confirm that this was the last notice */
 };
 enum { /* notices to the worker */
@@ -93,6 +94,7 @@ enum { /* notices to the engine */
 	SESSION_NEWS_FORKED = 1 << 0, /* made by a fork: to be listed */
 	SESSION_NEWS_STATE = 1 << 1,
 	SESSION_NEWS_ADOPTED = 1 << 2,
+	SESSION_NEWS_USER = 1 << 5,   /* it is another user's: a domain of its own */
 	SESSION_NEWS_ENDED = 1 << 3,  /* nobody but the engine knows it any more */
 	SESSION_NEWS_BURIED = 1 << 4,
 };
@@ -172,14 +174,26 @@ struct record_table;
 #define SESSION_ROOM_UNLIMITED INT64_MAX
 #define SESSION_REASON_UFFD "it uses userfaultfd itself"
 
+/*
+ * A process that changes its user has a trust domain of its own from then on. The
+ * worker sees it, lets nothing leave any more and, with nothing under way, tells
+ * the engine, which makes the domain; the owner takes it over.
+ */
+enum session_user { SESSION_USER_SAME, SESSION_USER_CHANGED, SESSION_USER_PRIVATE };
+
 struct session {
 	/* const */
 	struct record *record; /* NULL: not kept (tests) */
 	struct record_table *records;
 	uint64_t id;
-	uid_t uid;
+	/* These change once at most: see enum session_user. */
+	_Atomic uid_t uid;
 	struct domain *domain;
 	struct family *family; /* of the flow layer: it and those forked from it */
+	struct domain *other_domain; /* to come, or had before */
+	struct family *other_family;
+	struct domain *payer; /* its user's account, where its domain is not the user's; or NULL */
+	_Atomic int user;
 	void *owner; /* struct owner of the flow layer */
 	uint64_t attached_ns;
 	uint64_t nonce; /* by which a fork child says who it is; 0: none */
@@ -257,6 +271,7 @@ struct session {
 	uint64_t last_stall_ns, last_tick_ns;
 	double stall_share;	 /* moving average */
 	uint32_t nr_batches;	 /* of this session, anywhere */
+	bool user_told;		 /* the engine, that it is another user's */
 	uint32_t seq;
 	bool closed;		 /* by the owner */
 	bool ended;		 /* the engine was told */
@@ -333,8 +348,11 @@ void session_close_fds(const struct session_fds *fds);
 uint64_t session_evicted_pages(const struct session *s);
 /* RSS in bytes by /proc/PID/statm; 0 when it can't be read. Any thread. */
 uint64_t session_read_resident(const struct session *s);
-/* Bytes that the process has locked (VmLck); 0 when it can't be read. Worker. */
-uint64_t session_read_locked(const struct session *s);
+/* Its effective user. 0 or -ESRCH. */
+int session_read_user(const struct session *s, uid_t *uid);
+/* Bytes that the process has locked (VmLck); 0 when it can't be read. changed, if not
+   NULL: one of its users is not the one it came with. Worker. */
+uint64_t session_read_locked(const struct session *s, bool *changed);
 /* The mover runs in another address space than the process by now: an exec.
    Worker. */
 bool session_has_execed(const struct session *s);

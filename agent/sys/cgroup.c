@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MOUNT "/sys/fs/cgroup"
@@ -130,4 +131,29 @@ bool cgroup_read_room(pid_t pid, struct cgroup_room *room)
 
 	snprintf(proc, sizeof(proc), "/proc/%d", (int)pid);
 	return read_text(proc, "cgroup", text, sizeof(text)) && cgroup_find_room(text, MOUNT, room);
+}
+
+/* Version 2 where the process is in a group of it, else that of memory. */
+bool cgroup_read_id(pid_t pid, uint64_t *id)
+{
+	char text[TEXT_BYTES], proc[32], path[PATH_BYTES], dir[PATH_BYTES + 32];
+	const char *root = MOUNT;
+	struct stat st;
+
+	*id = 0;
+	snprintf(proc, sizeof(proc), "/proc/%d", (int)pid);
+	if (!read_text(proc, "cgroup", text, sizeof(text)))
+		return false;
+	find_path(text, true, path, sizeof(path));
+	if (!*path) {
+		find_path(text, false, path, sizeof(path));
+		root = MOUNT "/memory";
+	}
+	if (!*path)
+		return true;
+	snprintf(dir, sizeof(dir), "%s%s", root, path);
+	if (strstr(path, "/..") || stat(dir, &st) < 0 || !S_ISDIR(st.st_mode))
+		return false;
+	*id = st.st_ino;
+	return true;
 }

@@ -25,4 +25,8 @@ bool cgroup_read_room(pid_t pid, struct cgroup_room *room);
    version 2 are mounted; those of version 1 are below it in "memory". */
 bool cgroup_find_room(const char *text, const char *mount, struct cgroup_room *room);
 
+/* A number that no other group has or had: of the group the process is in, 0 for the
+   outermost one. False: it can't be told. */
+bool cgroup_read_id(pid_t pid, uint64_t *id);
+
 #endif

@@ -204,7 +204,7 @@ void engine_dispatch(struct engine *e)
 void engine_get_stats(struct engine *e, struct engine_stats *s)
 {
 	*s = (struct engine_stats){ .nr_processes = (uint32_t)e->n, .eviction_enabled = e->enabled,
-				    .store = "memory", .store_capacity_bytes = 4096 * 101,
+				    .dedup_domain = "cgroup", .store = "memory", .store_capacity_bytes = 4096 * 101,
 				    .store_used_bytes = 4096 * 103, .store_live_bytes = 4096 * 107,
 				    .store_blobs = 109, .staging_bytes = 4096 * 113,
 				    .metadata_bytes = 127, .held_bytes = 4096 * 200 * e->n,

@@ -62,7 +62,7 @@ END
 python3 - "$DIR/json" <<-'END' || fail "wrong figures: $(cat "$DIR/json")"
 	import json, sys
 	a = json.load(open(sys.argv[1]))["agent"]
-	want = dict(processes_count=1, store_capacity_bytes=413696, store_used_bytes=421888,
+	want = dict(processes_count=1, dedup_domain="cgroup", store_capacity_bytes=413696, store_used_bytes=421888,
 	            store_live_bytes=438272, store_blobs=109, staging_bytes=462848,
 	            metadata_bytes=127, held_bytes=819200, store_errors_total=137,
 	            pack_usec_total=73, packed_pages_total=79, plain_pages_total=83,
