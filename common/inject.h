@@ -44,6 +44,11 @@ enum inject_point { /* numbered for the tests: append only */
 	INJECT_RECOVER_EVENTS, /* ... has applied the events */
 	INJECT_RECOVER_WAKE, /* ... has woken, old orders are still good */
 	INJECT_RECOVER_SALVAGE, /* ... has pulled what was in transit */
+	INJECT_BATCH_PLACE,  /* a batch's place in a lower store is used up, nothing is there */
+	INJECT_BATCH_WRITTEN, /* the batch is there, its blobs are still above */
+	INJECT_BATCH_HALF,   /* some of them are in it */
+	INJECT_SEGMENT_LEFT, /* the table has forgotten a segment, its bytes are there */
+	INJECT_PROMOTED,     /* a blob's copy is above, the blob still points below */
 	INJECT_POINTS
 };
 

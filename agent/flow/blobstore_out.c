@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "common/inject.h"
 #include "flow/blobstore_private.h"
 
 #define PAUSE_MIN_NS (NSEC_PER_SEC / 4)
@@ -130,6 +131,7 @@ bool outgoing_start(struct blobstore *bs)
 	m->used_out++;
 	if (!out->n)
 		return true;
+	inject(INJECT_BATCH_PLACE);
 	r = seal_batch(bs, out);
 	if (r)
 		out->write.result = r; /* as if written, and failed */
@@ -158,6 +160,7 @@ static void change_locations(struct blobstore *bs, const struct outgoing *out)
 		}
 		segment_count(bs, domain, out->segment, f->kind, record_size(loc));
 		blob_move(bs->blobs, f->id, loc);
+		inject(INJECT_BATCH_HALF);
 		segment_drop(bs, out->from[i]);
 	}
 }
@@ -198,10 +201,12 @@ static void arrive(struct blobstore *bs, struct outgoing *out, int r)
 {
 	struct segment *seg = &bs->segments[out->segment];
 
-	if (!r)
+	if (!r) {
+		inject(INJECT_BATCH_WRITTEN);
 		change_locations(bs, out);
-	else if (seg->state == SEGMENT_OPEN)
+	} else if (seg->state == SEGMENT_OPEN) {
 		segment_seal(bs, out->segment);
+	}
 	segment_arrived(bs, out->segment);
 	if (r)
 		abandon_victim(bs, out->victim);

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "common/inject.h"
+
 /* From this many on, the store's last segment is kept for compaction, without
    which a full store could never tidy up. */
 #define SEGMENTS_WITH_RESERVE 4
@@ -295,6 +297,7 @@ bool segment_free_empty(struct blobstore *bs)
 		/* Nobody finds it any more, a later worker neither; then it goes. */
 		atomic_store(&bs->entries[taken - 1].place, 0);
 		atomic_store(&seg->place, 0);
+		inject(INJECT_SEGMENT_LEFT);
 		/* Some 100 us of the kernel's, which no put has to wait for. */
 		store_segment_free(bs->tiers[place_tier(place)].store, place_carrier(place));
 		pthread_mutex_lock(&bs->lock);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "common/inject.h"
 #include "flow/blobstore_private.h"
 
 /* No room is made for what is hot: below this share of the first tier only. */
@@ -51,6 +52,7 @@ static void promote(struct blobstore *bs, struct domain *domain, blob_id id)
 	memcpy(buf, &record, sizeof(record));
 	pthread_mutex_lock(&bs->lock);
 	if (!segment_append(bs, domain, STREAM_NEW, buf, record_size(loc), false, &new_loc)) {
+		inject(INJECT_PROMOTED);
 		blob_move(bs->blobs, id, new_loc);
 		segment_drop(bs, loc);
 		bs->promoted_bytes += record_size(loc);

@@ -170,8 +170,10 @@ static bool compact_step(struct blobstore *bs)
 	for (unsigned i = 0; bs->victim && i < RECORDS_PER_STEP; i++) {
 		enum step step = move_one(bs);
 
-		if (step == STEP_STUCK)
+		if (step == STEP_STUCK) { /* no room: it may go down instead */
+			bs->victim = 0;
 			return false;
+		}
 		if (step == STEP_MORE)
 			continue;
 		/* What is left has died meanwhile, or is damaged. */

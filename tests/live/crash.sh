@@ -17,7 +17,7 @@ crash_begin() {
 	[ -e "$DIR/uswap.conf" ] || agent_config >"$DIR/uswap.conf"
 	python3 "${srcdir:-.}/tests/live/manager.py" "$DIR/manager" "$AGENT" \
 		--config "$DIR/uswap.conf" --socket "$USWAP_SOCKET" --bus-address none \
-		--store memory:1G --foreground >>"$DIR/agent.log" 2>&1 &
+		"${AGENT_STORES[@]/#/--store=}" --foreground >>"$DIR/agent.log" 2>&1 &
 	AGENT_PID=$!
 	wait_until 20 "the agent to listen" agent_up
 }

@@ -44,6 +44,7 @@ at_points() {
 	for point in $(points); do
 		case $point in
 		NONE | POINTS | COMPACT) continue ;; # compaction: when there is garbage
+		BATCH_* | SEGMENT_* | PROMOTED) continue ;; # test_crash_tiers.sh
 		esac
 		hits=$(inject_hits)
 		case $point in

@@ -40,14 +40,40 @@ START_TEST(test_locked_bytes)
 	uint64_t before;
 
 	ck_assert(s && page != MAP_FAILED);
-	ck_assert_uint_eq(session_read_locked(s), 0); /* no process yet */
+	ck_assert_uint_eq(session_read_locked(s, NULL), 0); /* no process yet */
 	s->pid = getpid();
-	before = session_read_locked(s);
+	before = session_read_locked(s, NULL);
 	/* sanitizers make mlock() do nothing */
 	ck_assert_int_eq(syscall(SYS_mlock, page, 4 * PAGE_BYTES), 0);
-	ck_assert_uint_eq(session_read_locked(s), before + 4 * PAGE_BYTES);
+	ck_assert_uint_eq(session_read_locked(s, NULL), before + 4 * PAGE_BYTES);
 	munmap(page, 4 * PAGE_BYTES);
-	ck_assert_uint_eq(session_read_locked(s), before);
+	ck_assert_uint_eq(session_read_locked(s, NULL), before);
+	session_free(s);
+}
+END_TEST
+
+/* One user of the four is another's: it is seen. */
+START_TEST(test_changed_user)
+{
+	struct session *s = session_new(1, getuid());
+	bool changed;
+	uid_t uid;
+
+	s->pid = getpid();
+	(void)session_read_locked(s, &changed);
+	ck_assert(!changed);
+	ck_assert_int_eq(session_read_user(s, &uid), 0);
+	ck_assert_uint_eq(uid, geteuid());
+	s->uid = getuid() + 1;
+	(void)session_read_locked(s, &changed);
+	ck_assert(changed);
+	if (getuid() == 0) { /* in a child of Check's: nobody else is affected */
+		s->uid = 0;
+		ck_assert_int_eq(setresuid(0, 65534, 0), 0);
+		(void)session_read_locked(s, &changed);
+		ck_assert(changed);
+		ck_assert_int_eq(setresuid(0, 0, 0), 0);
+	}
 	session_free(s);
 }
 END_TEST
@@ -222,6 +248,7 @@ int main(void)
 	int failed;
 
 	tcase_add_test(tc, test_locked_bytes);
+	tcase_add_test(tc, test_changed_user);
 	tcase_add_test(tc, test_ranges_against_model);
 	tcase_add_test(tc, test_attach_good);
 	tcase_add_test(tc, test_attach_hostile);
