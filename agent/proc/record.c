@@ -8,7 +8,7 @@
 #include "common/util.h"
 #include "proc/session.h"
 
-#define TABLE_OLDEST 3 /* before, fewer events could wait */
+#define TABLE_OLDEST 4 /* before, fewer events could wait, and whose domain was not told */
 #define TABLE_VERSION RECORD_VERSION
 
 #define LIST_BYTES ((size_t)RECORD_RANGES * sizeof(struct range))

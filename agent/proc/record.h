@@ -29,7 +29,7 @@
 /* Of the table's layout. Compiled with another, an agent stands for the one that
    comes after this, or came before it (tests/live/test_upgrade.sh). */
 #ifndef RECORD_VERSION
-#define RECORD_VERSION 3
+#define RECORD_VERSION 4
 #endif
 #define RECORDS_MAX 65536u
 #define RECORD_RANGES 16384u /* registered ones that are kept */
@@ -101,7 +101,7 @@ struct record {
 	/* since version 2 */
 	uint64_t token;
 	_Atomic uint32_t strange; /* what is registered is still to be learnt */
-	/* since version 3 */
+	/* since version 4 */
 	uint32_t domain; /* its label */
 	uint32_t is_private;
 	uint32_t reserved;
