@@ -77,6 +77,7 @@ agent_libflow_a_SOURCES = \
 	agent/flow/blobstore_private.h \
 	agent/flow/blobstore_recover.c \
 	agent/flow/blobstore_references.c \
+	agent/flow/blobstore_room.c \
 	agent/flow/blobstore_segment.c \
 	agent/flow/blobstore_share.c \
 	agent/flow/blobstore_up.c \

@@ -56,7 +56,7 @@ static void keep_house(struct packers *p, struct codec *codec, bool busy)
 
 	if (pthread_mutex_trylock(&p->housekeeping))
 		return;
-	more = blobstore_work(bs);
+	more = !p->has_keeper && blobstore_work(bs);
 	more |= blobstore_learn(bs, codec);
 	pause = more ? 0 : busy ? BUSY_NS : IDLE_NS;
 	pthread_mutex_unlock(&p->housekeeping);
@@ -86,6 +86,55 @@ static void recompress(struct packers *p)
 	p->house_due_ns = MIN(p->house_due_ns, start); /* somebody wakes up for it */
 	pthread_mutex_unlock(&p->lock);
 }
+
+/* ---- the housekeeper: where a store may keep one waiting ---- */
+
+static void need_room(void *ctx)
+{
+	struct packers *p = ctx;
+
+	pthread_mutex_lock(&p->lock);
+	p->needed = true;
+	pthread_cond_signal(&p->need);
+	pthread_mutex_unlock(&p->lock);
+}
+
+static void *run_keeper(void *arg)
+{
+	struct packers *p = arg;
+
+	prctl(PR_SET_NAME, "uswap-house");
+	pthread_mutex_lock(&p->lock);
+	while (!p->stop) {
+		uint64_t until = now_ns() + (staging_used_bytes(p->flow->staging) ? BUSY_NS : IDLE_NS);
+		struct timespec ts = { .tv_sec = (time_t)(until / NSEC_PER_SEC),
+				       .tv_nsec = (long)(until % NSEC_PER_SEC) };
+		bool more;
+
+		p->needed = false;
+		pthread_mutex_unlock(&p->lock);
+		more = blobstore_work(p->flow->blobstore);
+		pthread_mutex_lock(&p->lock);
+		if (!more && !p->needed && !p->stop)
+			pthread_cond_timedwait(&p->need, &p->lock, &ts);
+	}
+	pthread_mutex_unlock(&p->lock);
+	return NULL;
+}
+
+static int start_keeper(struct packers *p)
+{
+	int r;
+
+	if (!blobstore_has_slow(p->flow->blobstore))
+		return 0;
+	blobstore_set_housekeeper(p->flow->blobstore, need_room, p);
+	r = -pthread_create(&p->keeper, NULL, run_keeper, p);
+	p->has_keeper = r == 0;
+	return r;
+}
+
+/* ---- */
 
 static void *run(void *arg)
 {
@@ -134,6 +183,7 @@ struct batch *packers_take(struct packers *p, uint64_t now)
 int packers_start(struct packers *p, struct flow *flow, unsigned nr, int level)
 {
 	pthread_condattr_t attr;
+	int r;
 
 	p->flow = flow;
 	p->level = level;
@@ -143,9 +193,13 @@ int packers_start(struct packers *p, struct flow *flow, unsigned nr, int level)
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&p->more, &attr);
+	pthread_cond_init(&p->need, &attr);
 	pthread_condattr_destroy(&attr);
+	r = nr ? start_keeper(p) : 0;
+	if (r < 0)
+		return r;
 	for (; p->nr < nr; p->nr++) {
-		int r = -pthread_create(&p->threads[p->nr], NULL, run, p);
+		r = -pthread_create(&p->threads[p->nr], NULL, run, p);
 
 		if (r < 0)
 			return r;
@@ -160,11 +214,15 @@ void packers_stop(struct packers *p)
 	pthread_mutex_lock(&p->lock);
 	p->stop = true;
 	pthread_cond_broadcast(&p->more);
+	pthread_cond_signal(&p->need);
 	pthread_mutex_unlock(&p->lock);
 	for (unsigned i = 0; i < p->nr; i++)
 		pthread_join(p->threads[i], NULL);
+	if (p->has_keeper)
+		pthread_join(p->keeper, NULL);
 	assert(!p->head && !p->urgent);
 	pthread_cond_destroy(&p->more);
+	pthread_cond_destroy(&p->need);
 	pthread_mutex_destroy(&p->housekeeping);
 	pthread_mutex_destroy(&p->lock);
 }

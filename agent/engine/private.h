@@ -57,6 +57,12 @@ struct packers {
 	pthread_t threads[PACKERS_MAX];
 	unsigned nr;
 	int level;
+	/* Where there are slow stores: what may have to wait for one of them has a
+	   thread of its own. */
+	pthread_t keeper;
+	bool has_keeper;
+	pthread_cond_t need; /* of room, or its end; under lock */
+	bool needed;
 };
 
 struct worker {

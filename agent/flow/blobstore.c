@@ -80,6 +80,7 @@ struct blobstore *blobstore_new_tiers(struct store *const *stores, unsigned nr, 
 	lock_init(&bs->lock);
 	pthread_mutex_init(&bs->seal_lock, NULL);
 	pthread_mutex_init(&bs->house, NULL);
+	room_init(bs);
 	bs->cold.number = -1;
 	blobstore_tick(bs);
 	bs->blobs = blob_table_new(MIN(max_blobs, BLOB_ID_MAX));
@@ -117,6 +118,7 @@ struct blobstore *blobstore_free(struct blobstore *bs)
 	pthread_mutex_destroy(&bs->lock);
 	pthread_mutex_destroy(&bs->seal_lock);
 	pthread_mutex_destroy(&bs->house);
+	room_deinit(bs);
 	free(bs->segments);
 	free(bs->tenants);
 	free(bs);
@@ -266,11 +268,13 @@ void blobstore_unref(struct blobstore *bs, blob_id id)
 
 /* ---- put ---- */
 
-/* Another machine may not answer for long: no packer waits for it. What lies
-   there and comes again is stored a second time. */
+/* Another machine may not answer for long, nor a disk that holds the housekeeper up:
+   no packer waits for it. What lies there and comes again is stored a second time. */
 static bool may_hang(const struct blobstore *bs, uint32_t segment)
 {
-	return store_caps(bs->tiers[bs->segments[segment].tier].store) & STORE_REMOTE;
+	const struct segment *seg = &bs->segments[segment];
+
+	return seg->tier && (bs->no_answer || store_caps(bs->tiers[seg->tier].store) & STORE_REMOTE);
 }
 
 /* The next blob of domain with this hash, with a reference; the one before
@@ -334,18 +338,7 @@ static enum blobstore_result add_locked(struct blobstore *bs, struct domain *dom
 	return BLOBSTORE_STORED;
 }
 
-/* True: there may be room now. */
-static bool make_room(struct blobstore *bs)
-{
-	bool made;
-
-	pthread_mutex_lock(&bs->house);
-	made = mover_make_room(bs);
-	pthread_mutex_unlock(&bs->house);
-	return made;
-}
-
-/* Room is made by whoever needs it, in the packers: they may wait. */
+/* Packers may wait, a little. */
 static enum blobstore_result add(struct blobstore *bs, const struct blobstore_source *from, uint64_t hash,
 				 unsigned char *buf, struct encoded *e, blob_id *id)
 {
@@ -357,7 +350,7 @@ static enum blobstore_result add(struct blobstore *bs, const struct blobstore_so
 		if (result == BLOBSTORE_STORED)
 			encode_done(bs, from, e, *id);
 		pthread_mutex_unlock(&bs->lock);
-		if (result != BLOBSTORE_FULL || bs->nr_tiers == 1 || tries == 2 || !make_room(bs))
+		if (result != BLOBSTORE_FULL || bs->nr_tiers == 1 || tries == 2 || !room_make(bs))
 			return result;
 	}
 }

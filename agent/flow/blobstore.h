@@ -196,6 +196,12 @@ void blobstore_unref(struct blobstore *bs, blob_id id);
  * segment while held bytes exceed 1.15 of live ones. True: there is more.
  */
 bool blobstore_work(struct blobstore *bs);
+/*
+ * blobstore_work has a thread of its own, which wake (any thread's, at once) calls
+ * from its sleep. Then whoever puts waits for the room that it makes, for a second
+ * at most, and not again before it goes on: a store below may not answer.
+ */
+void blobstore_set_housekeeper(struct blobstore *bs, void (*wake)(void *ctx), void *ctx);
 /* More of it, by the same thread, with less haste: trains a dictionary where
    one is due (some 50 ms), frees those that are not used any more. True: there
    was something to do. */

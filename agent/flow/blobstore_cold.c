@@ -196,7 +196,8 @@ bool blobstore_recompress(struct blobstore *bs)
 
 	if (!atomic_load_explicit(&bs->cold.age_ns, memory_order_relaxed))
 		return false;
-	pthread_mutex_lock(&bs->house);
+	if (pthread_mutex_trylock(&bs->house)) /* it can wait, a packer can't */
+		return false;
 	blobstore_tick(bs);
 	more = slice(bs);
 	more |= segment_free_empty(bs);

@@ -256,6 +256,14 @@ struct blobstore {
 	pthread_mutex_t seal_lock;
 	/* One housekeeper at a time; taken before `lock`. */
 	pthread_mutex_t house;
+	/* Those who put, waiting for the housekeeper. */
+	pthread_mutex_t room_lock;
+	pthread_cond_t room_made;
+	void (*wake)(void *ctx); /* NULL: they make room themselves */
+	void *wake_ctx;
+	bool room_wanted, room_was_made;
+	uint64_t room_rounds;
+	_Atomic bool no_answer; /* it did not come in time */
 	struct mover mover;
 	struct share *share; /* with other hosts; NULL: nothing */
 	_Atomic uint64_t move_down_ns; /* unused for so long: down; 0: only for room */
@@ -375,6 +383,15 @@ int family_dict_of(const struct family *family, uint32_t domain);
 /* Under the lock: a blob of this kind is there, is there no more. */
 void kind_use(struct blobstore *bs, unsigned kind);
 void kind_unuse(struct blobstore *bs, unsigned kind);
+
+/* ---- blobstore_room.c ---- */
+
+void room_init(struct blobstore *bs);
+void room_deinit(struct blobstore *bs);
+/* For whoever has found the first tier full. True: there may be room now. */
+bool room_make(struct blobstore *bs);
+/* The housekeeper has come round. Under the house lock. */
+void room_answer(struct blobstore *bs);
 
 /* ---- blobstore_down.c; under the house lock ---- */
 

@@ -210,6 +210,7 @@ bool blobstore_work(struct blobstore *bs)
 		more |= segment_free_empty(bs);
 	}
 	if (bs->nr_tiers > 1) {
+		room_answer(bs);
 		more |= mover_step(bs);
 		more |= promote_step(bs);
 		more |= segment_free_empty(bs);

@@ -565,6 +565,71 @@ START_TEST(test_pages_as_they_are_need_a_way_down)
 }
 END_TEST
 
+/* ---- a store that does not answer ---- */
+
+static _Atomic bool hang, hanging, ended;
+
+static void hang_in_writes(enum faulty_call call)
+{
+	while (call == FAULTY_WRITE && hang) {
+		hanging = true;
+		usleep(1000);
+	}
+}
+
+static void wake_nobody(void *ctx)
+{
+	(void)ctx; /* it looks all the time */
+}
+
+static void *housekeeper(void *arg)
+{
+	while (!ended)
+		if (!blobstore_work(bs))
+			usleep(1000);
+	return arg;
+}
+
+/* Who puts gets to know that there is no room, and goes on; with an answer at last
+   all is as before. (A put that waits for the write never comes back here.) */
+START_TEST(test_puts_do_not_wait_for_a_hanging_store)
+{
+	unsigned stored = 0, full = 0;
+	pthread_t thread;
+
+	open_tiers(4, 20, 0);
+	store_faulty_notice(stores[1], hang_in_writes);
+	blobstore_set_housekeeper(bs, wake_nobody, NULL);
+	hang = true;
+	pthread_create(&thread, NULL, housekeeper, NULL);
+	for (unsigned i = 0; i < MANY; i++) {
+		enum blobstore_result r = try_put(alice, i, &ids[i]);
+
+		ck_assert(r == BLOBSTORE_STORED || r == BLOBSTORE_FULL);
+		ids[i] = r == BLOBSTORE_STORED ? ids[i] : 0;
+		stored += r == BLOBSTORE_STORED;
+		full += r == BLOBSTORE_FULL;
+	}
+	ck_assert(hanging);
+	ck_assert_uint_gt(full, 100);
+	ck_assert_uint_gt(stored, 4000);
+	expect_all();
+	hang = false;
+	for (unsigned i = 0; i < MANY; i++)
+		while (!ids[i] && try_put(alice, i, &ids[i]) != BLOBSTORE_STORED) {
+			ids[i] = 0;
+			usleep(1000);
+		}
+	ended = true;
+	pthread_join(thread, NULL);
+	expect_all();
+	ck_assert_uint_gt(stats().tier[1].live_bytes, 4 << 20);
+	blobstore_set_housekeeper(bs, NULL, NULL);
+	drop_all();
+	expect_nothing();
+}
+END_TEST
+
 /* ---- INV-2 ---- */
 
 #define WATCHED 1000
@@ -709,6 +774,7 @@ int main(void)
 	tcase_add_test(tc, test_what_is_hot_comes_up);
 	tcase_add_test(tc, test_pages_as_they_are);
 	tcase_add_test(tc, test_pages_as_they_are_need_a_way_down);
+	tcase_add_test(tc, test_puts_do_not_wait_for_a_hanging_store);
 	tcase_add_test(tc, test_INV_2_get_now_does_not_wait);
 	tcase_add_loop_test(tc, test_random_operations, 0, 2);
 	suite_add_tcase(suite, tc);
