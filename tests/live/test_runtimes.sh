@@ -211,7 +211,7 @@ python_tests() {
 	evicted_command "$limit" env --default-signal=INT,QUIT /usr/bin/python3 -m test "$@" \
 		>"$DIR/python.log" 2>"$DIR/python.err" || status=$?
 	[ $status -eq 0 ] ||
-		fail "python3 -m test $*: status $status: $(grep -E '^(FAIL|ERROR)|Error' "$DIR/python.log" | head -n 10)"
+		fail "python3 -m test $*: status $status: $(grep -E '^(FAIL|ERROR)|Error' "$DIR/python.log" | head -n 10; tail -n 15 "$DIR/python.log")"
 	say "python3 -m test $1 ($name): passed; $(tail -n 1 "$DIR/python.err")"
 }
 
