@@ -876,6 +876,14 @@ static bool anything_left(void)
 	return false;
 }
 
+static bool anybody_without_mover(void)
+{
+	for (int i = 0; i < MMS; i++)
+		if (w.mm[i].used && w.mm[i].session && !w.mm[i].session->gate)
+			return true;
+	return false;
+}
+
 static void round_of_all(void)
 {
 	for (int i = 0; i < MMS; i++) {
@@ -902,7 +910,10 @@ void agent_end(void)
 		if (n > 20) /* its half second is over */
 			for (int i = 0; i < MMS; i++)
 				scripted_mover_exit(i);
-		owner_probe(owner);
+		/* The end of a process with a mover is told by the mover's; only of
+		   others it is asked, a few times a second. */
+		if (anybody_without_mover())
+			owner_probe(owner);
 	}
 	if (anything_left())
 		violated("a process has ended, and its session stays");
