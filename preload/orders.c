@@ -193,12 +193,10 @@ static void do_move(struct mover *m)
  * its EVENT_REMOVE. _LOCKED because transit may have been locked by the
  * program's mlockall, and the plain advice is refused then.
  */
-static void empty_trash(struct mover *m, uint64_t at, uint64_t pages)
+static void empty_trash(uint64_t at, uint64_t pages)
 {
-	long err = sys_madvise(at, pages * WIRE_PAGE, MADV_DONTNEED_LOCKED);
-
-	if (err)
-		m->drop_error = (uint32_t)-err;
+	/* If it fails, the next drop finds the trash full. */
+	(void)sys_madvise(at, pages * WIRE_PAGE, MADV_DONTNEED_LOCKED);
 }
 
 static void drop_run(struct mover *m, unsigned int first, unsigned int pages)
@@ -217,11 +215,10 @@ static void drop_run(struct mover *m, unsigned int first, unsigned int pages)
 			tries = 0;
 		if (!err || done)
 			continue;
-		if (tries++ < DROP_TRIES && err == -EAGAIN)
-			continue;
-		if (tries == 1 && err == -EEXIST) {
-			/* Filled by mlockall, or not emptied before. */
-			empty_trash(m, to + i * WIRE_PAGE, 1);
+		if (err != -ENOENT && tries++ < DROP_TRIES) {
+			/* EEXIST: filled by mlockall, or not emptied before. */
+			if (err == -EEXIST)
+				empty_trash(to + i * WIRE_PAGE, 1);
 			continue;
 		}
 		/* No page there is what was asked for: one that was MADV_FREE'd
@@ -231,7 +228,7 @@ static void drop_run(struct mover *m, unsigned int first, unsigned int pages)
 		i++;
 		tries = 0;
 	}
-	empty_trash(m, to, pages);
+	empty_trash(to, pages);
 }
 
 static void do_drop(struct mover *m)

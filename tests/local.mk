@@ -149,6 +149,7 @@ EXTRA_DIST += \
 	tests/flow/planted/forgotten-charge.patch \
 	tests/flow/planted/fork-lost-with-its-parent.patch \
 	tests/flow/planted/fork-where-it-was-read.patch \
+	tests/flow/planted/full-lane-used-on.patch \
 	tests/flow/planted/gate-ignored.patch \
 	tests/flow/planted/generation-not-raised.patch \
 	tests/flow/planted/guard-overwritten.patch \

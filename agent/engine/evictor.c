@@ -33,6 +33,12 @@ static void send_to_owner(struct batch *b, enum batch_step step)
 	mailbox_send(&session_owner(b->session)->box, &b->mail);
 }
 
+static void let_go(struct session *s, const char *reason)
+{
+	atomic_store(&s->reason, reason);
+	notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_DETACH);
+}
+
 /* A mutex was taken while its page left: the page is asked for, and nothing more
    leaves until it was looked for again; once for each page, so that one that
    can't come holds nothing up. 1: one is on its way, or negative errno. */
@@ -64,8 +70,7 @@ static int refresh_mappings(struct worker *w, struct session *s, uint64_t now)
 		s->mappings_ns = now_ns();
 		s->mappings_cost_ns = s->mappings_ns - now;
 		if (s->mappings.has_uffd && session_state(s) == SESSION_ACTIVE) {
-			atomic_store(&s->reason, SESSION_REASON_UFFD);
-			notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_DETACH);
+			let_go(s, SESSION_REASON_UFFD);
 			return -EBUSY;
 		}
 	}
@@ -445,6 +450,9 @@ void evictor_message(struct worker *w, struct session *s)
 		s->next_tick_ns = 0;
 		w->next_due_ns = 0;
 	} else if (packet.head.type == WIRE_REPORT && n == sizeof(packet.report)) {
+		/* Old pages in a lane must not be taken for new ones. */
+		if (packet.report.drop_error)
+			let_go(s, "its transit area can't be emptied");
 		/* Of a POPULATE; or from a peer that answers before it was asked. */
 		if (!b || packet.report.seq != b->seq ||
 		    !atomic_load_explicit(&b->ordered, memory_order_acquire))

@@ -841,6 +841,9 @@ void agent_trouble(enum trouble t)
 	case TROUBLE_HASTE:
 		w.haste = true;
 		break;
+	case TROUBLE_DROP:
+		w.drop_fails = true;
+		break;
 	case TROUBLE_READ_EIO:
 		w.read_error = -EIO;
 		break;

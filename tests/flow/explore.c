@@ -72,6 +72,7 @@ static void print_action(FILE *to, const struct action *a)
 		[TROUBLE_DETACH] = "order: detach",
 		[TROUBLE_HELLO] = "a child says hello",
 		[TROUBLE_HASTE] = "threads will run on while their events are in the owner's hand",
+		[TROUBLE_DROP] = "the next DROP fails",
 		[TROUBLE_READ_EIO] = "the next read that ends fails",
 		[TROUBLE_READ_LATE] = "the next read that ends was too late",
 		[TROUBLE_READ_LOST] = "the next read that ends finds nothing",

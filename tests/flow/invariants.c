@@ -189,6 +189,10 @@ void check_step(void)
 
 void check_end(void)
 {
+	for (int i = 0; i < MMS; i++)
+		if (w.mm[i].drop_reported && w.mm[i].users && w.mm[i].mover && w.mm[i].session &&
+		    session_state(w.mm[i].session) == SESSION_ACTIVE)
+			violated("INV-1: transit of mm %d has old pages in it, and is used on", i);
 	for (const struct thread *t = w.thread; t < w.thread + THREADS; t++)
 		if (t->used && t->op != OP_NONE)
 			violated("INV-3: thread %d waits for ever (%s of page %u, mm %d)",

@@ -101,6 +101,9 @@ static void send_report(struct mm *mm, const struct wire_order *o)
 	struct wire_report report = { .head = { WIRE_MAGIC, WIRE_VERSION, WIRE_REPORT }, .seq = o->seq };
 
 	memcpy(report.page, mm->results, sizeof(report.page));
+	report.drop_error = mm->drop_error;
+	mm->drop_reported |= mm->drop_error;
+	mm->drop_error = 0;
 	if (send(mm->sock, &report, sizeof(report), MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof(report))
 		mm->reports++;
 }
@@ -118,6 +121,11 @@ static void leave_gate(struct mm *mm)
 
 static void drop(struct mm *mm, const struct wire_order *o)
 {
+	if (w.drop_fails) {
+		w.drop_fails = false;
+		mm->drop_error = EBUSY;
+		return;
+	}
 	for (unsigned i = 0; i < PAGES; i++)
 		if (o->drop_mask >> i & 1)
 			mm->transit[o->lane][i] = (struct page){ 0 };

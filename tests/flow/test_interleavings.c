@@ -79,6 +79,8 @@ static const struct scenario scenarios[] = {
 	{ .name = "INV-1: a mover that is killed or slow", .threads = 1, .ops = 2, .ticks = 1, .quota = 2,
 	  .depth = 14, .trouble = TROUBLE(MOVER) | TROUBLE(REVOKE), .troubles = 2,
 	  .choices = { READ(0), WRITE(0), CALL(FORK, 0) }, .child = { READ(0) } },
+	{ .name = "INV-1: transit that can't be emptied", .threads = 1, .ops = 2, .ticks = 2, .quota = 1,
+	  .depth = 20, .trouble = TROUBLE(DROP), .troubles = 1, .choices = { READ(0), WRITE(1) } },
 	{ .name = "INV-3: placing fails", .threads = 2, .ops = 3, .ticks = 1, .quota = 2, .depth = 10, .evicted = true,
 	  .trouble = TROUBLE(NOMEM) | TROUBLE(AGAIN), .troubles = 2, .choices = { READ(0), WRITE(1), READ(1) } },
 	{ .name = "INV-3: a change in the middle of a placing", .threads = 2, .ops = 3, .ticks = 1, .quota = 2,

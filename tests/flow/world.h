@@ -91,6 +91,8 @@ struct mm {
 	bool mover_stale; /* its generation, when it entered the gate */
 	uint8_t results[WIRE_BATCH];
 	unsigned reports; /* sent and not taken */
+	uint32_t drop_error; /* to be reported; */
+	bool drop_reported;  /* was */
 };
 
 enum op {
@@ -143,6 +145,7 @@ enum trouble {
 	TROUBLE_DETACH,
 	TROUBLE_HELLO,	    /* the child says hello and gets a mover */
 	TROUBLE_HASTE,	    /* threads run on while the owner has their events in hand */
+	TROUBLE_DROP,	    /* the next DROP of the mover fails */
 	TROUBLE_READ_EIO,   /* the next read of the slow store that ends: a way that fails */
 	TROUBLE_READ_LATE,  /* ... no answer in time */
 	TROUBLE_READ_LOST,  /* ... the bytes are not there any more */
@@ -216,7 +219,7 @@ struct world {
 	uint8_t ops, ticks;
 	uint32_t troubles; /* that have happened */
 	/* armed trouble */
-	bool nomem, again, half_map, haste, unreadable, corrupt, full, emfile, sink;
+	bool nomem, again, half_map, haste, unreadable, corrupt, full, emfile, sink, drop_fails;
 	int read_error; /* of the next read of the slow store that ends */
 	uint32_t lost;	   /* tokens whose bytes were damaged: SIGBUS is right */
 	uint64_t clock_ns;
