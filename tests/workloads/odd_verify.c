@@ -153,17 +153,32 @@ static pthread_mutex_t *mutex_of(unsigned i)
 	return (pthread_mutex_t *)(void *)(area + i * 2 * WL_PAGE);
 }
 
-/* Some of them are taken in the instant in which their pages leave. */
+static unsigned mutexes_away(void)
+{
+	unsigned i, away = 0;
+
+	for (i = 0; i < MUTEXES; i++)
+		away += wl_absent(mutex_of(i), 1) != 0;
+	return away;
+}
+
+/* Some of them are taken in the instant in which their pages leave: these are back
+   after a while, and all of them stay. */
 static void *die_with_them(void *arg)
 {
-	unsigned i;
+	double end = wl_now() + WL_EVICT_SECONDS;
+	unsigned i, quiet = 0;
 
 	for (i = 0; i < MUTEXES; i++) {
 		WL_CHECK(!pthread_mutex_lock(mutex_of(i)), "pthread_mutex_lock");
 		if (i % 4 == 0)
 			wl_sleep_ms(wl_evicting() ? 2 : 0);
 	}
-	wl_sleep_ms(wl_evicting() ? 1500 : 0);
+	while (wl_evicting() && quiet < 10) {
+		WL_CHECK(wl_now() < end, "%u mutexes that are held are away", mutexes_away());
+		quiet = mutexes_away() ? 0 : quiet + 1;
+		wl_sleep_ms(50);
+	}
 	return arg;
 }
 
