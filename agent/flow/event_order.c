@@ -178,6 +178,12 @@ void events_flush(struct owner *o, struct session *s)
 		(void)settle(o, s, false);
 }
 
+void events_leave_fault(struct owner *o, struct session *s)
+{
+	s->wake_all = true;
+	o->unquiet = true;
+}
+
 bool events_hold_somebody(const struct session *s)
 {
 	if (s->wake_all)

@@ -15,6 +15,9 @@
 #include "sys/pagemap.h"
 
 #define SETTLE_WAITS 100 /* tries before others get their turn */
+/* The kernel hands out events behind faults: those of many threads that wait for
+   an event must not fill the buffer, for it would never be read. */
+#define AGAIN_MAX (FLOW_MESSAGES / 2)
 #define ROUNDS 8 /* reads in a row before others get their turn */
 
 /* States in which a page may be given zeros: it is not with us. */
@@ -141,7 +144,7 @@ static enum placed answer(struct owner *o, struct session *s, uint64_t vpn, bool
 	slot = slotmap_get(&s->slots, vpn);
 
 	if (!events_are_settled(s)) {
-		s->wake_all = true; /* answered by that wake (INV-3) */
+		events_leave_fault(o, s);
 		return PLACED_DONE;
 	}
 	switch (slot_state(slot)) {
@@ -243,11 +246,16 @@ static unsigned answer_all(struct owner *o, struct session *s, unsigned first, u
 		m[i].event = 0; /* taken: not to be found again */
 		gate_set_generation(s->gate, ++s->generation);
 	}
-	if (!events_are_settled(s))
+	if (!events_are_quiet(s))
 		events_settle_idle(o, s);
-	for (unsigned i = 0; i < nr && session_state(s) < SESSION_CLOSING; i++)
-		if (m[i].event == UFFD_EVENT_PAGEFAULT && !answer_message(o, s, &m[i], start))
+	for (unsigned i = 0; i < nr && session_state(s) < SESSION_CLOSING; i++) {
+		if (m[i].event != UFFD_EVENT_PAGEFAULT || answer_message(o, s, &m[i], start))
+			continue;
+		if (again < AGAIN_MAX)
 			m[again++] = m[i];
+		else
+			events_leave_fault(o, s);
+	}
 	return again;
 }
 
@@ -294,6 +302,12 @@ static void serve_inside(struct owner *o, struct session *s)
 		if (n == -EBADFD) {
 			flow_tampered(o, s);
 			break;
+		}
+		if (n <= 0 && again && uffd_is_changing(s->fds.uffd)) {
+			/* A COPY would be refused again: unpacked for it is later. */
+			sched_yield();
+			round -= waits++ < SETTLE_WAITS;
+			continue;
 		}
 		if (n <= 0 && events_hold_somebody(s)) {
 			sched_yield(); /* to the thread whose event was read or is missing */

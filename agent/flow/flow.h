@@ -114,6 +114,9 @@ void events_take(struct owner *o, struct session *s, const struct uffd_msg *msg)
 void events_settle_idle(struct owner *o, struct session *s);
 /* Applies what waits, whatever may be missing. */
 void events_flush(struct owner *o, struct session *s);
+/* A fault that was read is left unanswered: a wake of all answers it (INV-3) when
+   no change of mappings is under way any more. */
+void events_leave_fault(struct owner *o, struct session *s);
 /* Somebody waits for what waits: a fault, or a fork child. */
 bool events_hold_somebody(const struct session *s);
 /* Slots and mappings agree: no event waits. */
@@ -121,10 +124,10 @@ static inline bool events_are_settled(const struct session *s)
 {
 	return s->nr_waiting == 0;
 }
-/* ... and none is known to be still on its way. */
+/* ... none is known to be still on its way, and no fault was left for later. */
 static inline bool events_are_quiet(const struct session *s)
 {
-	return s->nr_waiting == 0 && s->vacated.nr == 0;
+	return s->nr_waiting == 0 && s->vacated.nr == 0 && !s->wake_all;
 }
 /* After the death of the worker before: the event that it was applying, and those
    that can be applied. */

@@ -26,22 +26,13 @@ static unsigned wakes;
 
 static int fake_zero(int fd, uint64_t dst, uint64_t len, int64_t *done)
 {
-	int r = changing ? -EAGAIN : -ENOENT;
+	/* uffd_is_changing asks at 0; a page that was placed is there */
+	int r = changing ? -EAGAIN : dst ? -EEXIST : -ENOENT;
 
-	ck_assert_uint_eq(dst, 0); /* only uffd_is_changing asks */
 	(void)fd;
 	(void)len;
 	*done = r;
 	return r;
-}
-
-static int fake_wake(int fd, uint64_t start, uint64_t len)
-{
-	(void)fd;
-	(void)start;
-	(void)len;
-	wakes++;
-	return 0;
 }
 
 /* The kernel doesn't say: the events alone must do. */
@@ -52,7 +43,63 @@ static int fake_is_registered(int fd, uint64_t address)
 	return -ENOSYS;
 }
 
-static const struct uffd_ops scripted = { .zero = fake_zero, .wake = fake_wake, .is_registered = fake_is_registered };
+/*
+ * Threads that touch the pages of A, by page: not read yet, and read; and one
+ * that empties B. The kernel hands out faults first, and refuses a COPY until
+ * that event was read.
+ */
+static unsigned unread[LEN / PAGE_BYTES], asleep[LEN / PAGE_BYTES], gone_on;
+static bool emptying;
+
+static int fake_wake(int fd, uint64_t start, uint64_t len)
+{
+	(void)fd;
+	for (unsigned page = 0; page < ARRAY_SIZE(unread); page++)
+		if (A + page * PAGE_BYTES - start < len) {
+			unread[page] += asleep[page];
+			asleep[page] = 0;
+		}
+	wakes++;
+	return 0;
+}
+
+static int fake_read(int fd, struct uffd_msg *msgs, unsigned max)
+{
+	unsigned n = 0;
+
+	(void)fd;
+	for (unsigned page = 0; page < ARRAY_SIZE(unread); page++)
+		while (unread[page] && n < max) {
+			msgs[n] = (struct uffd_msg){ .event = UFFD_EVENT_PAGEFAULT };
+			msgs[n++].arg.pagefault.address = A + page * PAGE_BYTES;
+			unread[page]--;
+			asleep[page]++;
+		}
+	if (emptying && n < max) {
+		msgs[n] = (struct uffd_msg){ .event = UFFD_EVENT_REMOVE };
+		msgs[n].arg.remove.start = B;
+		msgs[n++].arg.remove.end = B + LEN;
+		emptying = changing = false;
+	}
+	return (int)n;
+}
+
+static int fake_copy(int fd, uint64_t dst, const void *src, uint64_t len, int64_t *done)
+{
+	unsigned page = (unsigned)((dst - A) / PAGE_BYTES);
+
+	(void)fd;
+	ck_assert_uint_eq(len, PAGE_BYTES);
+	ck_assert_uint_eq(*(const uint32_t *)src, dst); /* as put_pages() has it */
+	*done = changing ? -EAGAIN : (int64_t)len;
+	if (changing)
+		return -EAGAIN;
+	gone_on += unread[page] + asleep[page];
+	unread[page] = asleep[page] = 0;
+	return 0;
+}
+
+static const struct uffd_ops scripted = { .zero = fake_zero, .read = fake_read, .copy = fake_copy, .wake = fake_wake, .is_registered = fake_is_registered };
 
 static void put_pages(uint64_t address)
 {
@@ -352,6 +399,28 @@ START_TEST(test_addresses_out_of_reach)
 }
 END_TEST
 
+/* More threads than messages are read at a time: their faults are handed out
+   again and again, and the event that all wait for would never be. */
+START_TEST(test_INV_3_many_faults_hide_no_event)
+{
+	static struct owner_ring ring;
+	static char page[PAGE_BYTES];
+	const unsigned many = 5 * FLOW_MESSAGES;
+
+	owner.ring = &ring;
+	owner.page = page;
+	s->polled = true;
+	for (unsigned i = 0; i < many; i++)
+		unread[i % ARRAY_SIZE(unread)]++;
+	emptying = true;
+	for (unsigned i = 0; i < 100 && gone_on < many; i++)
+		fault_serve(&owner, s);
+	ck_assert(!emptying);
+	ck_assert_uint_eq(gone_on, many);
+	ck_assert(events_are_quiet(s));
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("event_order");
@@ -371,6 +440,7 @@ int main(void)
 	tcase_add_test(tc, test_idle_kernel_ends_the_wait);
 	tcase_add_test(tc, test_INV_4_never_at_rest);
 	tcase_add_test(tc, test_INV_3_withheld_faults_are_woken);
+	tcase_add_test(tc, test_INV_3_many_faults_hide_no_event);
 	tcase_add_test(tc, test_INV_4_remove_bars);
 	tcase_add_test(tc, test_huge_remove_takes_no_memory);
 	tcase_add_test(tc, test_addresses_out_of_reach);
