@@ -67,6 +67,17 @@ objects_like() {
 	objects "${@:2}" | grep -cE "$1" || true
 }
 
+# Bytes of all segments in the pool
+pool_bytes() {
+	local name sum=0 size
+
+	for name in $(objects | grep '^s\.'); do
+		size=$(timeout 30 rados -p uswap stat "$name" 2>/dev/null | sed 's/.* size //') || continue
+		sum=$((sum + ${size:-0}))
+	done
+	echo "$sum"
+}
+
 no_segments() {
 	[ "$(objects_like '^s')" = 0 ]
 }

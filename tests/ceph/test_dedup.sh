@@ -61,17 +61,6 @@ host_stop() { # HOST
 	AGENTS[$1]=""
 }
 
-# Bytes of all segments in the pool
-pool_bytes() {
-	local name sum=0 size
-
-	for name in $(objects | grep '^s\.'); do
-		size=$(timeout 30 rados -p uswap stat "$name" 2>/dev/null | sed 's/.* size //') || continue
-		sum=$((sum + ${size:-0}))
-	done
-	echo "$sum"
-}
-
 gc() {
 	timeout 60 "$AGENT" --store "rados:uswap,conf=$CEPH_CONF" "--collect-host=$1" >"$DIR/gc" 2>&1
 }

@@ -31,6 +31,51 @@ say "in the pool: $(objects_like '^s\.here\.') objects, $(tier rados used_bytes)
 [ "$(ask "$served" change)" -gt 0 ] || fail "change"
 [ "$(ask "$served" verify)" = $((MIB * 256)) ] || fail "verify after a change"
 [ "$(tier rados read_bytes_total)" -gt $((1 << 20)) ] || fail "nothing was read from the pool"
+
+# what is told of the pool is what is there
+objects_are_told() {
+	[ "$(tier rados segments)" = "$(objects_like '^s\.here\.')" ]
+}
+wait_until 60 "pages to go to the pool again" in_the_pool
+wait_until 30 "segments to be the objects: $(tier rados segments), $(objects)" objects_are_told
+for key in read_p50_ns read_p99_ns write_p50_ns write_p99_ns; do
+	[ "$(tier rados $key)" -gt 0 ] || fail "no $key"
+done
+told=$(tier rados used_bytes)
+there=$(pool_bytes)
+if [ "$told" -gt "$there" ] || [ $((told * 10)) -lt $((there * 9)) ]; then
+	fail "$told bytes are said to be in the pool, $there are"
+fi
+[ "$(tier rados errors_total)" = 0 ] || fail "errors: $(jq -c .agent.tiers "$DIR/stats.json")"
+
+# poor segments are collected: the pages of all that is touched go elsewhere
+for ((i = 0; i < 300; i++)); do
+	[ "$(ask "$served" work)" = 64 ] || fail "work"
+done
+collected() {
+	[ "$(tier rados collected_bytes_total)" -gt 0 ] &&
+		[ "$(tier rados dead_bytes)" -lt "$(tier rados live_bytes)" ]
+}
+wait_until 60 "pages to go to the pool after work" in_the_pool
+wait_until 60 "poor segments to be collected" collected
+wait_until 30 "their objects to go" objects_are_told
+[ "$(ask "$served" verify)" = $((MIB * 256)) ] || fail "verify after collecting"
+
+# librados has threads in the agent that no signal may reach, and outlives forks
+worker=$(pgrep -P "$AGENT_PID" | head -n 1)
+threads=0
+for task in /proc/"$worker"/task/*; do
+	case $(cat "$task/comm") in
+	msgr-worker* | io_context_pool | ceph_timer | ms_* | safe_timer | service | log) ;;
+	*) continue ;;
+	esac
+	threads=$((threads + 1))
+	# all but SIGKILL, SIGSTOP and the two that are the C library's own
+	blocked=$(sed -n 's/^SigBlk:\t//p' "$task/status")
+	[ $((~0x$blocked & ~0x180040100)) = 0 ] || fail "$(cat "$task/comm"): signals blocked: $blocked"
+done
+[ $threads -ge 8 ] || fail "only $threads threads of librados"
+evicted_run fork_verify 2
 say "read back: $(tier rados read_bytes_total) bytes, p50 $(tier rados read_p50_ns) ns"
 serve_stop "$served"
 live_idle
