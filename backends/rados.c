@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -30,6 +31,7 @@
 #define DEFAULT_SIZE ((uint64_t)256 << 30)
 #define DEFAULT_TIMEOUT_S 10u
 #define MON_TIMEOUT_S "5"
+#define OPEN_TIMEOUT_S 12u /* of two clients */
 #define BLOCKLIST_S 86400u
 #define LOCK "uswap"
 
@@ -59,6 +61,7 @@ struct rados {
 	pthread_rwlock_t lock; /* `now`: written for the length of an assignment */
 	struct connection *now;
 	struct connection *old; /* the keeper's: those that were given up */
+	struct opening *opening; /* the keeper's: one that is being made */
 };
 
 /* ---- connecting ---- */
@@ -195,32 +198,98 @@ static void replace(struct rados *r, struct connection *c)
 	}
 }
 
+/*
+ * A connection that is being made, by a thread of its own: a monitor that hangs
+ * can keep some calls of librados for ever, whatever the time-outs say. There is
+ * one at a time; who waits for it comes again until it has ended.
+ */
+struct opening {
+	struct spec spec;
+	struct connection *connection; /* NULL: it could not be made */
+	int error;
+	char why[160];
+	pthread_t thread;
+	sem_t ended;
+};
+
+static void *run_opening(void *arg)
+{
+	struct opening *p = arg;
+	struct connection *c = p->connection;
+
+	p->error = client_open(&c->bulk, &p->spec, false, p->why, sizeof(p->why));
+	if (p->error == 0)
+		p->error = client_open(&c->fault, &p->spec, true, p->why, sizeof(p->why));
+	if (p->error)
+		p->connection = connection_free(c);
+	sem_post(&p->ended);
+	return NULL;
+}
+
+static struct opening *begin_opening(const struct spec *spec)
+{
+	struct opening *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		return NULL;
+	p->spec = *spec;
+	p->connection = calloc(1, sizeof(*p->connection));
+	sem_init(&p->ended, 0, 0);
+	if (p->connection && !pthread_create(&p->thread, NULL, run_opening, p))
+		return p;
+	free(p->connection);
+	free(p);
+	return NULL;
+}
+
+static bool opening_ends(struct opening *p, unsigned seconds)
+{
+	struct timespec until;
+	int r;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += seconds;
+	while ((r = sem_timedwait(&p->ended, &until)) && errno == EINTR)
+		;
+	return r == 0;
+}
+
 static int rados_open(void *self, char *why, size_t size)
 {
 	struct rados *r = self;
-	struct connection *c = calloc(1, sizeof(*c));
-	int error = -ENOMEM;
+	bool again = r->opening;
+	struct opening *p;
+	int error;
 
 	free_old(r);
-	if (!c) {
+	p = r->opening = again ? r->opening : begin_opening(&r->spec);
+	if (!p) {
 		snprintf(why, size, "out of memory");
-		return error;
+		return -ENOMEM;
 	}
-	error = client_open(&c->bulk, &r->spec, false, why, size);
-	if (error == 0)
-		error = client_open(&c->fault, &r->spec, true, why, size);
-	if (error) {
-		connection_free(c);
-		return error;
+	if (!opening_ends(p, again ? 1 : OPEN_TIMEOUT_S)) {
+		snprintf(why, size, "pool %s: a monitor hangs, connecting does not end", r->spec.pool);
+		return -ETIMEDOUT;
 	}
-	replace(r, c);
-	return 0;
+	pthread_join(p->thread, NULL);
+	r->opening = NULL;
+	error = p->error;
+	if (error)
+		snprintf(why, size, "%s", p->why);
+	else
+		replace(r, p->connection);
+	sem_destroy(&p->ended);
+	free(p);
+	return error;
 }
 
 static void rados_close(void *self)
 {
 	struct rados *r = self;
 
+	/* One that still is being made, by a monitor that hangs, is left behind. */
+	if (r->opening)
+		pthread_detach(r->opening->thread);
 	replace(r, NULL);
 	free_old(r); /* the rest is still in use, and is left behind */
 	pthread_rwlock_destroy(&r->lock);

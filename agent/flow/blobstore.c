@@ -209,7 +209,10 @@ int blobstore_check(struct blobstore *bs, blob_id id, const struct segment *seg,
 	if (r == -EBADMSG) {
 		atomic_fetch_add_explicit(&bs->corrupt, 1, memory_order_relaxed);
 		atomic_fetch_add_explicit(&t->corrupt, 1, memory_order_relaxed);
-	} else if (r && r != -ECANCELED) {
+	} else if (!r) {
+		if (atomic_load_explicit(&t->read_error_ns, memory_order_relaxed))
+			atomic_store_explicit(&t->read_error_ns, 0, memory_order_relaxed);
+	} else if (r != -ECANCELED) {
 		atomic_store_explicit(&t->read_error, r, memory_order_relaxed);
 		atomic_store_explicit(&t->read_error_ns, now_ns(), memory_order_relaxed);
 	}
