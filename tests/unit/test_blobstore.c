@@ -213,6 +213,33 @@ START_TEST(test_memory_goes_back)
 END_TEST
 
 /* A lone open segment is given back as well. */
+/* A process ends, whose pages lay together: its segments go, and little is copied
+   for it. */
+START_TEST(test_what_lay_together_goes_without_compaction)
+{
+	static blob_id one[6000], other[6000];
+	uint64_t before;
+
+	open_store(32);
+	for (unsigned n = 0; n < ARRAY_SIZE(one); n++)
+		one[n] = put(alice, n);
+	for (unsigned n = 0; n < ARRAY_SIZE(other); n++)
+		other[n] = put(alice, 100000 + n);
+	before = stats().store.used_bytes;
+	for (unsigned n = 0; n < ARRAY_SIZE(one); n++)
+		blobstore_unref(bs, one[n]);
+	work_all();
+	/* one segment was of both */
+	ck_assert_uint_le(stats().compacted_bytes_total, STORE_SEGMENT);
+	ck_assert_uint_le(stats().store.used_bytes, before * 60 / 100);
+	for (unsigned n = 0; n < ARRAY_SIZE(other); n++) {
+		ck_assert_int_eq(get(codec, other[n], 100000 + n), 0);
+		blobstore_unref(bs, other[n]);
+	}
+	expect_nothing();
+}
+END_TEST
+
 START_TEST(test_mostly_dead_open_segment)
 {
 	static blob_id id[1000];
@@ -625,6 +652,7 @@ int main(void)
 	tcase_add_test(tc, test_INV_8_charges);
 	tcase_add_test(tc, test_INV_8_domains_come_and_go);
 	tcase_add_test(tc, test_memory_goes_back);
+	tcase_add_test(tc, test_what_lay_together_goes_without_compaction);
 	tcase_add_test(tc, test_mostly_dead_open_segment);
 	tcase_add_test(tc, test_INV_8_quota);
 	tcase_add_loop_test(tc, test_full, 0, 2);

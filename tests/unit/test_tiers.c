@@ -274,7 +274,7 @@ START_TEST(test_a_failing_tier_is_passed_over)
 	store_faulty_add(stores[1], &rule);
 	put_many(8000); /* none is refused */
 	ck_assert_uint_eq(stats().tier[1].live_bytes, 0);
-	ck_assert(stats().tier[1].degraded);
+	ck_assert_uint_gt(stats().tier[1].store.errors_total, 0);
 	ck_assert_uint_gt(stats().tier[2].live_bytes, 4 << 20);
 	ck_assert(!stats().tier[2].degraded);
 	expect_all();
@@ -630,6 +630,79 @@ START_TEST(test_puts_do_not_wait_for_a_hanging_store)
 }
 END_TEST
 
+#define PUTTERS 2
+
+struct putter {
+	pthread_t thread;
+	unsigned first;
+	blob_id ids[MANY / 4];
+	unsigned wrong;
+};
+
+/* Puts, drops most of it again, reads the rest, all the time. */
+static void *put_and_drop(void *arg)
+{
+	struct putter *p = arg;
+	struct codec *c = codec_new(1);
+	unsigned char page[PAGE_BYTES];
+	unsigned seed = p->first + 1;
+
+	for (unsigned op = 0; op < 30000; op++) {
+		unsigned i = (unsigned)rand_r(&seed) % ARRAY_SIZE(p->ids);
+
+		if (!p->ids[i]) {
+			make_page(page, p->first + i);
+			if (blobstore_put(bs, c, alice, page, &p->ids[i]) > BLOBSTORE_DUPLICATE)
+				p->ids[i] = 0;
+		} else if (rand_r(&seed) % 3) {
+			blobstore_unref(bs, p->ids[i]);
+			p->ids[i] = 0;
+		} else {
+			p->wrong += get(c, p->ids[i], p->first + i) != 0;
+		}
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(p->ids); i++)
+		p->wrong += p->ids[i] && get(c, p->ids[i], p->first + i) != 0;
+	codec_free(c);
+	return NULL;
+}
+
+/* Garbage is collected in the slow store beside those who put: what lives stays. */
+START_TEST(test_garbage_beside_puts)
+{
+	static struct putter putters[PUTTERS];
+	pthread_t thread;
+
+	open_tiers(4, 20, 0);
+	blobstore_set_move_down(bs, 1);
+	blobstore_set_housekeeper(bs, wake_nobody, NULL);
+	pthread_create(&thread, NULL, housekeeper, NULL);
+	for (unsigned i = 0; i < PUTTERS; i++) {
+		putters[i].first = i * MANY;
+		pthread_create(&putters[i].thread, NULL, put_and_drop, &putters[i]);
+	}
+	for (unsigned i = 0; i < PUTTERS; i++) {
+		pthread_join(putters[i].thread, NULL);
+		ck_assert_uint_eq(putters[i].wrong, 0);
+	}
+	ended = true;
+	pthread_join(thread, NULL);
+	work_all();
+	expect_charges();
+	ck_assert_uint_gt(stats().tier[1].moved_in_bytes_total, 8 << 20);
+	ck_assert_uint_gt(stats().tier[1].collected_bytes_total, 1 << 20);
+	for (unsigned i = 0; i < PUTTERS; i++)
+		for (unsigned n = 0; n < ARRAY_SIZE(putters[i].ids); n++)
+			if (putters[i].ids[n]) {
+				ck_assert_int_eq(get(codec, putters[i].ids[n], putters[i].first + n), 0);
+				blobstore_unref(bs, putters[i].ids[n]);
+			}
+	ck_assert_uint_eq(stats().corrupt_total, 0);
+	blobstore_set_housekeeper(bs, NULL, NULL);
+	expect_nothing();
+}
+END_TEST
+
 /* ---- INV-2 ---- */
 
 #define WATCHED 1000
@@ -775,6 +848,7 @@ int main(void)
 	tcase_add_test(tc, test_pages_as_they_are);
 	tcase_add_test(tc, test_pages_as_they_are_need_a_way_down);
 	tcase_add_test(tc, test_puts_do_not_wait_for_a_hanging_store);
+	tcase_add_test(tc, test_garbage_beside_puts);
 	tcase_add_test(tc, test_INV_2_get_now_does_not_wait);
 	tcase_add_loop_test(tc, test_random_operations, 0, 2);
 	suite_add_tcase(suite, tc);
