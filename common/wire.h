@@ -191,7 +191,7 @@ struct wire_report {
  * generation  raised by the owner, inside, whenever it has applied an event.
  * token       of this session, for WIRE_AGAIN; set before the shim has the page.
  * away        at least how many pages are out of the address space, plus one; 0:
- *             it was never said. For an agent that knows nothing else of this
+ *             it can't be said. For an agent that knows nothing else of this
  *             process any more: where it is 1, what is missing was never there.
  */
 enum wire_gate_word {

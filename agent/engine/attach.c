@@ -232,7 +232,6 @@ static int make_gate(struct wire_gate **gate, int *event, uint64_t *token)
 	if (getrandom(token, sizeof(*token), GRND_NONBLOCK) != (ssize_t)sizeof(*token))
 		*token = 0; /* then the next agent knows it by no name */
 	(*gate)->token = *token;
-	gate_set_away(*gate, 0);
 	return fd;
 }
 
@@ -335,6 +334,7 @@ static int fill_session(struct engine *e, struct session *s, struct attaching *a
 	if (gate < 0)
 		return gate;
 	s->fds.gate = gate;
+	flow_tell_away(s, 0);
 	r = domains_join(e, s);
 	if (r == 0)
 		r = make_record(e, s, a);

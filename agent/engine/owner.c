@@ -294,13 +294,13 @@ int owner_run_jobs(struct owner *o)
 
 	o->jobs = NULL;
 	for (struct session *s = jobs; s; s = next) {
-		uint64_t before = session_evicted_pages(s);
+		uint64_t before = session_evicted_pages(s) + s->poison_at;
 
 		next = s->next_job;
 		if (flow_job(o, s)) {
 			s->next_job = o->jobs;
 			o->jobs = s;
-			moved |= session_state(s) != SESSION_RESTORING || session_evicted_pages(s) != before;
+			moved |= session_state(s) != SESSION_RESTORING || session_evicted_pages(s) + s->poison_at != before;
 		} else if (session_state(s) != SESSION_CLOSING) {
 			s->in_job = false;
 			moved = true;

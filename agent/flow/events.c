@@ -94,7 +94,7 @@ static void lose_moved(struct owner *o, struct session *s, uint64_t vpn, uint64_
 		while (uffd_place_poison(s->fds.uffd, (v - vpn + target) << PAGE_SHIFT) == PLACED_RETRY &&
 		       tries++ < LOSE_TRIES)
 			sched_yield(); /* until the thread of the event has run */
-		session_lost(s, "there was no memory to note where they went");
+		session_lost(s, 1, "there was no memory to note where they went");
 	}
 	s->barred = true;
 	clear(o, s, vpn << PAGE_SHIFT, (vpn + n) << PAGE_SHIFT, SLOT_NONE);

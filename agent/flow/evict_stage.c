@@ -20,7 +20,7 @@ static slot_t lost(struct session *s, uint64_t vpn)
 	case PLACED_DEAD:
 		return slot_make(SLOT_NONE, 0, 0);
 	default: /* if not now, then at the next fault */
-		session_lost(s, "they could not be read on their way out");
+		session_lost(s, 1, "they could not be read on their way out");
 		return slot_make(SLOT_POISONED, 0, 0);
 	}
 }

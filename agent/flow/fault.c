@@ -180,7 +180,7 @@ static enum placed answer(struct owner *o, struct session *s, uint64_t vpn, bool
 	if (s->blind && slot_state(slot) == SLOT_NONE) {
 		placed = uffd_place_poison(s->fds.uffd, vpn << PAGE_SHIFT);
 		if (placed == PLACED_DONE)
-			session_lost(s, "what was known of them is lost with an agent before");
+			session_lost(s, 1, FLOW_LOST_BEFORE);
 		return placed;
 	}
 	return zero_touch(o, s, vpn, write);

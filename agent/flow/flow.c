@@ -14,6 +14,7 @@
 #include "proc/record.h"
 
 #define RESTORE_SLICE 32	  /* pages between two looks at other faults */
+#define POISON_RUN 64u		  /* pages of one ioctl */
 #define CLOSE_SLICE (64u * 512u) /* pages of address space */
 #define STUCK_NS (5 * NSEC_PER_SEC)
 #define SHED 8u /* processes at a time */
@@ -137,13 +138,17 @@ void flow_start_restore(struct owner *o, struct session *s, bool detach)
 	s->detach |= detach;
 	session_set_state(s, SESSION_RESTORING);
 	s->restore_vpn = 0;
+	s->poison_at = 0;
 	add_job(o, s);
 	notice_send(&o->flow->engine, &s->to_engine, SESSION_NEWS_STATE);
 }
 
 void flow_tell_away(struct session *s, uint64_t more)
 {
-	gate_set_away(s->gate, more + session_evicted_pages(s) + counter_get(&s->slots.count[SLOT_LEAVING]) +
+	if (s->blind) /* what it has lost is in no slot */
+		gate_set_unknown(s->gate);
+	else
+		gate_set_away(s->gate, more + session_evicted_pages(s) + counter_get(&s->slots.count[SLOT_LEAVING]) +
 					counter_get(&s->slots.count[SLOT_POISONED]));
 }
 
@@ -282,6 +287,64 @@ static bool restore_page(struct owner *o, struct session *s, uint64_t vpn)
 	return false;
 }
 
+/* The next pages that are missing and lost, from s->poison_at on; 0: there are none. */
+static unsigned next_lost(struct session *s)
+{
+	const struct range *r;
+	uint64_t vpn;
+
+	if (!s->blind) {
+		vpn = slotmap_next(&s->slots, s->poison_at >> PAGE_SHIFT, SLOTMAP_VPN_MAX, 1u << SLOT_POISONED);
+		s->poison_at = vpn << PAGE_SHIFT;
+		return vpn < SLOTMAP_VPN_MAX;
+	}
+	r = ranges_after(&s->registered, s->poison_at);
+	if (!r)
+		return 0;
+	s->poison_at = MAX(s->poison_at, r->start);
+	return (unsigned)MIN((r->end - s->poison_at) >> PAGE_SHIFT, POISON_RUN);
+}
+
+/*
+ * What is lost must not become zeros when nobody is asked any more (INV-7): of a
+ * blind session that is all that is missing, of others the pages whose slots say so
+ * and that nobody has touched since. Inside. True: that is done.
+ */
+static bool poison_lost(struct owner *o, struct session *s)
+{
+	unsigned asked, pages, most = POISON_RUN;
+
+	for (unsigned i = 0; i < RESTORE_SLICE; i++) {
+		asked = pages = MIN(next_lost(s), most);
+		if (!asked)
+			return true;
+		most = POISON_RUN;
+		switch (uffd_place_poison_run(s->fds.uffd, s->poison_at, &pages)) {
+		case PLACED_DONE:
+			if (s->blind)
+				session_lost(s, pages, FLOW_LOST_BEFORE);
+			s->poison_at += (uint64_t)pages << PAGE_SHIFT;
+			break;
+		case PLACED_GONE: /* across the border of two mappings, or nothing is there */
+			most = MAX(asked / 2, 1u);
+			s->poison_at += asked == 1 ? PAGE_BYTES : 0;
+			break;
+		case PLACED_EXISTS:
+			s->poison_at += PAGE_BYTES;
+			break;
+		case PLACED_DEAD:
+			s->in_job = false;
+			flow_close(o, s);
+			return false;
+		case PLACED_NOMEM:
+		case PLACED_FAILED:
+		case PLACED_RETRY:
+			return false; /* jobs come round */
+		}
+	}
+	return false;
+}
+
 /* Its events are not read any more, so COPY may answer EAGAIN for ever: what
    doesn't get back in time is lost to it, by its own doing. */
 static bool is_stuck(struct session *s)
@@ -298,17 +361,10 @@ static bool is_stuck(struct session *s)
 	return now - s->stuck_ns >= STUCK_NS;
 }
 
-static bool job_restore(struct owner *o, struct session *s)
+static void restore_slice(struct owner *o, struct session *s)
 {
 	struct order *order = s->restore_order;
 
-	if (is_stuck(s)) {
-		s->in_job = false; /* closing is a job of its own */
-		flow_close(o, s);
-		return false;
-	}
-	if (!events_are_settled(s) || !gate_enter(s->gate))
-		return true; /* jobs come round */
 	for (unsigned i = 0, n; i < RESTORE_SLICE; i += MAX(n, 1)) {
 		s->restore_vpn = slotmap_next(&s->slots, s->restore_vpn, SLOTMAP_VPN_MAX, FLOW_EVICTED_MASK);
 		if (s->restore_vpn == SLOTMAP_VPN_MAX)
@@ -319,15 +375,34 @@ static bool job_restore(struct owner *o, struct session *s)
 		if (!n && !restore_page(o, s, s->restore_vpn))
 			break;
 	}
+}
+
+/* Nothing of it is with us, or on its way to us (INV-1). */
+static bool is_back(const struct session *s)
+{
+	return !session_evicted_pages(s) && !counter_get(&s->slots.count[SLOT_LEAVING]);
+}
+
+static bool job_restore(struct owner *o, struct session *s)
+{
+	bool is_done = false;
+
+	if (is_stuck(s)) {
+		s->in_job = false; /* closing is a job of its own */
+		flow_close(o, s);
+		return false;
+	}
+	if (!events_are_settled(s) || !gate_enter(s->gate))
+		return true; /* jobs come round */
+	if (!is_back(s))
+		restore_slice(o, s);
+	if (session_state(s) == SESSION_RESTORING && is_back(s))
+		is_done = poison_lost(o, s);
 	gate_leave(s->gate);
-	if (session_state(s) != SESSION_RESTORING || s->restore_vpn < SLOTMAP_VPN_MAX)
-		return session_state(s) == SESSION_RESTORING;
-	/* From the start again: what was on its way out has come by now, or
-	   will (INV-1: not forgotten meanwhile). */
-	s->restore_vpn = 0;
-	if (session_evicted_pages(s) || counter_get(&s->slots.count[SLOT_LEAVING]))
-		return true;
-	return end_restore(o, s);
+	/* From the start again: what was on its way out has come by now, or will. */
+	if (s->restore_vpn == SLOTMAP_VPN_MAX)
+		s->restore_vpn = 0;
+	return is_done ? end_restore(o, s) : session_state(s) == SESSION_RESTORING;
 }
 
 bool flow_job(struct owner *o, struct session *s)

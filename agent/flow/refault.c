@@ -100,7 +100,7 @@ static enum placed lose(struct owner *o, struct session *s, uint64_t vpn, slot_t
 
 	if (placed == PLACED_DONE) { /* INV-7: SIGBUS, never wrong bytes */
 		refault_forget(o, s, vpn, slot, SLOT_POISONED);
-		session_lost(s, "they are not in the store any more, or not as they were");
+		session_lost(s, 1, "they are not in the store any more, or not as they were");
 	}
 	return placed;
 }

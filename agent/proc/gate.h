@@ -58,6 +58,13 @@ static inline void gate_set_away(struct wire_gate *gate, uint64_t pages)
 		__atomic_store_n(&gate->away, (uint32_t)MIN(pages, UINT32_MAX - 1) + 1, __ATOMIC_RELEASE);
 }
 
+/* It can't be said: then nobody takes what is missing for what was never there. */
+static inline void gate_set_unknown(struct wire_gate *gate)
+{
+	if (gate)
+		__atomic_store_n(&gate->away, 0, __ATOMIC_RELEASE);
+}
+
 /* Orders of an older generation move nothing any more. Inside only. */
 static inline void gate_set_generation(struct wire_gate *gate, uint32_t generation)
 {

@@ -239,6 +239,7 @@ struct session {
 	bool wake_all;		 /* faults were left unanswered meanwhile */
 	bool barred;		 /* a REMOVE could not be noted: nothing leaves any more */
 	uint64_t restore_vpn;	 /* how far the restoring has come */
+	uint64_t poison_at;	 /* ... and then the poisoning, by address */
 	bool detach;		 /* let go when restored */
 	bool tampered;		 /* its events can't be read any more */
 	uint64_t stuck_ns, stuck_left; /* ... and since when so many pages wait */
@@ -325,11 +326,11 @@ struct session *session_free(struct session *s);
 /* Owner; into the record too. */
 void session_set_state(struct session *s, enum session_state state);
 
-/* A page is lost, and why: for the log, which others write. Owner. */
-static inline void session_lost(struct session *s, const char *why)
+/* Pages are lost, and why: for the log, which others write. Owner. */
+static inline void session_lost(struct session *s, unsigned pages, const char *why)
 {
 	s->lost_why = why;
-	counter_add(&s->counters.poisoned_total, 1);
+	counter_add(&s->counters.poisoned_total, pages);
 }
 
 static inline enum session_state session_state(const struct session *s)

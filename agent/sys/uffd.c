@@ -270,13 +270,19 @@ enum placed uffd_place_zero(int fd, uint64_t dst, unsigned *pages)
 	return unless_changing(fd, placed_from(r, done, pages));
 }
 
-enum placed uffd_place_poison(int fd, uint64_t dst)
+enum placed uffd_place_poison_run(int fd, uint64_t dst, unsigned *pages)
 {
 	int64_t done = 0;
-	unsigned pages;
-	int r = uffd_ops->poison(fd, dst, PAGE_BYTES, &done);
+	int r = uffd_ops->poison(fd, dst, (uint64_t)*pages << PAGE_SHIFT, &done);
 
-	return unless_changing(fd, placed_from(r, done, &pages));
+	return unless_changing(fd, placed_from(r, done, pages));
+}
+
+enum placed uffd_place_poison(int fd, uint64_t dst)
+{
+	unsigned one = 1;
+
+	return uffd_place_poison_run(fd, dst, &one);
 }
 
 bool uffd_alive(int fd)

@@ -106,6 +106,7 @@ static inline int uffd_read(int fd, struct uffd_msg *msgs, unsigned max)
 enum placed uffd_place_copy(int fd, uint64_t dst, const void *src, unsigned *pages);
 enum placed uffd_place_zero(int fd, uint64_t dst, unsigned *pages);
 enum placed uffd_place_poison(int fd, uint64_t dst);
+enum placed uffd_place_poison_run(int fd, uint64_t dst, unsigned *pages);
 
 /* Is the address space still there? Asks with a ZEROPAGE at an address that is
    never mapped. */

@@ -57,25 +57,42 @@ sleep 0.5
 say "a program with nothing away went through three agents"
 
 # ---- pages are away: lost, and said; nobody else is hurt, nobody hangs ----
+dies_of_sigbus() { # N PID, that is told to read what it has lost
+	local status=0
+
+	echo verify >&"${PEER_IN[$1]}"
+	peer_close "$1"
+	wait "$2" 2>/dev/null || status=$?
+	[ $status = $((128 + 7)) ] || fail "program $2 with lost pages: status $status, SIGBUS expected"
+}
+lost_of() { # PID: how often the log says so
+	grep -c "process $1 (fill_serve, uid 0) was left by an agent that was killed, and with it [0-9]* pages" "$DIR/agent.log"
+}
+
 serve_start 8
 two=$SERVED two_pid=$SERVED_PID
 evict_some "$two" "$two_pid"
+serve_start 8
+three=$SERVED three_pid=$SERVED_PID
+evict_some "$three" "$three_pid"
 bounded 60 env "LD_PRELOAD=$LIB" "$WORKLOADS/threads_verify" 4 8 &
 threads=$!
-wait_until 20 "a third program" attached 3
-again 3
-grep -q "process $two_pid (fill_serve, uid 0) was left by an agent that was killed, and with it [0-9]* pages" \
-	"$DIR/agent.log" || fail "the log does not say what was lost"
+wait_until 20 "a fourth program" attached 4
+again 4
+[ "$(lost_of "$two_pid")" = 1 ] || fail "the log does not say what was lost"
 [ "$(ask "$one" verify)" = 2048 ] || fail "verify of a program that had nothing to do with it"
 wait $threads || fail "threads that had nothing away: status $?"
-echo verify >&"${PEER_IN[two]}"
-peer_close "$two"
-status=0
-wait "$two_pid" 2>/dev/null || status=$?
-say "the program with lost pages has ended: status $status"
+# What is lost stays so, for whoever comes next and when there is nobody to ask.
+"$CTL" restore "$three_pid" >/dev/null
+dies_of_sigbus "$three" "$three_pid"
+kill_all
+agent_start
+wait_until 20 "the movers to come back" attached 2
+[ "$(lost_of "$two_pid")" = 2 ] || fail "another agent does not know that pages are lost"
+dies_of_sigbus "$two" "$two_pid"
+say "programs with lost pages have got SIGBUS"
 serve_stop "$one"
 
-# ---- a handshake that the agent's death cuts ----
 wait_until 20 "the movers to end: $(movers)" no_movers
 agent_stop
 say passed
