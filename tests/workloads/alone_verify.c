@@ -2,17 +2,15 @@
 /*
  * alone_verify: memory that must never leave, beside some that does: locked,
  * shared, of files, executable, read-only, a thread's stack and control block,
- * with a userfaultfd of its own, not for children, not for core files, merged
- * by KSM, pinned by io_uring. While two generations of ordinary pages leave and
- * come back, all of it stays, and is right.
+ * not for children, not for core files, merged by KSM, pinned by io_uring. While
+ * two generations of ordinary pages leave and come back, all of it stays, and is
+ * right. (With a userfaultfd of its own: uffd_verify.)
  * alone_verify --lockall: what is away comes back by mlockall and stays.
  */
 #include "workload.h"
 
 #include <linux/io_uring.h>
-#include <linux/userfaultfd.h>
 #include <pthread.h>
-#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -127,51 +125,6 @@ static void locks(void)
 	WL_OK(mlock2(at, PAGES * WL_PAGE, MLOCK_ONFAULT));
 }
 
-static int own_uffd = -1;
-
-static void *answer(void *arg)
-{
-	unsigned char *page = arg;
-	struct uffd_msg msg;
-
-	while (read(own_uffd, &msg, sizeof(msg)) == sizeof(msg)) {
-		uint64_t at = msg.arg.pagefault.address & ~(uint64_t)(WL_PAGE - 1);
-		struct uffdio_copy copy = { .dst = at, .src = (uintptr_t)page, .len = WL_PAGE };
-
-		WL_CHECK(msg.event == UFFD_EVENT_PAGEFAULT, "event %d", msg.event);
-		WL_CHECK(!ioctl(own_uffd, UFFDIO_COPY, &copy) || errno == EEXIST, "UFFDIO_COPY: %s",
-			 strerror(errno));
-	}
-	return NULL;
-}
-
-/* The program pages a mapping itself: half of it is there, half comes at a
-   fault from its own handler, all of it stays. */
-static void own_userfaultfd(void)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-	unsigned char *at = wl_map(PAGES), *page = wl_map(1);
-	pthread_t thread;
-	size_t i;
-
-	own_uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
-	if (own_uffd < 0) {
-		wl_say("no userfaultfd of its own: %s", strerror(errno));
-		return;
-	}
-	wl_fill(at, PAGES / 2, nr_kept);
-	content_page(page, 99);
-	reg.range.start = (uintptr_t)at;
-	reg.range.len = PAGES * WL_PAGE;
-	WL_OK(ioctl(own_uffd, UFFDIO_API, &api));
-	WL_OK(ioctl(own_uffd, UFFDIO_REGISTER, &reg));
-	WL_CHECK(!pthread_create(&thread, NULL, answer, page), "pthread_create");
-	for (i = PAGES / 2; i < PAGES; i++)
-		wl_check_key("paged by itself", at + i * WL_PAGE, 99, i);
-	keep("with a userfaultfd of its own", at, PAGES / 2, false);
-}
-
 /* ---- io_uring, by its system calls ---- */
 
 static unsigned char *pinned;
@@ -284,7 +237,6 @@ int main(int argc, char **argv)
 	protections();
 	advices();
 	locks();
-	own_userfaultfd();
 	fixed_buffers();
 	WL_CHECK(!pthread_barrier_init(&met, NULL, 2), "barrier");
 	WL_CHECK(!pthread_create(&thread, NULL, sleeper, NULL), "pthread_create");
