@@ -442,8 +442,8 @@ void share_tell(struct blobstore *bs, const struct outgoing *out);
 /* ---- blobstore_segment.c ---- */
 
 /* A row for a segment that was borrowed, with what its batches say of it; plus
-   one, 0: no room. Takes the lock itself. */
-uint32_t segment_borrowed(struct blobstore *bs, const struct domain *domain, uint32_t tier, uint32_t carrier,
+   one, 0: no room, or the domain owes nothing any more. Takes the lock itself. */
+uint32_t segment_borrowed(struct blobstore *bs, uint32_t tenant, uint32_t tier, uint32_t carrier,
 			  uint64_t serial, const struct seal_key *key);
 /* A batch is not on its way into it any more. Under the lock. */
 void segment_arrived(struct blobstore *bs, uint32_t segment);

@@ -146,15 +146,17 @@ int segment_open(struct blobstore *bs, const struct domain *domain, unsigned str
 	return 0;
 }
 
-uint32_t segment_borrowed(struct blobstore *bs, const struct domain *domain, uint32_t tier, uint32_t carrier,
+uint32_t segment_borrowed(struct blobstore *bs, uint32_t tenant, uint32_t tier, uint32_t carrier,
 			  uint64_t serial, const struct seal_key *key)
 {
+	const struct domain *domain;
 	struct segment *seg;
 	uint32_t segment;
 	int r;
 
 	pthread_mutex_lock(&bs->lock);
-	r = take_unused(bs, &segment);
+	domain = bs->tenants[tenant].domain;
+	r = domain ? take_unused(bs, &segment) : -ENOENT;
 	if (!r) {
 		seg = &bs->segments[segment];
 		assert(seg->state == SEGMENT_UNUSED && !seg->live);

@@ -290,7 +290,7 @@ static uint32_t hold_segment(struct blobstore *bs, const struct outgoing *out, c
 	pthread_mutex_unlock(&bs->lock);
 	if (segment || bytes < WORTH || store_borrow(store, t->where, &carrier))
 		return segment;
-	segment = segment_borrowed(bs, bs->tenants[tenant].domain, out->to, carrier, t->header.serial, &t->key);
+	segment = segment_borrowed(bs, tenant, out->to, carrier, t->header.serial, &t->key);
 	if (!segment)
 		store_segment_free(store, carrier);
 	return segment;
@@ -319,11 +319,13 @@ static bool take_over(struct blobstore *bs, struct domain *domain, const struct 
 static void take_over_all(struct blobstore *bs, const struct outgoing *out, const struct theirs *t, uint32_t segment,
 			  uint32_t n)
 {
-	struct domain *domain = bs->tenants[bs->segments[out->victim].tenant].domain;
 	struct share *s = bs->share;
 	struct sealed_record record;
+	struct domain *domain;
 
 	pthread_mutex_lock(&bs->lock);
+	/* NULL when all in the victim has died meanwhile: none of it is taken over. */
+	domain = bs->tenants[bs->segments[out->victim].tenant].domain;
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t frame = s->found[i].frame;
 		uint64_t to;
