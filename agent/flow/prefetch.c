@@ -79,8 +79,9 @@ static void open_window(struct owner *o, struct session *s, struct ahead_stream 
 	t->placed = 0;
 	t->window = MIN(MAX(t->window * 2, WINDOW_MIN), window_max(s));
 	/* Far away, two reads at a time: one is used while the other comes. */
-	ahead = t->window == WINDOW_MAX && fetch_is_needed(o, slotmap_get(&s->slots, vpn + 1)) ? 2 : 1;
-	look_ahead(o, s, t, vpn + 1, ahead * t->window);
+	ahead = t->window >= WINDOW_MAX && fetch_is_needed(o, slotmap_get(&s->slots, vpn + 1)) ?
+			2 * WINDOW_MAX : t->window;
+	look_ahead(o, s, t, vpn + 1, ahead);
 }
 
 /* The one who reads has come to what is still on its way: the next one is asked
@@ -90,7 +91,7 @@ void prefetch_wait(struct owner *o, struct session *s, uint64_t vpn)
 	for (unsigned i = 0; i < SESSION_STREAMS; i++) {
 		struct ahead_stream *t = &s->ahead[i];
 
-		if (t->window != WINDOW_MAX || vpn >= t->next || t->next - vpn > WINDOW_MAX || t->at < t->to)
+		if (t->window < WINDOW_MAX || vpn >= t->next || t->next - vpn > WINDOW_MAX || t->at < t->to)
 			continue;
 		t->used = ++s->ahead_clock;
 		look_ahead(o, s, t, t->next, WINDOW_MAX);
@@ -168,7 +169,7 @@ static bool place_chunk(struct owner *o, struct session *s, struct ahead_stream 
 	/* What hinders it (an event, no room) is no reason to try again: a touch
 	   will. */
 	if (!n)
-		t->to = t->at;
+		t->to = t->next = t->at;
 	return t->at < t->to;
 }
 
