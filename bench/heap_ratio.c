@@ -7,13 +7,18 @@
  *
  *	lz4	as zram: lz4, same-filled pages without a body
  *	deflate	as zswap: deflate with the kernel's window and level
+ *	zstd 1, dictionary	zstd alone, frame by frame, as the yardstick for time; the
+ *		dictionary is trained on 512 of the pages, and is not counted
  *	uswap	the agent's own blobstore: same-filled, duplicates, dictionaries,
  *		differences; then with its background work done
  *
  * Held is all that is kept: for the first two, each object in its size class of
  * zsmalloc at the best packing there is, and the table's 16 or 64 bytes a page;
  * for uswap the segments with their garbage, blob table, index, dictionaries,
- * and 8 bytes a page for its slot. Times are processor time of this thread.
+ * and 8 bytes a page for its slot. "all in": as if the pages that don't compress
+ * (refused) were held as they are, which the kernel's kind does. In: mean of the
+ * processor time of this thread; out: the median by the clock, which others' work
+ * on the machine doesn't change.
  */
 #include <inttypes.h>
 #include <stdbool.h>
@@ -26,6 +31,8 @@
 #ifdef HAVE_ZLIB
 #include <zlib.h>
 #endif
+#include <zdict.h>
+#include <zstd.h>
 
 #include "common/util.h"
 #include "flow/blobstore.h"
@@ -39,6 +46,9 @@
 #define ZS_CLASS 16
 #define ZS_HUGE 3264 /* from here on an object takes a page */
 #define ZS_CHAIN 8
+#define OUTS_MAX 65536u
+#define DICT_SIZE ((size_t)16 << 10)
+#define SAMPLES 512u
 
 struct image {
 	const char *name; /* family and number */
@@ -51,8 +61,24 @@ struct image {
 struct result {
 	uint64_t pages, refused, same, duplicates;
 	double held;
-	uint64_t in_ns, out_ns, outs;
+	uint64_t in_ns, outs;
+	uint32_t out_each[OUTS_MAX]; /* of the first ones, by the clock */
 };
+
+static uint64_t clock_now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t); /* for what takes no longer than a system call */
+	return (uint64_t)t.tv_sec * NSEC_PER_SEC + (uint64_t)t.tv_nsec;
+}
+
+static void count_out(struct result *r, uint64_t ns)
+{
+	if (r->outs < OUTS_MAX)
+		r->out_each[r->outs] = (uint32_t)ns;
+	r->outs++;
+}
 
 static void die(const char *what, const char *why)
 {
@@ -163,15 +189,16 @@ static void deflate_out(const void *frame, size_t len, void *page)
 }
 #endif
 
-__attribute__((unused)) static struct result
+static struct result *
 kernel_kind(const struct image *v, size_t n, size_t entry,
 	    size_t (*in)(const void *page, void *out, size_t cap),
 	    void (*out)(const void *frame, size_t len, void *page))
 {
 	unsigned char frame[PAGE_BYTES], page[PAGE_BYTES];
-	struct result r = { .pages = 0 };
+	static struct result r;
 	uint32_t pattern;
 
+	memset(&r, 0, sizeof(r));
 	for (size_t i = 0; i < n; i++)
 		for (uint64_t k = 0; k < v[i].nr; k++) {
 			const unsigned char *from = v[i].pages + k * PAGE_BYTES;
@@ -185,14 +212,56 @@ kernel_kind(const struct image *v, size_t n, size_t entry,
 			r.held += (double)entry + (same ? 0 : len ? zs_bytes(len) : PAGE_BYTES);
 			if (!len)
 				continue;
-			t = cpu_now();
+			t = clock_now();
 			out(frame, len, page);
-			r.out_ns += cpu_now() - t;
-			r.outs++;
+			count_out(&r, clock_now() - t);
 			if (memcmp(page, from, PAGE_BYTES) != 0)
 				die(v[i].name, "came back different");
 		}
-	return r;
+	return &r;
+}
+
+static ZSTD_CCtx *pack;
+static ZSTD_DCtx *unpack;
+static ZSTD_CDict *pack_dict; /* NULL: without */
+static ZSTD_DDict *unpack_dict;
+
+static size_t zstd_in(const void *page, void *out, size_t cap)
+{
+	size_t len = pack_dict ? ZSTD_compress_usingCDict(pack, out, cap, page, PAGE_BYTES, pack_dict) :
+				 ZSTD_compressCCtx(pack, out, cap, page, PAGE_BYTES, 1);
+
+	return ZSTD_isError(len) ? 0 : len;
+}
+
+static void zstd_out(const void *frame, size_t len, void *page)
+{
+	if (ZSTD_decompress_usingDDict(unpack, page, PAGE_BYTES, frame, len, unpack_dict) != PAGE_BYTES)
+		die("zstd", "wrong size");
+}
+
+/* From every so many pages of all images. */
+static void train(const struct image *v, size_t n)
+{
+	unsigned char *samples = malloc(SAMPLES * PAGE_BYTES), dict[DICT_SIZE];
+	size_t sizes[SAMPLES], all = 0, taken = 0, size;
+
+	if (!samples)
+		die("dictionary", "memory");
+	for (size_t i = 0; i < n; i++)
+		all += v[i].nr;
+	for (size_t i = 0, at = 0; i < n; i++)
+		for (uint64_t k = 0; k < v[i].nr; k++, at++)
+			if (at % (all / SAMPLES + 1) == 0) {
+				memcpy(samples + taken * PAGE_BYTES, v[i].pages + k * PAGE_BYTES, PAGE_BYTES);
+				sizes[taken++] = PAGE_BYTES;
+			}
+	size = ZDICT_trainFromBuffer(dict, sizeof(dict), samples, sizes, (unsigned)taken);
+	if (ZDICT_isError(size))
+		die("dictionary", ZDICT_getErrorName(size));
+	pack_dict = ZSTD_createCDict(dict, size, 1);
+	unpack_dict = ZSTD_createDDict(dict, size);
+	free(samples);
 }
 
 /* ---- uswap ---- */
@@ -256,14 +325,13 @@ static void get_image(struct world *w, const struct image *m, struct result *r)
 	unsigned char page[PAGE_BYTES];
 
 	for (uint64_t k = 0; k < m->nr; k++) {
-		uint64_t t = cpu_now();
+		uint64_t t = clock_now();
 
 		if (!m->ids[k])
 			continue;
 		if (blobstore_get(w->bs, w->codec, m->ids[k], page))
 			die(m->name, "does not come back");
-		r->out_ns += cpu_now() - t;
-		r->outs++;
+		count_out(r, clock_now() - t);
 		if (memcmp(page, m->pages + k * PAGE_BYTES, PAGE_BYTES) != 0)
 			die(m->name, "came back different");
 	}
@@ -298,18 +366,27 @@ static void end(struct world *w, struct image *v, size_t n)
 
 static bool json;
 
-static void print(const char *what, const char *how, const struct result *r)
+static int compare(const void *a, const void *b)
 {
-	double pages = (double)(r->pages - r->refused);
-	double ratio = pages * (double)PAGE_BYTES / r->held;
-	double in = (double)r->in_ns / (double)r->pages / 1000;
-	double out = r->outs ? (double)r->out_ns / (double)r->outs / 1000 : 0;
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
 
-	printf(json ? "{\"heap\":\"%s\",\"store\":\"%s\",\"pages\":%" PRIu64 ",\"ratio\":%.3f,"
-		      "\"in_us\":%.2f,\"out_us\":%.2f,\"same\":%" PRIu64 ",\"duplicates\":%" PRIu64
-		      ",\"refused\":%" PRIu64 "}\n" :
-		      "%-10s %-10s %9" PRIu64 " %8.2f %8.1f %8.1f %8" PRIu64 " %8" PRIu64 " %8" PRIu64 "\n",
-	       what, how, r->pages, ratio, in, out, r->same, r->duplicates, r->refused);
+	return (x > y) - (x < y);
+}
+
+static void print(const char *what, const char *how, struct result *r)
+{
+	uint64_t n = MIN(r->outs, OUTS_MAX), refused = r->refused * PAGE_BYTES;
+	double ratio = (double)(r->pages - r->refused) * (double)PAGE_BYTES / r->held;
+	double all_in = (double)r->pages * (double)PAGE_BYTES / (r->held + (double)refused);
+	double in = (double)r->in_ns / (double)r->pages / 1000;
+
+	qsort(r->out_each, n, sizeof(*r->out_each), compare);
+	printf(json ? "{\"heap\":\"%s\",\"store\":\"%s\",\"pages\":%" PRIu64 ",\"ratio\":%.3f,\"all_in\":%.3f,"
+		      "\"in_us\":%.2f,\"out_us\":%.2f,\"same\":%" PRIu64
+		      ",\"duplicates\":%" PRIu64 ",\"refused\":%" PRIu64 "}\n" :
+		      "%-10s %-10s %9" PRIu64 " %8.2f %8.2f %8.1f %8.1f %8" PRIu64 " %8" PRIu64 " %8" PRIu64 "\n",
+	       what, how, r->pages, ratio, all_in, in, n ? r->out_each[n / 2] / 1000.0 : 0, r->same,
+	       r->duplicates, r->refused);
 }
 
 static void print_encodings(struct world *w)
@@ -337,7 +414,7 @@ static void measure_cold(struct world *w, const struct image *v, size_t n, struc
 		;
 	keep_house(w);
 	r->in_ns = cpu_now() - t;
-	r->out_ns = r->outs = 0;
+	r->outs = 0;
 	for (size_t i = 0; i < n; i++)
 		get_image(w, &v[i], r);
 	count_held(w, r);
@@ -345,8 +422,10 @@ static void measure_cold(struct world *w, const struct image *v, size_t n, struc
 
 static void measure_uswap(const char *what, struct image *v, size_t n)
 {
-	struct result r = { .pages = 0 };
+	static struct result r;
 	struct world w = world_new();
+
+	memset(&r, 0, sizeof(r));
 
 	for (size_t i = 0, same; i < n; i += same) {
 		struct family *family = blobstore_family_new(w.bs, w.domain);
@@ -373,17 +452,23 @@ static void measure_uswap(const char *what, struct image *v, size_t n)
 
 static void measure(const char *what, struct image *v, size_t n)
 {
-	struct result r;
-
 #ifdef HAVE_LZ4
-	r = kernel_kind(v, n, ZRAM_ENTRY, lz4_in, lz4_out);
-	print(what, "lz4", &r);
+	print(what, "lz4", kernel_kind(v, n, ZRAM_ENTRY, lz4_in, lz4_out));
 #endif
 #ifdef HAVE_ZLIB
-	r = kernel_kind(v, n, ZSWAP_ENTRY, deflate_in, deflate_out);
-	print(what, "deflate", &r);
+	print(what, "deflate", kernel_kind(v, n, ZSWAP_ENTRY, deflate_in, deflate_out));
 #endif
-	(void)r;
+	pack = ZSTD_createCCtx();
+	unpack = ZSTD_createDCtx();
+	print(what, "zstd 1", kernel_kind(v, n, 0, zstd_in, zstd_out));
+	train(v, n);
+	print(what, "dictionary", kernel_kind(v, n, 0, zstd_in, zstd_out));
+	ZSTD_freeCDict(pack_dict);
+	ZSTD_freeDDict(unpack_dict);
+	ZSTD_freeCCtx(pack);
+	ZSTD_freeDCtx(unpack);
+	pack_dict = NULL;
+	unpack_dict = NULL;
 	measure_uswap(what, v, n);
 }
 
@@ -405,8 +490,8 @@ int main(int argc, char **argv)
 	for (int i = 1; v && i < argc; i++)
 		v[n++] = load(argv[i]);
 	if (!json)
-		printf("%-10s %-10s %9s %8s %8s %8s %8s %8s %8s\n", "heap", "store", "pages", "ratio", "in us",
-		       "out us", "same", "dup", "refused");
+		printf("%-10s %-10s %9s %8s %8s %8s %8s %8s %8s %8s\n", "heap", "store", "pages", "ratio",
+		       "all in", "in us", "out us", "same", "dup", "refused");
 	for (size_t i = 0, same; i < n; i += same) {
 		char name[64];
 

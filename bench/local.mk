@@ -4,6 +4,7 @@ noinst_PROGRAMS += \
 	bench/bare_fault \
 	bench/compress_page \
 	bench/evicted_fault \
+	bench/heap_clusters \
 	bench/heap_image \
 	bench/heap_ratio \
 	bench/idle_work
@@ -16,6 +17,9 @@ bench_compress_page_LDADD = common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) -lm
 
 bench_evicted_fault_SOURCES = bench/evicted_fault.c
 bench_evicted_fault_LDADD = common/libcommon.a -lm
+
+bench_heap_clusters_SOURCES = bench/heap_clusters.c
+bench_heap_clusters_LDADD = common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) -lm
 
 bench_heap_image_SOURCES = bench/heap_image.c
 bench_heap_image_LDADD = common/libcommon.a

@@ -10,7 +10,7 @@
 #define DELTA_FRAME_MAX 1024
 /* One page of so many is compressed without the dictionary too, to see what it
    gains. */
-#define PROBE_EVERY 64
+#define PROBE_EVERY 32
 
 /* ---- differences ---- */
 
@@ -91,6 +91,8 @@ bool encode(struct blobstore *bs, struct codec *codec, const struct blobstore_so
 		pthread_mutex_lock(&bs->lock);
 		base = family_base(bs, from);
 		dict = family_dict(bs, from->family);
+		if (dict >= 0 && codec_in_hurry(codec))
+			dict_make_fast(bs->dicts, (unsigned)dict);
 		pthread_mutex_unlock(&bs->lock);
 	}
 	e->with_dict = dict >= 0;

@@ -21,6 +21,7 @@
 /* Less is not worth it: its frames take half as long again to make, and to read,
    as those at the fast level that does without. */
 #define GAIN_PERCENT 8u
+#define GAIN_LOST 4u	 /* percent: by then it is given up */
 #define GAIN_SHARE 2u	 /* it has fallen to a half: is another one better? */
 #define ALIKE_PERCENT 2u /* another's dictionary that much worse is taken all the same */
 #define ALIKE_MAX 8u	 /* others looked at */
@@ -225,7 +226,7 @@ static void note_gain(struct blobstore *bs, struct family *f, const struct encod
 		return;
 	gain = 100 - MIN(f->probed_dict * 100 / f->probed_plain, 100);
 	f->best_gain = MAX(gain, f->best_gain);
-	if (gain < GAIN_PERCENT) {
+	if (gain < GAIN_LOST) {
 		set_dict(bs, f, -1);
 		bs->encodings.dicts_retired++;
 	} else if (gain * GAIN_SHARE < f->best_gain) {

@@ -132,6 +132,11 @@ void codec_set_hurry(struct codec *codec, bool hurry)
 			       hurry ? MIN(codec->level, HURRY_LEVEL) : codec->level);
 }
 
+bool codec_in_hurry(const struct codec *codec)
+{
+	return codec->hurry;
+}
+
 struct codec *codec_free(struct codec *codec)
 {
 	if (!codec)
@@ -165,9 +170,10 @@ size_t codec_compress(struct codec *codec, void *dst, size_t cap, const void *pa
 size_t codec_compress_dict(struct codec *codec, const struct dict *dict, void *dst, size_t cap,
 			   const void *page)
 {
-	const ZSTD_CDict *pack = codec->hurry && dict->pack_fast ? dict->pack_fast : dict->pack;
+	const ZSTD_CDict *fast = codec->hurry ? atomic_load_explicit(&dict->pack_fast, memory_order_acquire) :
+						NULL;
 
-	if (ZSTD_isError(ZSTD_CCtx_refCDict(codec->cctx, pack)))
+	if (ZSTD_isError(ZSTD_CCtx_refCDict(codec->cctx, fast ? fast : dict->pack)))
 		return 0;
 	return compress(codec, dst, cap, page);
 }

@@ -24,6 +24,7 @@ struct codec *codec_free(struct codec *codec);
 /* From the next frame on: the fast level, or the one it was made with. Frames are
    a fifth larger then, with a dictionary too, and take two thirds of the time. */
 void codec_set_hurry(struct codec *codec, bool hurry);
+bool codec_in_hurry(const struct codec *codec);
 
 /* Bytes written to dst, or 0 when the page does not fit into cap (which is how
    an incompressible page shows). page: PAGE_BYTES. */

@@ -39,7 +39,9 @@ static void *content_of(const struct dict_table *table, unsigned number)
 
 static size_t bytes_of(const struct dict *dict)
 {
-	return DICT_BYTES + ZSTD_sizeof_CDict(dict->pack) + ZSTD_sizeof_CDict(dict->pack_fast) +
+	ZSTD_CDict *fast = atomic_load_explicit(&dict->pack_fast, memory_order_relaxed);
+
+	return DICT_BYTES + ZSTD_sizeof_CDict(dict->pack) + ZSTD_sizeof_CDict(fast) +
 	       ZSTD_sizeof_DDict(dict->unpack);
 }
 
@@ -151,9 +153,8 @@ int dict_new(struct dict_table *table, const void *content, size_t size)
 	dict = &table->dicts[number];
 	kept = memcpy(content_of(table, (unsigned)number), content, size);
 	dict->pack = make_pack(kept, size, table->level, HASH_LOG);
-	dict->pack_fast = make_pack(kept, size, FAST_LEVEL, HASH_LOG);
 	dict->unpack = ZSTD_createDDict_byReference(kept, size);
-	if (!dict->pack || !dict->pack_fast || !dict->unpack) {
+	if (!dict->pack || !dict->unpack) {
 		dict_free(table, (unsigned)number);
 		return -ENOMEM;
 	}
@@ -166,6 +167,18 @@ int dict_new(struct dict_table *table, const void *content, size_t size)
 const struct dict *dict_at(const struct dict_table *table, unsigned number)
 {
 	return number < DICT_MAX && table->dicts[number].unpack ? &table->dicts[number] : NULL;
+}
+
+void dict_make_fast(struct dict_table *table, unsigned number)
+{
+	struct dict *dict = &table->dicts[number];
+	ZSTD_CDict *pack;
+
+	if (dict->pack_fast || !dict->pack)
+		return;
+	pack = make_pack(content_of(table, number), table->size[number], FAST_LEVEL, HASH_LOG);
+	table->bytes += ZSTD_sizeof_CDict(pack);
+	atomic_store_explicit(&dict->pack_fast, pack, memory_order_release);
 }
 
 bool dict_harder(const struct dict_table *table, unsigned number, int level, struct dict *out)

@@ -31,7 +31,7 @@
 struct dict {
 	/* zstd's own, constant while used */
 	struct ZSTD_CDict_s *pack;
-	struct ZSTD_CDict_s *pack_fast; /* for when time is short */
+	_Atomic(struct ZSTD_CDict_s *) pack_fast; /* NULL until dict_make_fast */
 	struct ZSTD_DDict_s *unpack;
 	_Atomic uint32_t uses;
 };
@@ -52,6 +52,9 @@ int dict_new(struct dict_table *table, const void *content, size_t size);
 const struct dict *dict_at(const struct dict_table *table, unsigned number);
 void dict_use(struct dict_table *table, unsigned number);
 void dict_unuse(struct dict_table *table, unsigned number);
+/* For when time is short: packs faster from now on where codec_set_hurry says so.
+   Once made it stays; if there is no memory for it, nothing changes. */
+void dict_make_fast(struct dict_table *table, unsigned number);
 /* The same for a harder level: out->pack, for one thread, while the dictionary is
    used. False: no memory. */
 bool dict_harder(const struct dict_table *table, unsigned number, int level, struct dict *out);

@@ -111,6 +111,7 @@ START_TEST(test_INV_7_hurry)
 	number = dict_new(table, content, dict_train(content, pages, DICT_SAMPLES));
 	ck_assert_int_ge(number, 0);
 	dict = dict_at(table, (unsigned)number);
+	dict_make_fast(table, (unsigned)number);
 	for (size_t i = 0; i < 4; i++) {
 		codec_set_hurry(codec, i & 1);
 		len[i] = i & 2 ? codec_compress_dict(codec, dict, frame[i], PAGE_BYTES, pages) :
