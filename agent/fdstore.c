@@ -2,15 +2,19 @@
 #include "agent/fdstore.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include "common/fdpass.h"
 #include "common/kept.h"
 #include "common/log.h"
 #include "common/util.h"
@@ -19,6 +23,7 @@
 #define FILE_PREFIX "k."
 #define NAMES_MAX (120u * 1024u) /* LISTEN_FDNAMES may have 128 KiB */
 #define SYNC_USEC 2000000u
+#define NOTIFY "notify" /* in the directory of kept descriptors */
 
 /* What has come back, until it is in the records. */
 struct passed {
@@ -28,8 +33,27 @@ struct passed {
 
 static struct passed passed;
 static unsigned max_fds; /* 0: there is no store */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* these two */
 static unsigned nr_fds, names_bytes;
 static bool files_are_there;
+
+/* A socket of our own to it; sd_notify(3) waits until the manager reads. */
+static void open_notify(const char *path)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
+
+	if (fd < 0 || strlen(path) >= sizeof(addr.sun_path)) {
+		safe_close(fd);
+		return;
+	}
+	memcpy(addr.sun_path, path, strlen(path));
+	if (*path == '@')
+		addr.sun_path[0] = '\0';
+	if (connect(fd, (const struct sockaddr *)&addr, size) < 0 || kept_set_fd(NOTIFY, fd) < 0)
+		close(fd); /* then the control thread does it, later */
+}
 
 void fdstore_init(void)
 {
@@ -42,6 +66,8 @@ void fdstore_init(void)
 	/* The manager passes them with this limit; more, and we never start again. */
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur / 2 < max_fds)
 		max_fds = (unsigned)limit.rlim_cur / 2;
+	if (max_fds)
+		open_notify(getenv("NOTIFY_SOCKET"));
 }
 
 bool fdstore_is_there(void)
@@ -54,11 +80,13 @@ bool fdstore_take(const char *name, int fd)
 	struct engine_kept_fd *v;
 	char *end;
 
-	nr_fds++;
-	names_bytes += (unsigned)strlen(name) + 1;
-	files_are_there |= strncmp(name, FILE_PREFIX, strlen(FILE_PREFIX)) == 0;
-	if (strncmp(name, FILE_PREFIX, strlen(FILE_PREFIX)) == 0)
+	if (strncmp(name, FILE_PREFIX, strlen(FILE_PREFIX)) == 0) {
+		files_are_there = true;
+		nr_fds++;
+		names_bytes += (unsigned)strlen(name) + 1;
 		return strlen(name) < KEPT_NAME && kept_set_fd(name + strlen(FILE_PREFIX), fd) == 0;
+	}
+	/* Sessions' are counted with their sessions. */
 	if (!strchr(ENGINE_KEPT_KINDS, name[0]))
 		return false;
 	if (passed.nr == passed.room) {
@@ -143,22 +171,64 @@ static const char *name_of(char *name, size_t size, char kind, unsigned record)
 	return name;
 }
 
-int fdstore_put(char kind, unsigned record, int fd)
+static void uncount(const char *name)
 {
-	char name[16];
-	unsigned size = (unsigned)strlen(name_of(name, sizeof(name), kind, record)) + 1;
-	int r;
+	pthread_mutex_lock(&lock);
+	nr_fds -= MIN(nr_fds, 1u);
+	names_bytes -= MIN(names_bytes, (unsigned)strlen(name) + 1);
+	pthread_mutex_unlock(&lock);
+}
 
-	if (!max_fds)
-		return 0;
-	if (fd >= 0 && (nr_fds + 1 > max_fds || names_bytes + size > NAMES_MAX))
-		return -ENOSPC;
-	r = fd < 0 ? 0 : put(name, fd);
-	if (r == 0) {
+/* known: it is there, whether there is room or not. */
+static int count(const char *name, bool known)
+{
+	unsigned size = (unsigned)strlen(name) + 1;
+	int r = 0;
+
+	pthread_mutex_lock(&lock);
+	if (!known && (nr_fds + 1 > max_fds || names_bytes + size > NAMES_MAX)) {
+		r = -ENOSPC;
+	} else {
 		nr_fds++;
 		names_bytes += size;
 	}
+	pthread_mutex_unlock(&lock);
 	return r;
+}
+
+static int put_counted(const char *name, int fd, int (*how)(const char *name, int fd))
+{
+	int r = count(name, fd < 0);
+
+	if (r < 0 || fd < 0)
+		return r;
+	r = how(name, fd);
+	if (r < 0)
+		uncount(name);
+	return r;
+}
+
+int fdstore_put(char kind, unsigned record, int fd)
+{
+	char name[16];
+
+	return max_fds ? put_counted(name_of(name, sizeof(name), kind, record), fd, put) : 0;
+}
+
+static int put_now(const char *name, int fd)
+{
+	char text[64];
+	int sock = kept_fd(NOTIFY);
+
+	snprintf(text, sizeof(text), "FDSTORE=1\nFDPOLL=0\nFDNAME=%s", name);
+	return sock < 0 ? -EAGAIN : fdpass_send(sock, text, strlen(text), &fd, 1);
+}
+
+int fdstore_put_now(char kind, unsigned record, int fd)
+{
+	char name[16];
+
+	return max_fds ? put_counted(name_of(name, sizeof(name), kind, record), fd, put_now) : 0;
 }
 
 void fdstore_remove(char kind, unsigned record)
@@ -169,10 +239,8 @@ void fdstore_remove(char kind, unsigned record)
 		return;
 	name_of(name, sizeof(name), kind, record);
 	snprintf(text, sizeof(text), "FDSTOREREMOVE=1\nFDNAME=%s", name);
-	if (sd_notify(false, text) < 0)
-		return;
-	nr_fds -= MIN(nr_fds, 1u);
-	names_bytes -= MIN(names_bytes, (unsigned)strlen(name) + 1);
+	if (sd_notify(false, text) >= 0)
+		uncount(name);
 }
 
 void fdstore_sync(void)

@@ -8,7 +8,8 @@
  * the number of its record: short, since all names together must fit into one
  * variable of the environment. What doesn't fit is refused, never lost.
  *
- * Threads: the control thread; fdstore_take runs before there is a worker.
+ * Threads: the control thread, but for what says otherwise; fdstore_take runs before
+ * there is a worker.
  */
 #ifndef USWAP_FDSTORE_H
 #define USWAP_FDSTORE_H
@@ -27,6 +28,9 @@ bool fdstore_taken(void);
 void fdstore_put_files(void);
 /* A session's; 0, or -ENOSPC. Safe after fdstore_sync. fd -1: it is there. */
 int fdstore_put(char kind, unsigned record, int fd);
+/* The same without waiting for the manager, from any thread: -EAGAIN where it has
+   much to read just now. */
+int fdstore_put_now(char kind, unsigned record, int fd);
 void fdstore_remove(char kind, unsigned record);
 /* Waits until the manager has them. */
 void fdstore_sync(void);

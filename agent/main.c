@@ -215,6 +215,11 @@ static int on_keep_fd(void *ctx, char kind, unsigned record, int fd)
 	return fdstore_put(kind, record, fd);
 }
 
+static int on_keep_fd_now(void *ctx, char kind, unsigned record, int fd)
+{
+	return fdstore_put_now(kind, record, fd);
+}
+
 static void on_forget_fd(void *ctx, char kind, unsigned record)
 {
 	fdstore_remove(kind, record);
@@ -383,6 +388,7 @@ static int start(struct agent *agent)
 					  .process_changed = on_process_changed,
 					  .drained = on_drained,
 					  .keep_fd = on_keep_fd,
+					  .keep_fd_now = on_keep_fd_now,
 					  .forget_fd = on_forget_fd,
 					  .sync_fds = on_sync_fds,
 					  .ctx = agent };

@@ -7,7 +7,8 @@ noinst_PROGRAMS += \
 	bench/heap_clusters \
 	bench/heap_image \
 	bench/heap_ratio \
-	bench/idle_work
+	bench/idle_work \
+	bench/many_pages
 
 bench_bare_fault_SOURCES = bench/bare_fault.c
 bench_bare_fault_LDADD = common/libcommon.a -lm
@@ -33,6 +34,9 @@ bench_heap_ratio_LDADD = \
 bench_idle_work_SOURCES = bench/idle_work.c
 bench_idle_work_LDADD = common/libcommon.a -lm
 
+bench_many_pages_SOURCES = bench/many_pages.c
+bench_many_pages_LDADD = common/libcommon.a
+
 if HAVE_RADOS
 noinst_PROGRAMS += bench/rados_bare
 endif
@@ -41,6 +45,7 @@ bench_rados_bare_LDADD = backends/libbackends.a common/libcommon.a $(URING_LIBS)
 
 EXTRA_DIST += \
 	bench/heap-images \
+	bench/recovery \
 	bench/heaps/Records.java \
 	bench/heaps/records.js \
 	bench/heaps/records.py \

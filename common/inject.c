@@ -35,6 +35,8 @@ void inject_hit(enum inject_point point)
 	}
 	w->point = INJECT_NONE;
 	w->hits++;
+	if (w->both)
+		kill(getppid(), SIGKILL);
 	kill(getpid(), SIGKILL);
 	for (;;)
 		pause();

@@ -3,7 +3,8 @@
  * Fault injection: named points at which a test has the worker killed, as by
  * kill -9. Off, and one load and branch, unless USWAP_INJECT names a file when
  * the agent starts; the test writes into that file (16 bytes: which point, how
- * often to pass it first, how often it was hit; tests/live/test_crash.sh), and
+ * often to pass it first, how often it was hit, whether the keeper is killed too;
+ * tests/live/test_crash.sh), and
  * the keeper and all workers share it.
  *
  * Any thread.
@@ -56,7 +57,7 @@ struct inject_words {
 	_Atomic uint32_t point;
 	_Atomic uint32_t pass;
 	_Atomic uint32_t hits;
-	uint32_t reserved;
+	_Atomic uint32_t both; /* the keeper goes first */
 };
 
 extern struct inject_words *inject_words; /* NULL: off */

@@ -358,6 +358,7 @@ LIVE_TESTS = \
 	tests/live/test_bench.sh \
 	tests/live/test_again.sh \
 	tests/live/test_crash.sh \
+	tests/live/test_crash_soak.sh \
 	tests/live/test_crash_tiers.sh \
 	tests/live/test_damage.sh \
 	tests/live/test_databases.sh \

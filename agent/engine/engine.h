@@ -136,6 +136,8 @@ struct engine_news { /* any may be NULL; run by engine_dispatch */
 	/* Descriptors that are to outlive this process and its keeper: 0, or a
 	   negative errno when there is no room for another one. sync: they are safe. */
 	int (*keep_fd)(void *ctx, char kind, unsigned record, int fd);
+	/* the same, from any thread: at once or not at all */
+	int (*keep_fd_now)(void *ctx, char kind, unsigned record, int fd);
 	void (*forget_fd)(void *ctx, char kind, unsigned record);
 	void (*sync_fds)(void *ctx);
 	void *ctx;

@@ -221,6 +221,8 @@ static inline struct owner_ring *ring_at(const struct kept *rings, unsigned i)
 
 /* registry.c: the list of sessions */
 void registry_add(struct engine *e, struct session *s);
+/* flow->keep_child: until then the child's userfaultfd is the keeper's alone. */
+void registry_keep_child(void *ctx, struct session *child);
 void registry_notice(struct engine *e, struct session *s);
 /* Logs what the threads that must not log have counted. */
 void registry_report(struct engine *e, uint64_t now);
@@ -246,8 +248,6 @@ uint64_t stores_capacity(const struct engine *e);
 /* Gives the session's descriptors into safe keeping, those that are not there yet.
    0 or -ENOSPC. */
 int engine_keep_fds(struct engine *e, struct session *s);
-/* They are there, by a worker before us. */
-void engine_count_fds(struct engine *e, struct session *s);
 /* engine.c: what people have set for a process */
 void engine_switch(struct session *s, bool enabled, uint64_t limit_bytes);
 

@@ -360,7 +360,9 @@ void recover_end(struct engine *e, struct batch *batches)
 	for (struct session *s = e->sessions; s; s = s->next) {
 		if (s->introduced)
 			session_read_names(s);
-		engine_count_fds(e, s);
+		if (engine_keep_fds(e, s) < 0)
+			log_error("process %d: its descriptors have no room in the service manager's store: it is lost "
+				  "if the whole agent is killed", (int)s->pid);
 		notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_ADD);
 	}
 	give_batches(e, batches);
@@ -517,14 +519,19 @@ int engine_import_fds(const struct engine_kept_fd *v, unsigned nr)
 
 		for (unsigned k = 0; k < RECORD_FDS; k++)
 			record->fds[k] = 0;
+		record->stored = 0;
 		lost += forget_forks(now->waiting, MIN(now->nr_waiting, RECORD_WAITING));
 	}
 	for (i = 0; i < nr; i++) {
+		enum record_fd kind = kinds[strchr(ENGINE_KEPT_KINDS, v[i].kind) - ENGINE_KEPT_KINDS];
+
 		record = record_at(&records, v[i].record);
-		if (record && record->id)
-			record->fds[kinds[strchr(ENGINE_KEPT_KINDS, v[i].kind) - ENGINE_KEPT_KINDS]] = v[i].fd + 1;
-		else
+		if (record && record->id) {
+			record->fds[kind] = v[i].fd + 1;
+			record->stored |= 1u << kind;
+		} else {
 			close(v[i].fd);
+		}
 	}
 	for (i = 0; rings.found && i < OWNERS_MAX; i++)
 		lost += forget_forks(ring_at(&rings, i)->messages, FLOW_MESSAGES);

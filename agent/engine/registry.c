@@ -104,35 +104,43 @@ static void unlist(struct engine *e, struct session *s)
 		e->news.process_gone(e->news.ctx, s->id);
 }
 
-static int keep_fds(struct engine *e, struct session *s, bool there)
+/* Those that a worker before us has given are only counted. */
+int engine_keep_fds(struct engine *e, struct session *s)
 {
+	bool given = false;
 	int r = 0;
 
 	if (!e->news.keep_fd || !s->record)
 		return 0;
 	for (unsigned i = 0; r == 0 && ENGINE_KEPT_KINDS[i]; i++) {
 		int fd = s->record->fds[i] - 1;
+		bool there = s->record->stored >> i & 1;
 
 		if (fd < 0 || s->kept_kinds >> i & 1)
 			continue;
 		r = e->news.keep_fd(e->news.ctx, ENGINE_KEPT_KINDS[i], record_index(s->records, s->record),
 				    there ? -1 : fd);
-		if (r == 0)
-			s->kept_kinds |= 1u << i;
+		if (r < 0)
+			break;
+		given |= !there;
+		s->kept_kinds |= 1u << i;
+		atomic_fetch_or(&s->record->stored, 1u << i);
 	}
-	if (!there && e->news.sync_fds)
+	if (given && e->news.sync_fds)
 		e->news.sync_fds(e->news.ctx);
 	return r;
 }
 
-int engine_keep_fds(struct engine *e, struct session *s)
+void registry_keep_child(void *ctx, struct session *child)
 {
-	return keep_fds(e, s, false);
-}
+	const struct engine *e = ctx;
 
-void engine_count_fds(struct engine *e, struct session *s)
-{
-	(void)keep_fds(e, s, true);
+	if (!child->record || !e->news.keep_fd_now ||
+	    e->news.keep_fd_now(e->news.ctx, ENGINE_KEPT_KINDS[RECORD_UFFD],
+				record_index(child->records, child->record), child->fds.uffd) < 0)
+		return; /* the engine will */
+	child->kept_kinds = 1u << RECORD_UFFD;
+	atomic_fetch_or(&child->record->stored, 1u << RECORD_UFFD);
 }
 
 static void forget_fds(struct engine *e, struct session *s)

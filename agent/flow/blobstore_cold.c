@@ -95,9 +95,10 @@ static uint64_t next_record(struct blobstore *bs, struct record *record, unsigne
 {
 	struct cold *cold = &bs->cold;
 	uint32_t victim = cold->victim - 1;
+	const struct segment *seg = &bs->segments[victim];
 
-	/* It may have been emptied, and used anew, since the last slice. */
-	while (bs->segments[victim].cold && cold->cursor < bs->segments[victim].fill) {
+	/* It may have been emptied, given back, and used anew, since the last slice. */
+	while (seg->cold && seg->state == SEGMENT_SEALED && cold->cursor < seg->fill) {
 		uint32_t size = record_read(bs, victim, cold->cursor, record, buf);
 		uint64_t loc;
 

@@ -244,6 +244,8 @@ static int make_child(struct owner *o, struct session *parent, struct session *c
 	inject(INJECT_FORK_RECORD);
 	if (child->record)
 		record_publish(child->record, child->id);
+	if (o->flow->keep_child)
+		o->flow->keep_child(o->flow->keep_ctx, child);
 	inject(INJECT_FORK_KNOWN);
 	return flow_watch(o, child);
 }

@@ -48,6 +48,10 @@ struct flow {
 	_Atomic uint64_t backoff_ns; /* after a refault, doubled each time */
 	const void *zeros;	     /* FLOW_WINDOW_MAX pages that read as zero */
 	uint64_t latency_bound_ns[SESSION_LATENCY_BUCKETS];
+	/* A fork child's session is in its record: into safe keeping with its descriptor,
+	   now. NULL: there is none. Owners; waits for nobody. */
+	void (*keep_child)(void *ctx, struct session *child);
+	void *keep_ctx;
 };
 
 /* What an owner reads into, kept: a worker that starts over finds the events

@@ -104,7 +104,8 @@ struct record {
 	/* since version 4 */
 	uint32_t domain; /* its label */
 	uint32_t is_private;
-	uint32_t reserved;
+	_Atomic uint32_t stored; /* bits of enum record_fd: the service manager has it; engine, and
+				    a fork child's owner before */
 };
 
 struct record_table {

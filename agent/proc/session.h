@@ -312,7 +312,8 @@ struct session {
 	/* engine */
 	struct session *next;
 	bool introduced; /* its hello is through: pid and descriptors may be read */
-	uint32_t kept_kinds; /* of its descriptors, those with the service manager */
+	uint32_t kept_kinds; /* of its descriptors, those with the service manager; a fork
+				child's at first the owner's */
 	uint64_t poisoned_logged;
 	char command[64];
 	char cgroup[256];

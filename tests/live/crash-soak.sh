@@ -1,38 +1,172 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# crash-soak.sh [KILLS]: as test_crash.sh, at random, until the worker (and each
-# third time the keeper with it) was killed so often, 1000 if nothing is said.
-# `make crash-soak' runs it; it is no part of `make check'.
+# crash-soak.sh [KILLS]: the worker, and each third time the keeper with it, is killed
+# at random so often, 1000 times if nothing is said, under several programs at once that
+# check all they have: redis-server, Python, families of processes, threads, changes of
+# mappings. Most of what is away is in a file, or what CRASH_STORES names behind memory.
+# `make crash-soak' runs it; tests/live/test_crash_soak.sh does with few kills.
 # shellcheck source=tests/live/crash.sh
 . "${srcdir:-.}/tests/live/crash.sh"
 
 want=${1:-1000}
-crash_begin
+STORE=
+fds() { find "/proc/$(worker)/fd" -mindepth 1 2>/dev/null | wc -l; }
+# Whatever the programs of a storm have to say goes where the test can see it.
+note() { echo "$*" >>"$DIR/failed"; }
+
+verifying() { # NAME ARG...: one after another until the end
+	local status
+
+	while [ -e "$DIR/storming" ]; do
+		status=0
+		(bounded 120 env "LD_PRELOAD=$LIB" WORKLOAD_EVICT=1 "$WORKLOADS/$1" "${@:2}") >"$DIR/$1.out" 2>&1 || status=$?
+		[ $status -eq 0 ] || note "$*: status $status: $(tail -n 5 "$DIR/$1.out")"
+		echo . >>"$DIR/rounds"
+	done
+}
+
+write_python() {
+	cat <<-'END'
+		import hashlib, os, random, sys
+
+		def text(i):
+		    return ('%d ' % i) * (20 + i % 90)
+
+		def right(table, salt):
+		    return all(table[i] == text(i) + salt for i in range(0, len(table), 3))
+
+		flag, salt = sys.argv[1], 'a'
+		table = {i: text(i) + salt for i in range(6000)}
+		blob = bytearray(random.Random(5).randbytes(2 << 20))
+		digest = hashlib.sha256(blob).digest()
+		rounds = 0
+		while os.path.exists(flag):
+		    if not right(table, salt) or hashlib.sha256(blob).digest() != digest:
+		        sys.exit('wrong after %d rounds' % rounds)
+		    pid = os.fork()
+		    if pid == 0:
+		        os._exit(0 if right(table, salt) and hashlib.sha256(blob).digest() == digest else 1)
+		    if os.waitpid(pid, 0)[1]:
+		        sys.exit('a child is wrong after %d rounds' % rounds)
+		    rounds += 1
+		    if rounds % 4 == 0:
+		        salt = chr(ord('a') + rounds // 4 % 26)
+		        for i in table:
+		            table[i] = text(i) + salt
+		print(rounds, 'rounds')
+	END
+}
+
+python_storm() {
+	local status=0
+
+	write_python >"$DIR/work.py"
+	(bounded 3000 env "LD_PRELOAD=$LIB" python3 "$DIR/work.py" "$DIR/storming") >"$DIR/python.out" 2>&1 || status=$?
+	[ $status -eq 0 ] || note "python: status $status: $(tail -n 5 "$DIR/python.out")"
+}
+
+cli() { timeout 120 redis-cli -s "$DIR/redis.sock" "$@"; }
+redis_up() { [ "$(cli ping 2>/dev/null)" = PONG ]; }
+
+redis_start() {
+	mkdir "$DIR/redis"
+	setsid env "LD_PRELOAD=$LIB" redis-server --port 0 --unixsocket "$DIR/redis.sock" --dir "$DIR/redis" --save '' \
+		--appendonly no --daemonize no --enable-debug-command local --logfile "$DIR/redis/log" \
+		</dev/null >/dev/null 2>&1 &
+	redis=$!
+	wait_until 30 "redis-server to answer" redis_up
+	awk 'BEGIN { srand(3); for (i = 0; i < 6000; i++) {
+		printf "SET doc:%d \"%d %d %d", i, i, rand() * 1000000, i * 7
+		for (k = 0; k < 40; k++) printf " field%d=%d", k, rand() * 100000
+		print "\"" } }' | cli >/dev/null
+}
+
+redis_storm() {
+	local digest now n=0
+
+	digest=$(cli debug digest)
+	while [ -e "$DIR/storming" ]; do
+		cli set "extra:$n" "$(head -c 300 /dev/zero | tr '\0' x)$n" >/dev/null || note "redis: set"
+		[ "$(cli get "extra:$n" | tail -c 8 | tr -d 'x\n')" = $n ] || note "redis: get $n"
+		cli del "extra:$n" >/dev/null || note "redis: del"
+		now=$(cli debug digest)
+		[ "$now" = "$digest" ] || note "redis: digest $now instead of $digest"
+		[ $((n % 5)) -ne 0 ] || cli bgsave >/dev/null || true
+		n=$((n + 1))
+		sleep 0.1
+	done
+	echo "$n looks" >"$DIR/redis.out"
+}
+
+# ---- begin ----
+live_begin
+STORE=$(mktemp -d /var/tmp/uswap-crash.XXXXXX)
+trap 'status=$?; set +e; rm -rf "$STORE"; (exit $status); live_cleanup' EXIT
+read -r -a AGENT_STORES <<<"${CRASH_STORES:-memory:64M file:$STORE,size=1G}"
+# Less eager than other tests: seven programs want to get somewhere.
+{ printf '[Store]\nMoveDownSec=0.2\n'; agent_config | sed 's/^\(ScanSec\|GraceSec\)=.*/\1=0.2/'; } >"$DIR/uswap.conf"
+crash_start
+touch "$DIR/storming" "$DIR/failed" "$DIR/rounds"
 serve_start 16
 one=$SERVED
-fds() { find "/proc/$(worker)/fd" -mindepth 1 2>/dev/null | wc -l; }
+storms=()
+have_redis=
+if command -v redis-server >/dev/null && command -v redis-cli >/dev/null; then
+	have_redis=yes
+	redis_start
+	redis_storm &
+	storms+=($!)
+else
+	[ "${USWAP_REQUIRE:-0}" != 1 ] || fail "redis-server is not installed"
+fi
+python_storm &
+storms+=($!)
+verifying fork_verify 2 &
+storms+=($!)
+verifying threads_verify 3 4 &
+storms+=($!)
+verifying mremap_verify 2 &
+storms+=($!)
+verifying madvise_verify 2 &
+storms+=($!)
 before=$(fds)
-anybody() { [ "$(total processes_count)" -gt 1 ]; }
+
+# ---- kills ----
 worst=0
+both=0
 while [ $KILLS -lt "$want" ]; do
-	for name in "fill_verify 8 1" "fork_verify 2" "threads_verify 4 4" "mremap_verify 4" "munmap_verify 4" "madvise_verify 4" "malloc_verify 4"; do
-		# shellcheck disable=SC2086
-		bounded 120 env "LD_PRELOAD=$LIB" "$WORKLOADS/"$name >"$DIR/soak.out" 2>&1 &
-		pid=$!
-		wait_until 20 "$name to attach" anybody
-		crash_while $pid kill_worker kill_worker kill_both
-		wait $pid || fail "$name after $KILLS kills: $(cat "$DIR/soak.out")"
-		begin=$(date +%s%N)
-		[ "$(ask "$one" verify)" = 4096 ] || fail "verify after $KILLS kills"
-		took=$((($(date +%s%N) - begin) / 1000000))
-		[ $took -le $worst ] || worst=$took
-	done
-	say "$KILLS kills, all right so far; a look at all of 16 MiB took $worst ms at most"
+	sleep "0.$((RANDOM % 4 + 1))$((RANDOM % 10))"
+	if [ $((KILLS % 3)) -eq 2 ]; then
+		kill_both
+		both=$((both + 1))
+	else
+		kill_worker
+	fi
+	KILLS=$((KILLS + 1))
+	[ ! -s "$DIR/failed" ] || fail "after $KILLS kills: $(cat "$DIR/failed")"
+	[ $((KILLS % 5)) -eq 0 ] || continue
+	begin=$(date +%s%N)
+	[ "$(ask "$one" verify)" = 4096 ] || fail "verify after $KILLS kills"
+	took=$((($(date +%s%N) - begin) / 1000000))
+	[ $took -le $worst ] || worst=$took
+	[ $((KILLS % 100)) -ne 0 ] || say "$KILLS kills, all right so far"
 done
+
+# ---- nothing wrong, nothing left ----
+rm "$DIR/storming"
+for pid in "${storms[@]}"; do
+	wait "$pid" || note "a storm ended with $?"
+done
+[ ! -s "$DIR/failed" ] || fail "$(cat "$DIR/failed")"
+[ -z "$have_redis" ] || { cli shutdown nosave || true; wait "$redis" || true; }
 serve_stop "$one"
 wait_until 20 "the agent to listen" agent_up
 live_idle
+segments() { "$CTL" --json stats | jq -e '[.agent.tiers[].segments] | add == 0' >/dev/null; }
+wait_until 30 "segments to be given back" segments
 few_fds() { [ "$(fds)" -le $((before + 6)) ]; }
 wait_until 20 "descriptors to be closed: $(fds) instead of $before" few_fds
 agent_stop
-say "passed, $KILLS kills"
+say "$KILLS kills, $both of them of keeper and worker; $(wc -l <"$DIR/rounds") runs of workloads, python $(cat "$DIR/python.out")," \
+	"redis $(cat "$DIR/redis.out" 2>/dev/null || echo 'not there'); a look at all of 16 MiB took $worst ms at most"
+say passed

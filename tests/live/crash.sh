@@ -7,9 +7,12 @@
 # crash-soak.sh. The agent is started under tests/live/manager.py, which keeps
 # its descriptors; AGENT_PID is the manager then, and ends as the agent does.
 
-# shellcheck disable=SC2120
 crash_begin() {
 	live_begin
+	crash_start
+}
+
+crash_start() {
 	need_program python3
 	mkdir "$DIR/manager"
 	head -c 4096 /dev/zero >"$DIR/inject"
@@ -53,12 +56,17 @@ points() {
 	sed -n '/^enum inject_point/,/^}/s/^\tINJECT_\([A-Z_]*\),.*/\1/p' "${srcdir:-.}/common/inject.h"
 }
 
-# inject POINT PASS: the worker that comes there, PASS times not, is killed.
+# inject POINT PASS [BOTH]: the worker that comes there, PASS times not, is killed;
+# with BOTH=1 the keeper before it.
 inject() {
 	python3 -c 'import struct, sys
 with open(sys.argv[1], "r+b") as f:
+    f.seek(12)
+    f.write(struct.pack("I", int(sys.argv[4])))
+    f.flush()
+    f.seek(0)
     f.write(struct.pack("II", int(sys.argv[2]), int(sys.argv[3])))' \
-		"$DIR/inject" "$(point_number "$1")" "$2"
+		"$DIR/inject" "$(point_number "$1")" "$2" "${3:-0}"
 }
 
 inject_hits() {
@@ -69,21 +77,8 @@ inject_is_hit() {
 	[ "$(inject_hits)" -gt "$1" ]
 }
 
-# crash_while PID KILL...: one of the functions KILL after another, every now and
-# then, until the process has ended. Sets KILLS.
+# How often something was killed at random.
 KILLS=0
-crash_while() {
-	local pid=$1 how n=0
-
-	shift
-	while kill -0 "$pid" 2>/dev/null; do
-		sleep "0.$((RANDOM % 7 + 3))$((RANDOM % 10))"
-		how=("$@")
-		"${how[n % $#]}"
-		n=$((n + 1))
-	done
-	KILLS=$((KILLS + n))
-}
 
 # A worker before may have left more than it should have.
 crash_end() {

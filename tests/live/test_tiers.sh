@@ -31,7 +31,7 @@ raw_is_down() {
 
 live_begin
 STORE=$(mktemp -d /var/tmp/uswap-tiers.XXXXXX)
-trap 'status=$?; cleanup_store; (exit $status); live_cleanup' EXIT
+trap 'status=$?; set +e; cleanup_store; (exit $status); live_cleanup' EXIT
 cat >"$DIR/uswap.conf" <<END
 [Store]
 MoveDownSec=0.05

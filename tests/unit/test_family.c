@@ -353,6 +353,25 @@ START_TEST(test_compressed_again)
 }
 END_TEST
 
+/* The segment that is being compressed again is emptied and given back meanwhile:
+   nothing is looked for in it any more. */
+START_TEST(test_compressed_again_and_gone)
+{
+	struct family *f = blobstore_family_new(bs, alice);
+
+	put_many(alice, f, 0, 0, PAGES, ids);
+	while (blobstore_work(bs))
+		;
+	blobstore_set_recompress(bs, 1);
+	ck_assert(blobstore_recompress(bs)); /* a slice of it */
+	unref_many(PAGES, ids);
+	while (blobstore_work(bs) || blobstore_recompress(bs))
+		;
+	ck_assert_uint_eq(stats().tier[0].store.errors_total, 0);
+	blobstore_family_unref(f);
+}
+END_TEST
+
 /* zstd would take such a page for a dictionary. */
 START_TEST(test_page_that_looks_like_a_dictionary)
 {
@@ -444,6 +463,7 @@ int main(void)
 	tcase_add_test(tc, test_differences);
 	tcase_add_test(tc, test_no_chains);
 	tcase_add_test(tc, test_compressed_again);
+	tcase_add_test(tc, test_compressed_again_and_gone);
 	tcase_add_test(tc, test_page_that_looks_like_a_dictionary);
 	tcase_add_test(tc, test_reading_beside_it);
 	suite_add_tcase(s, tc);
