@@ -139,7 +139,6 @@ EXTRA_DIST += \
 	tests/flow/planted/eexist-without-wake.patch \
 	tests/flow/planted/emfile-blocks-fork.patch \
 	tests/flow/planted/end-not-compared.patch \
-	tests/flow/planted/enoent-in-a-change-is-final.patch \
 	tests/flow/planted/event-applied-at-once.patch \
 	tests/flow/planted/fault-before-event.patch \
 	tests/flow/planted/fetch-keeps-its-reference.patch \
