@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # redis-server under continuous eviction: answers and digests equal those of a
-# run without the shim, BGSAVE forks in between, and its file loads the same.
+# run without the shim, BGSAVE and the rewrite of the log fork in between, and what
+# they write loads the same.
 # shellcheck source=tests/live/lib.sh
 . "${srcdir:-.}/tests/live/lib.sh"
 
@@ -23,7 +24,7 @@ server_start() {
 	shift
 	mkdir -p "$SERVER"
 	setsid "$@" redis-server --port 0 --unixsocket "$SERVER/socket" --dir "$SERVER" \
-		--save '' --appendonly no --daemonize no --enable-debug-command local \
+		--save '' --appendonly "${AOF:-no}" --daemonize no --enable-debug-command local \
 		--logfile "$SERVER/log" </dev/null >"$SERVER/out" 2>&1 &
 	SERVER_PID=$!
 	wait_until 20 "redis-server to answer" server_up
@@ -88,6 +89,22 @@ save() {
 		fail "BGSAVE has failed: $(tail "$SERVER/log")"
 }
 
+rewritten() {
+	cli info persistence | tr -d '\r' | grep -qx 'aof_rewrite_in_progress:0'
+}
+
+# The log of all writes begins with what a child writes, beside more writes.
+rewrite() {
+	cli config set appendonly yes >/dev/null || fail "appendonly"
+	query_commands 98 | cli >>"$SERVER/answers"
+	wait_until 50 "the rewrite of the log" rewritten
+	cli info persistence | tr -d '\r' | grep -qx 'aof_last_bgrewrite_status:ok' ||
+		fail "the rewrite of the log has failed: $(tail "$SERVER/log")"
+	query_commands 97 | cli >>"$SERVER/answers"
+	cli debug digest >"$SERVER/digest.aof"
+	cli config set appendonly no >/dev/null || fail "appendonly"
+}
+
 # exercise HOOK: the whole life of a server; HOOK runs where pages may leave
 exercise() {
 	load_commands | cli >"$SERVER/loaded"
@@ -102,6 +119,7 @@ exercise() {
 	$1
 	cli debug digest >"$SERVER/digest" # of what the child will save
 	save
+	rewrite
 	{
 		cli sort list:8 alpha limit 0 50
 		query_commands 2 | cli
@@ -148,5 +166,11 @@ cp "$DIR/shimmed/dump.rdb" "$DIR/loaded"
 server_start loaded
 cli debug digest >"$SERVER/digest"
 cmp "$DIR/shimmed/digest" "$DIR/loaded/digest" || fail "the saved file differs"
+server_stop
+mkdir "$DIR/logged"
+cp -r "$DIR/shimmed/appendonlydir" "$DIR/logged"
+AOF=yes server_start logged
+cli debug digest >"$SERVER/digest.aof"
+cmp "$DIR/shimmed/digest.aof" "$DIR/logged/digest.aof" || fail "the log says something else"
 server_stop
 live_end
