@@ -50,11 +50,12 @@ int again_fill(struct session *s, pid_t mover, int *passed, int *pidfd)
 	s->pid = pid_of(*passed);
 	if (!s->pid)
 		return -ESRCH;
+	/* Whose maps are read must not be for the peer to choose; nor, by ending, who
+	   has its number by now. */
+	if (!session_is_shared(s->pid, mover, s->uid) || !attach_is_running(*pidfd))
+		return -EPERM;
 	safe_close(*pidfd);
 	*pidfd = take_fd(passed);
-	/* Whose maps are read must not be for the peer to choose. */
-	if (!session_is_shared(s->pid, mover))
-		return -EPERM;
 	if (!uffd_has_features(s->fds.uffd, UFFD_REQUIRED_FEATURES))
 		return -EINVAL;
 	s->strange = true;

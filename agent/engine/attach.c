@@ -261,7 +261,7 @@ static void no_more_rights(int sock)
 	(void)setsockopt(sock, SOL_SOCKET, SO_PASSRIGHTS, &zero, sizeof(zero));
 }
 
-static bool is_running(int pidfd)
+bool attach_is_running(int pidfd)
 {
 	struct pollfd p = { .fd = pidfd, .events = POLLIN };
 
@@ -326,7 +326,7 @@ static int fill_session(struct engine *e, struct session *s, struct attaching *a
 		r = session_open_proc(s->pid, &s->fds);
 	/* Only now is it certain whose files these are: the pid may have gone
 	   to another process meanwhile. */
-	if (r == 0 && !is_running(a->pidfd))
+	if (r == 0 && !attach_is_running(a->pidfd))
 		r = -ESRCH;
 	if (r < 0)
 		return r;
@@ -391,7 +391,7 @@ static bool ask_owner(struct engine *e, struct attaching *a, int *fds, const str
 	/* The socket is duplicated: the answer goes out by the connection. */
 	adoption->fds.mover = fcntl(a->sock, F_DUPFD_CLOEXEC, 0);
 	if (adoption->fds.mover >= 0 && session_open_proc(a->peer.pid, &adoption->fds) == 0 &&
-	    is_running(a->pidfd))
+	    attach_is_running(a->pidfd))
 		adoption->fds.gate = make_gate(&adoption->gate, &adoption->fds.gate_event, &adoption->token);
 	if (adoption->fds.gate < 0) {
 		session_close_fds(&adoption->fds);

@@ -194,6 +194,8 @@ void attach_event(struct engine *e, struct attaching *a);
 void attach_expire(struct engine *e, uint64_t now);
 void attach_adopted(struct engine *e, struct session *s);
 void attach_cancel_all(struct engine *e);
+/* The process behind a pidfd has not ended. */
+bool attach_is_running(int pidfd);
 
 /* again.c: movers whose agent has gone */
 /* There is a session of that token. */

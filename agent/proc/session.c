@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include "common/reaper.h"
@@ -193,9 +194,19 @@ bool session_has_execed(const struct session *s)
 	       !leader_is_zombie(s->pid);
 }
 
-bool session_is_shared(pid_t pid, pid_t mover)
+static bool runs_as(pid_t pid, uid_t uid)
 {
-	return syscall(SYS_kcmp, pid, mover, KCMP_VM, 0, 0) == 0 || leader_is_zombie(pid);
+	struct stat st;
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/%d", (int)pid);
+	return stat(path, &st) == 0 && st.st_uid == uid;
+}
+
+bool session_is_shared(pid_t pid, pid_t mover, uid_t uid)
+{
+	return syscall(SYS_kcmp, pid, mover, KCMP_VM, 0, 0) == 0 ||
+	       (leader_is_zombie(pid) && runs_as(pid, uid));
 }
 
 static void read_text(pid_t pid, const char *name, char *text, size_t size)

@@ -358,8 +358,9 @@ uint64_t session_read_locked(const struct session *s, bool *changed);
 /* The mover runs in another address space than the process by now: an exec.
    Worker. */
 bool session_has_execed(const struct session *s);
-/* Two processes are known to have one address space. Any thread. */
-bool session_is_shared(pid_t pid, pid_t mover);
+/* Two processes are known to have one address space; one whose main thread has
+   ended shows none, then they must be of one user. Any thread. */
+bool session_is_shared(pid_t pid, pid_t mover, uid_t uid);
 /* comm and cgroup; engine. */
 void session_read_names(struct session *s);
 /* The file that pid executes, without its folder; "" when it can't be known. */
