@@ -26,8 +26,7 @@
 #include "common/wire.h"
 #include "proc/ranges.h"
 
-/* Of the table's layout. Compiled with another, an agent stands for the one that
-   comes after this, or came before it (tests/live/test_upgrade.sh). */
+/* Of the table's layout. */
 #ifndef RECORD_VERSION
 #define RECORD_VERSION 4
 #endif
