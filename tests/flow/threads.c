@@ -110,8 +110,12 @@ static bool touch(struct thread *t)
 
 static void step_touch(struct thread *t)
 {
-	/* It holds the mapping's lock from finding it registered to being queued. */
-	if (t->step == STEP_FAULT && mm_of(t)->registered[t->page / AREA_PAGES]) {
+	unsigned area = t->page / AREA_PAGES;
+
+	/* It holds the mapping's lock from finding it registered to being queued, so
+	   nobody can unregister it between. (Unmapped it may be: that stands for what
+	   no event tells, as shmat over it.) */
+	if (t->step == STEP_FAULT && (mm_of(t)->registered[area] || !mm_of(t)->mapped[area])) {
 		/* Queued without looking at the page again: harsher than the
 		   kernel, and seen with it all the same (EEXIST). */
 		t->step = STEP_BEGIN;
