@@ -83,14 +83,17 @@ static const struct option long_options[] = {
 static void set_key(struct options *options, unsigned i)
 {
 	const struct config_key *key = config_find(key_options[i].section, key_options[i].key);
+	char *joined;
 
 	assert(key && strcmp(long_options[1 + i].name, key_options[i].option) == 0);
 	/* Stores add up, as they do in files. */
 	if (key->type == CONFIG_STORE && options->value[key - config_keys] &&
-	    asprintf(&options->stores, "%s %s", options->value[key - config_keys], optarg) >= 0)
-		options->value[key - config_keys] = options->stores;
-	else
+	    asprintf(&joined, "%s %s", options->value[key - config_keys], optarg) >= 0) {
+		free(options->stores);
+		options->value[key - config_keys] = options->stores = joined;
+	} else {
 		options->value[key - config_keys] = optarg;
+	}
 }
 
 int options_parse(struct options *options, int argc, char *argv[])

@@ -61,7 +61,6 @@ SANITIZED_TESTS = \
 	tests/live/test_fork.sh \
 	tests/live/test_hostile.sh \
 	tests/live/test_mappings.sh \
-	tests/live/test_media.sh \
 	tests/live/test_stop.sh \
 	tests/live/test_threads.sh
 

@@ -201,6 +201,8 @@ struct engine *engine_free(struct engine *e)
 	staging_free(e->flow.staging);
 	domain_registry_free(e->flow.domains);
 	stores_close(e);
+	for (unsigned i = 0; i < e->nr_owners; i++)
+		owner_free(&e->owners[i]);
 	kept_close(&e->rings);
 	record_table_close(&e->records);
 	mailbox_deinit(&e->flow.worker);

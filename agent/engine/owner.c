@@ -460,5 +460,10 @@ void owner_stop(struct owner_thread *t)
 	codec_free(o->codec);
 	slot_pool_free(o->slots);
 	safe_close(o->epoll);
-	mailbox_deinit(&o->box);
+}
+
+void owner_free(struct owner_thread *t)
+{
+	if (t->owner.flow)
+		mailbox_deinit(&t->owner.box);
 }

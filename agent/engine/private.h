@@ -136,6 +136,9 @@ struct engine {
 /* owner.c */
 int owner_start(struct owner_thread *t);
 void owner_stop(struct owner_thread *t);
+/* When stores have no thread any more: one may be waking an owner still whose read
+   it has ended. */
+void owner_free(struct owner_thread *t);
 void owner_adopt(struct owner *o, struct session *s);
 /* All but the thread; owner_stop undoes it. index and ring are the caller's to set
    (a ring that is NULL becomes one that isn't kept). 0 or negative errno. */

@@ -68,6 +68,24 @@ static void apply(struct owner *o, struct session *s, struct event_plan *plan, s
 	record_commit(s, 0);
 }
 
+/* With five levels of page tables a program may have addresses that slotmaps
+   don't index. Nothing of ours is there. */
+static bool is_in_reach(const struct uffd_msg *msg)
+{
+	const uint64_t end = SLOTMAP_VPN_MAX << PAGE_SHIFT;
+
+	switch (msg->event) {
+	case UFFD_EVENT_REMAP:
+		return msg->arg.remap.from + msg->arg.remap.len <= end &&
+		       msg->arg.remap.to + msg->arg.remap.len <= end;
+	case UFFD_EVENT_REMOVE:
+	case UFFD_EVENT_UNMAP:
+		return msg->arg.remove.end <= end;
+	default:
+		return true;
+	}
+}
+
 /* The child does something itself: what, says how it was. Its threads go on
    with that. */
 static void hear_child(struct owner *o, struct session *s, int child)
@@ -77,7 +95,8 @@ static void hear_child(struct owner *o, struct session *s, int child)
 	int n = room ? uffd_read(child, heard, MIN(room, (unsigned)ARRAY_SIZE(heard))) : 0;
 
 	for (int i = 0; i < n; i++) {
-		if (heard[i].event == UFFD_EVENT_PAGEFAULT) /* all are woken when it has a session */
+		/* faults: all are woken when it has a session */
+		if (heard[i].event == UFFD_EVENT_PAGEFAULT || !is_in_reach(&heard[i]))
 			continue;
 		event_set_child(&heard[i], child);
 		s->waiting[s->nr_waiting++] = heard[i];
@@ -128,24 +147,6 @@ void events_recover(struct owner *o, struct session *s)
 		apply(o, s, NULL, step, phase);
 	}
 	o->unquiet |= !events_are_quiet(s);
-}
-
-/* With five levels of page tables a program may have addresses that slotmaps
-   don't index. Nothing of ours is there. */
-static bool is_in_reach(const struct uffd_msg *msg)
-{
-	const uint64_t end = SLOTMAP_VPN_MAX << PAGE_SHIFT;
-
-	switch (msg->event) {
-	case UFFD_EVENT_REMAP:
-		return msg->arg.remap.from + msg->arg.remap.len <= end &&
-		       msg->arg.remap.to + msg->arg.remap.len <= end;
-	case UFFD_EVENT_REMOVE:
-	case UFFD_EVENT_UNMAP:
-		return msg->arg.remove.end <= end;
-	default:
-		return true;
-	}
 }
 
 void events_take(struct owner *o, struct session *s, const struct uffd_msg *msg)

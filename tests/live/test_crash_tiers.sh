@@ -32,7 +32,7 @@ new_worker() { [ -n "$(worker)" ] && [ "$(worker)" != "$old" ] && agent_up; }
 serve_start 16
 one=$SERVED
 for point in BATCH_PLACE BATCH_WRITTEN BATCH_HALF SEGMENT_LEFT PROMOTED; do
-	for pass in 0 3; do
+	for pass in ${CRASH_PASSES:-2}; do # how often it is passed before the kill
 		hits=$(inject_hits)
 		old=$(worker)
 		inject "$point" $pass
