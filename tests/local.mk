@@ -51,9 +51,10 @@ soak:
 		$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(SOAK_TESTS)'
 SOAK_TESTS = \
 	tests/live/test_soak.sh \
+	tests/live/test_crash_soak.sh \
+	tests/live/test_media.sh \
 	tests/live/test_stress.sh \
 	tests/live/test_databases.sh \
-	tests/live/test_domains.sh \
 	tests/live/test_runtimes.sh
 
 SANITIZED_TESTS = \
@@ -356,10 +357,10 @@ LIVE_TESTS = \
 	tests/live/test_bench.sh \
 	tests/live/test_again.sh \
 	tests/live/test_crash.sh \
-	tests/live/test_crash_soak.sh \
 	tests/live/test_crash_tiers.sh \
 	tests/live/test_damage.sh \
 	tests/live/test_databases.sh \
+	tests/live/test_domains.sh \
 	tests/live/test_exec.sh \
 	tests/live/test_fill.sh \
 	tests/live/test_fork.sh \

@@ -35,7 +35,7 @@ for point in BATCH_PLACE BATCH_WRITTEN BATCH_HALF SEGMENT_LEFT PROMOTED; do
 	for pass in ${CRASH_PASSES:-2}; do # how often it is passed before the kill
 		hits=$(inject_hits)
 		old=$(worker)
-		inject "$point" $pass
+		inject "$point" "$pass"
 		n=0
 		until inject_is_hit "$hits"; do
 			[ $((n += 1)) -lt 20 ] || fail "vacuous: $point was not reached"
