@@ -57,20 +57,6 @@ static void same(const char *what)
 			wl_wrong(what, target + i * WL_PAGE, source + i * WL_PAGE, i);
 }
 
-static int scratch_file(int flags)
-{
-	const char *folder = getenv("TMPDIR");
-	char path[256];
-	int fd, direct;
-
-	snprintf(path, sizeof(path), "%s/uswap-syscall.XXXXXX", folder ? folder : "/tmp");
-	fd = (int)WL_OK(mkostemp(path, O_CLOEXEC));
-	direct = open(path, O_RDWR | O_CLOEXEC | flags);
-	unlink(path);
-	close(fd);
-	return direct;
-}
-
 static void files(uint64_t seed)
 {
 	int flags[] = { 0, O_DIRECT }, fd;
@@ -78,7 +64,7 @@ static void files(uint64_t seed)
 
 	for (i = 0; i < 2; i++) {
 		fresh(seed + i);
-		fd = scratch_file(flags[i]);
+		fd = wl_scratch_file(flags[i]);
 		if (fd < 0) {
 			WL_CHECK(flags[i], "open: %s", strerror(errno));
 			wl_say("no O_DIRECT here: %s", strerror(errno));
@@ -99,7 +85,7 @@ static void files(uint64_t seed)
 /* Only a part of a page is written: the rest of it must come back first. */
 static void partial(uint64_t seed)
 {
-	int fd = scratch_file(0);
+	int fd = wl_scratch_file(0);
 	unsigned char want[CONTENT_PAGE], piece[100];
 	size_t i;
 
@@ -124,7 +110,7 @@ static void partial(uint64_t seed)
 static void vectors(uint64_t seed)
 {
 	struct iovec *iov = (struct iovec *)(void *)args;
-	int fd = scratch_file(0);
+	int fd = wl_scratch_file(0);
 	size_t i;
 
 	WL_CHECK(fd >= 0, "open: %s", strerror(errno));
@@ -403,7 +389,7 @@ static void requests(uint64_t seed)
 {
 	struct iocb *cb = (struct iocb *)(void *)args, **list = (struct iocb **)(void *)(args + 2048);
 	struct io_event *events = (struct io_event *)(void *)(args + WL_PAGE);
-	int fd = scratch_file(O_DIRECT), way;
+	int fd = wl_scratch_file(O_DIRECT), way;
 	aio_context_t context = 0;
 	size_t i;
 

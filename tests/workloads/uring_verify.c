@@ -119,20 +119,6 @@ static void same(const char *what)
 			wl_wrong(what, target + i * WL_PAGE, source + i * WL_PAGE, i);
 }
 
-static int scratch_file(int flags)
-{
-	const char *folder = getenv("TMPDIR");
-	char path[256];
-	int fd, again;
-
-	snprintf(path, sizeof(path), "%s/uswap-uring.XXXXXX", folder ? folder : "/tmp");
-	fd = (int)WL_OK(mkostemp(path, O_CLOEXEC));
-	again = open(path, O_RDWR | O_CLOEXEC | flags);
-	unlink(path);
-	close(fd);
-	return again;
-}
-
 /* ---- files ---- */
 
 static void pages_of_file(int fd, const char *what, uint64_t seed)
@@ -162,12 +148,12 @@ static void pages_of_file(int fd, const char *what, uint64_t seed)
 
 static void files(uint64_t seed)
 {
-	int fd = scratch_file(0);
+	int fd = wl_scratch_file(0);
 
 	WL_CHECK(fd >= 0, "open: %s", strerror(errno));
 	pages_of_file(fd, "file", seed);
 	close(fd);
-	fd = scratch_file(O_DIRECT);
+	fd = wl_scratch_file(O_DIRECT);
 	if (fd < 0) {
 		wl_say("no O_DIRECT here: %s", strerror(errno));
 		return;
@@ -181,7 +167,7 @@ static void vectors(uint64_t seed)
 {
 	struct iovec *iov = (struct iovec *)(void *)args;
 	struct io_uring_sqe *sqe;
-	int fd = scratch_file(0);
+	int fd = wl_scratch_file(0);
 	size_t i;
 
 	WL_CHECK(fd >= 0, "open: %s", strerror(errno));
@@ -209,7 +195,7 @@ static void vectors(uint64_t seed)
 static void fixed_buffers(uint64_t seed)
 {
 	struct iovec buffer[PAGES / 2];
-	int fd = scratch_file(0), r;
+	int fd = wl_scratch_file(0), r;
 	size_t i;
 
 	WL_CHECK(fd >= 0, "open: %s", strerror(errno));

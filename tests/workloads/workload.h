@@ -124,6 +124,21 @@ static inline bool wl_evicting(void)
 	return text && *text == '1';
 }
 
+/* An empty file without a name, opened with these flags besides O_RDWR. */
+static inline int wl_scratch_file(int flags)
+{
+	const char *folder = getenv("TMPDIR");
+	char path[256];
+	int fd, again;
+
+	snprintf(path, sizeof(path), "%s/uswap-workload.XXXXXX", folder ? folder : "/tmp");
+	fd = (int)WL_OK(mkostemp(path, O_CLOEXEC));
+	again = open(path, O_RDWR | O_CLOEXEC | flags);
+	unlink(path);
+	close(fd);
+	return again;
+}
+
 /* Memory of its own mapping: inaccessible pages stand on both sides. */
 static inline unsigned char *wl_map(size_t pages)
 {
