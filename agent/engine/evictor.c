@@ -222,7 +222,7 @@ void evictor_next(struct worker *w, struct session *s)
 		b->planned = b->nr;
 		b->ordered_ns = now_ns();
 		w->reserved += b->planned;
-		b->seq = ++s->seq;
+		b->seq = s->seq = session_next_seq(s->seq);
 		b->lane = b->seq % WIRE_LANES;
 		b->forced = s->forced;
 		b->hard = s->hard_pressed;

@@ -23,8 +23,6 @@
 #define EVENTS 64
 #define PROBE_MS 250
 #define GATE_EVENT ((uintptr_t)1) /* tag of an epoll pointer */
-/* More than any worker can have raised it by without a commit. */
-#define RECOVER_GENERATIONS 65536u
 
 static void owner_recover(struct owner *o, struct session *s);
 
@@ -115,7 +113,7 @@ static void owner_recover(struct owner *o, struct session *s)
 		return;
 	}
 	s->recover = 0;
-	s->generation += RECOVER_GENERATIONS;
+	s->generation += SESSION_GENERATIONS;
 	record_commit(s, 0);
 	gate_set_generation(s->gate, s->generation);
 	gate_leave(s->gate);

@@ -326,6 +326,7 @@ int record_load(struct session *s, const struct record *record)
 
 	load_constants(s, record);
 	s->generation = now->generation;
+	s->seq = session_first_seq(now->generation);
 	s->barred = now->barred;
 	s->nr_waiting = MIN(now->nr_waiting, RECORD_WAITING);
 	memcpy(s->waiting, now->waiting, s->nr_waiting * sizeof(s->waiting[0]));

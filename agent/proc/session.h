@@ -181,6 +181,10 @@ struct record_table;
  */
 enum session_user { SESSION_USER_SAME, SESSION_USER_CHANGED, SESSION_USER_PRIVATE };
 
+/* A new worker raises the generation by so many: more than the one before it can
+   have without a commit. */
+#define SESSION_GENERATIONS 65536u
+
 struct session {
 	/* const */
 	struct record *record; /* NULL: not kept (tests) */
@@ -273,7 +277,7 @@ struct session {
 	double stall_share;	 /* moving average */
 	uint32_t nr_batches;	 /* of this session, anywhere */
 	bool user_told;		 /* the engine, that it is another user's */
-	uint32_t seq;
+	uint32_t seq;		 /* of the last order; session_next_seq */
 	bool closed;		 /* by the owner */
 	bool ended;		 /* the engine was told */
 	uint64_t last_kcmp_ns;
@@ -337,6 +341,22 @@ static inline void session_lost(struct session *s, unsigned pages, const char *w
 static inline enum session_state session_state(const struct session *s)
 {
 	return (enum session_state)s->state;
+}
+
+/*
+ * Orders are numbered, and the mover's report says the number. The upper half is of
+ * this worker alone, so that a report of an order given by the one that died, which
+ * may come at any time, is not taken for the answer to one of ours: pages that have
+ * stayed then would be taken for moved, or the other way round. 0 is of POPULATE.
+ */
+static inline uint32_t session_first_seq(uint32_t generation)
+{
+	return (generation / SESSION_GENERATIONS + 1) << 16;
+}
+
+static inline uint32_t session_next_seq(uint32_t seq)
+{
+	return (seq & 0xffff) == 0xffff ? (seq & ~0xffffu) + 1 : seq + 1;
 }
 
 /* Opens what /proc tells of a process: maps, smaps, statm and tasks. 0 or

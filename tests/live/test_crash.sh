@@ -34,6 +34,26 @@ wait_until 10 "the agent to listen" agent_up
 few_fds() { [ "$(fds)" -le $((before + 6)) ]; }
 wait_until 10 "descriptors of dead workers to be closed: $(fds) instead of $before" few_fds
 [ "$(ask "$one" verify)" = $((24 * 256)) ] || fail "verify after 20 deaths"
+
+# ---- a report of an order that a dead worker gave, while a new one waits for its own ----
+# The mover is stopped with two orders before it, both the first of their workers.
+mover=$(movers)
+for i in 1 2; do
+	wait_until 30 "half of the pages to leave" absent_at_least "$one" 50
+	[ "$(ask "$one" change)" -gt 0 ] || fail "change"
+	kill -STOP "$mover"
+	hits=$(inject_hits)
+	inject ORDERED 0
+	kill_worker
+	wait_until 10 "a worker to die with its first order" inject_is_hit "$hits"
+	inject NONE 0
+	sleep 1
+	kill -CONT "$mover"
+	for ((k = 0; k < 4; k++)); do
+		[ "$(ask "$one" verify)" = $((24 * 256)) ] || fail "verify after a late report"
+		sleep 0.1
+	done
+done
 serve_stop "$one"
 
 # ---- at each point ----
