@@ -360,8 +360,11 @@ static void make_session(struct engine *e, struct attaching *a, int *fds, const 
 
 	if (r < 0) {
 		refuse(e, a, r == -EINVAL ? WIRE_UNSUPPORTED : WIRE_FAILED, strerror(-r));
-		if (s)
-			domains_leave(e, s);
+		if (!s)
+			return;
+		/* Or the next to get its record would find them under its own names. */
+		engine_forget_fds(e, s);
+		domains_leave(e, s);
 		session_free(s);
 		return;
 	}

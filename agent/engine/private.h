@@ -253,6 +253,8 @@ uint64_t stores_capacity(const struct engine *e);
 /* Gives the session's descriptors into safe keeping, those that are not there yet.
    0 or -ENOSPC. */
 int engine_keep_fds(struct engine *e, struct session *s);
+/* ... and out of it, before its record is another's. */
+void engine_forget_fds(struct engine *e, struct session *s);
 /* engine.c: what people have set for a process */
 void engine_switch(struct session *s, bool enabled, uint64_t limit_bytes);
 

@@ -496,6 +496,29 @@ static unsigned forget_forks(struct uffd_msg *msgs, unsigned nr)
 	return lost;
 }
 
+/* Of two by one name, which the service manager keeps when they are different files,
+   neither can be trusted to be the record's. */
+static void import_fd(struct record *record, const struct engine_kept_fd *v)
+{
+	enum record_fd kind = kinds[strchr(ENGINE_KEPT_KINDS, v->kind) - ENGINE_KEPT_KINDS];
+
+	if (!record || !record->id) {
+		reaper_close(v->fd);
+		return;
+	}
+	if (!(record->stored >> kind & 1)) {
+		record->fds[kind] = v->fd + 1;
+		record->stored |= 1u << kind;
+		return;
+	}
+	log_error("process %d: two descriptors have come back by the name %c%u: neither is used", (int)record->pid,
+		  v->kind, v->record);
+	reaper_close(v->fd);
+	if (record->fds[kind] > 0)
+		reaper_close(record->fds[kind] - 1);
+	record->fds[kind] = 0;
+}
+
 int engine_import_fds(const struct engine_kept_fd *v, unsigned nr)
 {
 	struct record_table records = { .kept = KEPT_NONE };
@@ -522,17 +545,8 @@ int engine_import_fds(const struct engine_kept_fd *v, unsigned nr)
 		record->stored = 0;
 		lost += forget_forks(now->waiting, MIN(now->nr_waiting, RECORD_WAITING));
 	}
-	for (i = 0; i < nr; i++) {
-		enum record_fd kind = kinds[strchr(ENGINE_KEPT_KINDS, v[i].kind) - ENGINE_KEPT_KINDS];
-
-		record = record_at(&records, v[i].record);
-		if (record && record->id) {
-			record->fds[kind] = v[i].fd + 1;
-			record->stored |= 1u << kind;
-		} else {
-			close(v[i].fd);
-		}
-	}
+	for (i = 0; i < nr; i++)
+		import_fd(record_at(&records, v[i].record), &v[i]);
 	for (i = 0; rings.found && i < OWNERS_MAX; i++)
 		lost += forget_forks(ring_at(&rings, i)->messages, FLOW_MESSAGES);
 	for (i = 0; (record = record_next(&records, &i));)

@@ -143,7 +143,7 @@ void registry_keep_child(void *ctx, struct session *child)
 	atomic_fetch_or(&child->record->stored, 1u << RECORD_UFFD);
 }
 
-static void forget_fds(struct engine *e, struct session *s)
+void engine_forget_fds(struct engine *e, struct session *s)
 {
 	for (unsigned i = 0; e->news.forget_fd && s->record && ENGINE_KEPT_KINDS[i]; i++)
 		if (s->kept_kinds >> i & 1)
@@ -153,7 +153,7 @@ static void forget_fds(struct engine *e, struct session *s)
 
 static void bury(struct engine *e, struct session *s)
 {
-	forget_fds(e, s);
+	engine_forget_fds(e, s);
 	domains_leave(e, s);
 	session_free(s);
 	e->nr_ending--;

@@ -2,26 +2,31 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Malformed packets, wrong descriptors, floods and lies on the attach socket:
 # the agent stays, and other programs are as right as before.
-# shellcheck source=tests/live/lib.sh
-. "${srcdir:-.}/tests/live/lib.sh"
+# shellcheck source=tests/live/crash.sh
+. "${srcdir:-.}/tests/live/crash.sh"
 
-live_begin
-agent_start
+crash_begin
 agent_fds() {
+	find "/proc/$(worker)/fd" -mindepth 1 2>/dev/null | wc -l
+}
+# with the service manager
+kept_fds() {
 	find "/proc/$AGENT_PID/fd" -mindepth 1 2>/dev/null | wc -l
 }
 evicted_run fill_verify 2 1
 live_idle
 fds=$(agent_fds)
+kept=$(kept_fds)
 
 serve_start 16
 bounded 90 "$WORKLOADS/hostile_peer" "$USWAP_SOCKET" >"$DIR/hostile.out" 2>&1 &
 hostile=$!
+agent=$(worker)
 rounds=0
 while kill -0 $hostile 2>/dev/null; do
 	[ "$(ask "$SERVED" verify)" = 4096 ] || fail "verify beside a hostile peer"
 	[ "$(ask "$SERVED" change)" -gt 0 ] || fail "change beside a hostile peer"
-	kill -0 "$AGENT_PID" 2>/dev/null || fail "the agent has ended: $(cat "$DIR/hostile.out")"
+	[ "$(worker)" = "$agent" ] || fail "the agent has died: $(cat "$DIR/hostile.out")"
 	timeout $((5 * FACTOR)) "$CTL" stats >/dev/null ||
 		fail "no answer to stats beside a hostile peer: $(cat "$DIR/hostile.out")"
 	rounds=$((rounds + 1))
@@ -37,6 +42,16 @@ if [ -n "$(type -P setpriv)" ]; then
 		fail "hostile peer of another user: $(cat "$DIR/hostile2.out")"
 fi
 [ "$(ask "$SERVED" verify)" = 4096 ] || fail "verify afterwards"
+
+# what they had given away is nobody else's when it all comes back
+serve=$SERVED
+serve_start 4
+wait_until 30 "half of the pages to leave" absent_at_least "$SERVED" 50
+kill_both
+wait_until 20 "the agent to listen" agent_up
+[ "$(ask "$SERVED" verify)" = 1024 ] || fail "verify of a program that came after hostile ones"
+[ "$(ask "$serve" verify)" = 4096 ] || fail "verify after the agent was killed"
+serve_stop "$serve"
 serve_stop "$SERVED"
 evicted_run fill_verify 2 1
 live_idle
@@ -44,4 +59,8 @@ few_fds() {
 	[ "$(agent_fds)" -le $((fds + 8)) ]
 }
 wait_until 10 "descriptors to be closed: $(agent_fds) instead of $fds" few_fds
+few_kept() {
+	[ "$(kept_fds)" -le $((kept + 2)) ]
+}
+wait_until 10 "the service manager to have no more than before: $(kept_fds) instead of $kept" few_kept
 live_end
