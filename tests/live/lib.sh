@@ -49,22 +49,27 @@ fail() {
 	exit 1
 }
 
-# Everything that the agent knows, or that was started with our socket in its
-# environment (which some write their title over), movers too: without an agent
-# it would wait for its pages for ever.
+# Everything that was started with our socket in its environment (which some write
+# their title over): the agent, movers, and programs.
+live_all() {
+	set -- /proc/[0-9]*/environ # before there is a grep, with that environment too
+	grep -lzxF "USWAP_SOCKET=$USWAP_SOCKET" "$@" 2>/dev/null | tr -dc '0-9\n'
+}
+
+# Kills it, and what the agent knows: without an agent that would wait for its pages
+# for ever. All are stopped before the first is killed, until no more are found, for
+# a keeper would start another worker and a manager another keeper.
 live_kill_all() {
-	local environ pid
+	local all='' more known
 
-	timeout 5 "$CTL" --json stats 2>/dev/null | jq -r '.processes[].pid' 2>/dev/null |
-		while read -r pid; do
-			[ "$pid" -le 1 ] || kill -KILL "$pid" 2>/dev/null
-		done
-
-	grep -lzxF "USWAP_SOCKET=$USWAP_SOCKET" /proc/[0-9]*/environ 2>/dev/null |
-		while read -r environ; do
-			environ=${environ%/environ}
-			kill -KILL "${environ#/proc/}" 2>/dev/null
-		done
+	known=$(timeout 5 "$CTL" --json stats 2>/dev/null | jq -r '.processes[].pid | select(. > 1)' 2>/dev/null)
+	while more=$(live_all) && [ "$more" != "$all" ]; do
+		all=$more
+		# shellcheck disable=SC2086
+		kill -STOP $all 2>/dev/null
+	done
+	# shellcheck disable=SC2086
+	kill -KILL $known $all 2>/dev/null
 }
 
 live_cleanup() {
