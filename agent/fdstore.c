@@ -16,6 +16,7 @@
 
 #include "common/fdpass.h"
 #include "common/kept.h"
+#include "common/layout.h"
 #include "common/log.h"
 #include "common/util.h"
 #include "engine/engine.h"
@@ -23,6 +24,7 @@
 #define FILE_PREFIX "k."
 #define NAMES_MAX (120u * 1024u) /* LISTEN_FDNAMES may have 128 KiB */
 #define SYNC_USEC 2000000u
+#define REFUSED_SEC 1 /* the manager starts us again and again */
 #define NOTIFY "notify" /* in the directory of kept descriptors */
 
 /* What has come back, until it is in the records. */
@@ -107,17 +109,21 @@ bool fdstore_take(const char *name, int fd)
 
 bool fdstore_taken(void)
 {
-	int r = engine_import_fds(passed.v, passed.nr);
+	char message[LAYOUT_MESSAGE];
+	int r = layout_check(message);
 
+	if (r == 0) {
+		r = engine_import_fds(passed.v, passed.nr);
+		snprintf(message, sizeof(message), "what the agent before this one has left can't be read: %s",
+			 strerror(-r));
+	}
 	free(passed.v);
 	passed = (struct passed){ 0 };
 	if (r == 0)
 		return true;
-	if (r == -ENOTSUP)
-		log_error("the programs attached were served by a newer agent, whose memory this one "
-			  "can't read: start that one again (and drain it, before an older one is to run)");
-	else
-		log_error("what the agent before this one has left can't be read: %s", strerror(-r));
+	log_error("%s", message);
+	sd_notifyf(false, "STATUS=Can't start: %s", message);
+	sleep(REFUSED_SEC);
 	return false;
 }
 

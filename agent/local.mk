@@ -119,6 +119,7 @@ agent_libengine_a_SOURCES = \
 	agent/engine/registry.c \
 	agent/engine/settings.h \
 	agent/engine/stores.c \
+	agent/engine/totals.c \
 	agent/engine/verify.c \
 	agent/engine/worker.c
 

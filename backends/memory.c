@@ -16,13 +16,13 @@
 
 #include "backends/store.h"
 #include "common/kept.h"
+#include "common/layout.h"
 #include "common/util.h"
 
 /* Memory is taken in these steps and by fallocate: writing into a hole of the
    mapping would answer a lack of memory with SIGBUS instead of an errno. */
 #define BACKING_STEP ((size_t)64 << 10)
 
-#define STORE_VERSION 1
 
 struct memory {
 	struct kept kept;
@@ -189,7 +189,7 @@ static bool memory_init(struct memory *mem)
 	int r;
 
 	snprintf(name, sizeof(name), "store%u", atomic_fetch_add(&opened, 1));
-	r = kept_open(&mem->kept, name, mem->capacity * STORE_SEGMENT, STORE_VERSION);
+	r = kept_open(&mem->kept, name, mem->capacity * STORE_SEGMENT, LAYOUT_MEMORY);
 	if (r < 0) {
 		errno = -r;
 		return false;

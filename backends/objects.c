@@ -15,6 +15,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "common/layout.h"
 #include "common/log.h"
 
 void objects_name(const struct objects *o, uint32_t segment, char *name)
@@ -363,7 +364,7 @@ static int find_host(struct objects *o, const char *host)
 static int open_kept(struct objects *o, const char *name)
 {
 	int r = kept_open(&o->kept, name ? name : "objects", o->capacity * sizeof(*o->rows),
-			  OBJECTS_KEPT_VERSION);
+			  LAYOUT_OBJECTS);
 	uint64_t random = 0;
 
 	if (r)

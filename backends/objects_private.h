@@ -42,7 +42,6 @@ struct objects_row {
 	char foreign[FOREIGN_MAX]; /* borrowed: whose; "": our own. Before number */
 };
 _Static_assert(sizeof(struct objects_row) == 96, "96 bytes a segment");
-#define OBJECTS_KEPT_VERSION 2
 
 enum created {
 	CREATED_NOT,

@@ -10,6 +10,8 @@ common_libcommon_a_SOURCES = \
 	common/inject.h \
 	common/kept.c \
 	common/kept.h \
+	common/layout.c \
+	common/layout.h \
 	common/log.c \
 	common/log.h \
 	common/mailbox.c \

@@ -349,6 +349,12 @@ tests_control_fake_agent_LDADD = \
 	agent/libmain.a agent/libkeeper.a agent/libcontrol.a agent/libsys.a \
 	backends/libbackends.a common/libcommon.a $(URING_LIBS) $(SYSTEMD_LIBS) -lm
 
+# The agent before this one: what it keeps is of the layouts that this one still reads.
+check_PROGRAMS += tests/systemd/older_agent
+tests_systemd_older_agent_SOURCES = agent/main.c agent/proc/record.c common/layout.c
+tests_systemd_older_agent_CPPFLAGS = $(AM_CPPFLAGS) -DLAYOUT_SESSIONS=4
+tests_systemd_older_agent_LDADD = $(agent_uswap_agent_LDADD)
+
 CONTROL_TESTS = \
 	tests/control/test_control.sh \
 	tests/control/test_marshal.sh

@@ -95,8 +95,12 @@ static int open_kept(struct engine *e)
 	int r = record_table_open(&e->records);
 
 	if (r == 0)
-		r = kept_open(&e->rings, ENGINE_RINGS, OWNERS_MAX * PAGE_BYTES, ENGINE_RINGS_VERSION);
-	return r < 0 ? r : kept_back(&e->rings, 0, OWNERS_MAX * PAGE_BYTES);
+		r = rings_open(&e->rings);
+	if (r == 0)
+		r = kept_back(&e->rings, 0, OWNERS_MAX * PAGE_BYTES);
+	if (r == 0)
+		totals_find(e);
+	return r;
 }
 
 static int start_threads(struct engine *e)
@@ -287,6 +291,7 @@ void engine_dispatch(struct engine *e)
 	if (read(e->timer, &ticks, sizeof(ticks)) > 0) {
 		attach_expire(e, now_ns());
 		registry_report(e, now_ns());
+		registry_keep(e);
 	}
 	report_drained(e);
 }

@@ -21,6 +21,7 @@
 #include "flow/order.h"
 #include "policy/policy.h"
 #include "common/kept.h"
+#include "common/layout.h"
 #include "common/util.h"
 #include "proc/record.h"
 #include "proc/session.h"
@@ -101,6 +102,17 @@ struct adoption {
 	bool done; /* the owner took it */
 };
 
+/* The engine's totals, as they are kept; in which order, says totals.c. */
+#define TOTALS_AGENT 24
+#define TOTALS_TIER 20
+struct totals {
+	uint64_t agent[TOTALS_AGENT];
+	struct {
+		char name[16];
+		uint64_t v[TOTALS_TIER];
+	} tiers[ENGINE_TIERS];
+};
+
 struct engine {
 	struct settings settings;
 	struct engine_news news;
@@ -126,7 +138,7 @@ struct engine {
 	uint64_t attach_refused;
 	uint64_t nr_orders; /* not finished */
 	struct verification *verification; /* verify.c; NULL: none is under way */
-	struct engine_counters ended; /* of sessions that are gone */
+	struct totals before; /* what workers before this one have told */
 	bool enabled;
 	uint64_t full_logged_ns;
 	bool draining, drained;
@@ -217,8 +229,10 @@ unsigned recover_owners(const struct engine *e);
 int recover_begin(struct engine *e, struct batch **batches);
 /* The threads are there. */
 void recover_end(struct engine *e, struct batch *batches);
-#define ENGINE_RINGS "events"
-#define ENGINE_RINGS_VERSION 1
+static inline int rings_open(struct kept *rings)
+{
+	return kept_open_since(rings, "events", OWNERS_MAX * PAGE_BYTES, LAYOUT_EVENTS_OLDEST, LAYOUT_EVENTS);
+}
 static inline struct owner_ring *ring_at(const struct kept *rings, unsigned i)
 {
 	return (struct owner_ring *)(void *)((char *)rings->base + i * PAGE_BYTES);
@@ -232,7 +246,14 @@ void registry_notice(struct engine *e, struct session *s);
 /* Logs what the threads that must not log have counted. */
 void registry_report(struct engine *e, uint64_t now);
 struct session *registry_find(struct engine *e, uint64_t id);
-void registry_add_counters(struct engine_counters *sum, const struct session *s);
+/* What has been counted, for the next worker; now and then. */
+void registry_keep(struct engine *e);
+
+/* totals.c */
+/* What workers before this one have told of the engine's totals. */
+void totals_find(struct engine *e);
+/* The same, with this one's; kept for the next. */
+void totals_add(struct engine *e, struct engine_stats *stats);
 
 /* domains.c: a session's trust domain, family and account. 0 or -ENOMEM. */
 int domains_join(struct engine *e, struct session *s);

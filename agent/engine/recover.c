@@ -224,7 +224,7 @@ static void see_session(struct engine *e, struct session *s, struct batch **batc
 	cut = slotmap_recover(&s->slots, see_slot, &see);
 	flow_account_store(s, (int64_t)see.stored);
 	counter_add(&s->counters.poisoned_total, see.lost);
-	s->poisoned_logged = see.lost;
+	s->poisoned_logged = counter_get(&s->counters.poisoned_total);
 	if (see.lost)
 		log_error("process %d (uid %u): %llu pages were lost with the worker: it gets SIGBUS there",
 			  (int)s->pid, s->uid, (unsigned long long)see.lost);
@@ -290,8 +290,8 @@ static void make_blind(struct session *s)
 	atomic_store(&s->record->root, 0);
 	set_blind(s);
 	s->nr_waiting = 0;
-	atomic_store(&s->counters.poisoned_total, 1);
-	s->poisoned_logged = 1;
+	counter_add(&s->counters.poisoned_total, 1);
+	s->poisoned_logged = counter_get(&s->counters.poisoned_total);
 	log_error("process %d (uid %u): what is kept of it is damaged: all of its pages that were away are "
 		  "lost, it gets SIGBUS there", (int)s->pid, s->uid);
 }
@@ -444,7 +444,7 @@ void engine_close_strays(void)
 
 	/* Without all of the names nothing is closed. */
 	if (dir && kept_fd("sessions") >= 0 && record_table_open(&records) == 0 &&
-	    kept_open(&rings, ENGINE_RINGS, OWNERS_MAX * PAGE_BYTES, ENGINE_RINGS_VERSION) == 0 && rings.found)
+	    rings_open(&rings) == 0 && rings.found)
 		used = calloc((size_t)max + 1, 1);
 	if (used) {
 		mark_records(&records, used, max);
@@ -532,7 +532,7 @@ int engine_import_fds(const struct engine_kept_fd *v, unsigned nr)
 		return nr ? -ENODATA : 0;
 	r = record_table_open(&records);
 	if (r == 0)
-		r = kept_open(&rings, ENGINE_RINGS, OWNERS_MAX * PAGE_BYTES, ENGINE_RINGS_VERSION);
+		r = rings_open(&rings);
 	if (r < 0) {
 		record_table_close(&records);
 		return r;

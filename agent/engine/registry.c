@@ -31,17 +31,8 @@ struct session *registry_find(struct engine *e, uint64_t id)
 	return s;
 }
 
-void registry_add_counters(struct engine_counters *sum, const struct session *s)
+static void add_totals(struct engine_counters *sum, const struct session_counters *c)
 {
-	const struct session_counters *c = &s->counters;
-	uint64_t staged = counter_get(&s->slots.count[SLOT_STAGED]);
-
-	sum->resident_bytes += s->introduced ? session_read_resident(s) : 0;
-	sum->registered_bytes += counter_get(&c->registered_bytes);
-	sum->evicted_bytes += session_evicted_pages(s) << PAGE_SHIFT;
-	sum->staged_bytes += staged << PAGE_SHIFT;
-	sum->fill_bytes += counter_get(&s->slots.count[SLOT_FILL]) << PAGE_SHIFT;
-	sum->stored_bytes += counter_get(&c->stored_bytes);
 	sum->pages_out_total += counter_get(&c->pages_out_total);
 	sum->pages_in_total += counter_get(&c->pages_in_total);
 	sum->faults_total += counter_get(&c->faults_total);
@@ -58,6 +49,19 @@ void registry_add_counters(struct engine_counters *sum, const struct session *s)
 	sum->stall_ns_total += counter_get(&c->stall_ns_total);
 	for (unsigned i = 0; i < ENGINE_LATENCY_BUCKETS; i++)
 		sum->latency[i] += counter_get(&c->latency[i]);
+}
+
+/* What has been told of it is kept. */
+static void add_counters(struct engine_counters *sum, struct session *s)
+{
+	record_keep_counters(s);
+	sum->resident_bytes += s->introduced ? session_read_resident(s) : 0;
+	sum->registered_bytes += counter_get(&s->counters.registered_bytes);
+	sum->evicted_bytes += session_evicted_pages(s) << PAGE_SHIFT;
+	sum->staged_bytes += counter_get(&s->slots.count[SLOT_STAGED]) << PAGE_SHIFT;
+	sum->fill_bytes += counter_get(&s->slots.count[SLOT_FILL]) << PAGE_SHIFT;
+	sum->stored_bytes += counter_get(&s->counters.stored_bytes);
+	add_totals(sum, &s->counters);
 }
 
 static void report_lost(struct session *s)
@@ -95,10 +99,8 @@ static void unlist(struct engine *e, struct session *s)
 	*at = s->next;
 	e->nr_sessions--;
 	report_lost(s);
-	registry_add_counters(&e->ended, s);
-	/* Nothing is held for it any more; a resident figure would be stale. */
-	e->ended.resident_bytes = e->ended.registered_bytes = 0;
-	assert(e->ended.evicted_bytes == 0 && e->ended.stored_bytes == 0); /* INV-8 */
+	record_sum_counters(&e->records, s);
+	assert(session_evicted_pages(s) == 0 && counter_get(&s->counters.stored_bytes) == 0); /* INV-8 */
 	log_debug("process %d (session %llu) is gone", s->introduced ? (int)s->pid : 0, (unsigned long long)s->id);
 	if (e->news.process_gone)
 		e->news.process_gone(e->news.ctx, s->id);
@@ -222,7 +224,7 @@ static void describe(struct engine *e, struct session *s, struct engine_process 
 		p->reason = "forked, without a mover of its own";
 	memcpy(p->command, s->command, sizeof(p->command));
 	memcpy(p->cgroup, s->cgroup, sizeof(p->cgroup));
-	registry_add_counters(&p->counters, s);
+	add_counters(&p->counters, s);
 }
 
 size_t engine_get_processes(struct engine *e, struct engine_process *v, size_t n)
@@ -331,6 +333,16 @@ static void add_store_stats(struct engine *e, struct engine_stats *stats)
 	stats->held_bytes = stats->store_used_bytes + stats->staging_bytes + stats->metadata_bytes;
 }
 
+void registry_keep(struct engine *e)
+{
+	struct engine_stats stats = { .attach_refused_total = e->attach_refused };
+
+	for (struct session *s = e->sessions; s; s = s->next)
+		record_keep_counters(s);
+	add_store_stats(e, &stats);
+	totals_add(e, &stats);
+}
+
 void engine_get_stats(struct engine *e, struct engine_stats *stats)
 {
 	*stats = (struct engine_stats){
@@ -338,9 +350,10 @@ void engine_get_stats(struct engine *e, struct engine_stats *stats)
 		.eviction_enabled = e->enabled,
 		.dedup_domain = settings_dedup_name(e->settings.dedup_domain),
 		.attach_refused_total = e->attach_refused,
-		.counters = e->ended,
 	};
+	add_totals(&stats->counters, record_sums(&e->records));
 	for (struct session *s = e->sessions; s; s = s->next)
-		registry_add_counters(&stats->counters, s);
+		add_counters(&stats->counters, s);
 	add_store_stats(e, stats);
+	totals_add(e, stats);
 }

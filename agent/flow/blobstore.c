@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/inject.h"
+#include "common/layout.h"
 #include "flow/blobstore_private.h"
 
 #define DICT_LEVEL 1 /* what pays: docs/PERFORMANCE.md */
@@ -17,7 +18,6 @@ struct entries_own {
 };
 _Static_assert(sizeof(struct entries_own) <= KEPT_OWN, "fits the header");
 
-#define ENTRIES_VERSION 2
 
 static bool open_tiers(struct blobstore *bs, struct store *const *stores, unsigned nr)
 {
@@ -36,7 +36,7 @@ static bool open_tiers(struct blobstore *bs, struct store *const *stores, unsign
 	bs->nr_segments = (uint32_t)MIN(segments, (uint64_t)BLOB_SEGMENTS);
 	bs->segments = calloc(bs->nr_segments, sizeof(*bs->segments));
 	if (!bs->segments || kept_open(&bs->entries_kept, "segments",
-				       bs->nr_segments * sizeof(struct segment_entry), ENTRIES_VERSION))
+				       bs->nr_segments * sizeof(struct segment_entry), LAYOUT_SEGMENTS))
 		return false;
 	bs->entries = bs->entries_kept.base;
 	return true;

@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "common/kept.h"
+#include "common/layout.h"
 #include "common/util.h"
 #include "page/blob_entry.h"
 #include "page/blob_index.h"
@@ -26,7 +27,6 @@ struct group {
 	uint32_t prev;
 };
 
-#define TABLE_VERSION 1
 
 struct words { /* the kept file's own */
 	_Atomic uint32_t groups; /* ever touched */
@@ -72,7 +72,7 @@ struct blob_table *blob_table_new(uint32_t max)
 	if (!table)
 		return NULL;
 	table->max_groups = max / GROUP_ENTRIES + 1; /* id 0 is one more */
-	r = kept_open(&table->kept, "blobs", table->max_groups * GROUP_BYTES, TABLE_VERSION);
+	r = kept_open(&table->kept, "blobs", table->max_groups * GROUP_BYTES, LAYOUT_BLOBS);
 	if (r < 0) {
 		errno = -r;
 		return blob_table_free(table);

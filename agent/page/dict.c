@@ -10,10 +10,10 @@
 #include <string.h>
 
 #include "common/kept.h"
+#include "common/layout.h"
 #include "common/util.h"
 
 #define KEPT_DICTS "dictionaries"
-#define KEPT_VERSION 1
 
 /* Smaller ones are not worth their tables. */
 #define DICT_BYTES_MIN 1024
@@ -78,7 +78,7 @@ struct dict_table *dict_table_new(int level)
 	if (!table)
 		return NULL;
 	table->level = level;
-	r = kept_open(&table->kept, KEPT_DICTS, DICT_MAX * DICT_BYTES, KEPT_VERSION);
+	r = kept_open(&table->kept, KEPT_DICTS, DICT_MAX * DICT_BYTES, LAYOUT_DICTIONARIES);
 	if (r == 0) {
 		table->size = table->kept.own;
 		r = adopt(table);

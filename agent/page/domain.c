@@ -6,10 +6,10 @@
 #include <sys/random.h>
 
 #include "common/kept.h"
+#include "common/layout.h"
 #include "common/util.h"
 #include "page/seal.h"
 
-#define DOMAINS_VERSION 2
 #define DOMAINS_MAX 65536u
 #define BACK_RECORDS ((uint32_t)(16 * PAGE_BYTES / sizeof(struct record)))
 
@@ -42,7 +42,7 @@ struct domain_registry *domain_registry_new(void)
 	if (!reg)
 		return NULL;
 	pthread_mutex_init(&reg->lock, NULL);
-	if (kept_open(&reg->kept, "domains", DOMAINS_MAX * sizeof(struct record), DOMAINS_VERSION) < 0)
+	if (kept_open(&reg->kept, "domains", DOMAINS_MAX * sizeof(struct record), LAYOUT_DOMAINS) < 0)
 		return domain_registry_free(reg);
 	reg->records = reg->kept.base;
 	return reg;

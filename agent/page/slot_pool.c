@@ -5,10 +5,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "common/layout.h"
+
 #define STEP_BYTES ((size_t)1 << 20)
 #define STEP_NODES ((uint32_t)(STEP_BYTES / NODE_BYTES))
 
-#define POOL_VERSION 1
 
 static struct slot_pool_words *words(const struct slot_pool *pool)
 {
@@ -35,7 +36,7 @@ struct slot_pool *slot_pool_open(const char *name, size_t max_bytes)
 	if (!pool)
 		return NULL;
 	pool->used = 1; /* node 0 means none */
-	r = kept_open(&pool->kept, name, steps * STEP_BYTES, POOL_VERSION);
+	r = kept_open(&pool->kept, name, steps * STEP_BYTES, LAYOUT_SLOTS);
 	if (r < 0) {
 		free(pool);
 		errno = -r;

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "common/kept.h"
+#include "common/layout.h"
 #include "common/util.h"
 
 #define INDEX_NONE UINT32_MAX
@@ -37,15 +38,14 @@ struct staging {
 	_Atomic uint32_t idle;	   /* with memory, free */
 };
 
-#define STAGING_VERSION 1
 #define BACK_ENTRIES ((uint32_t)4096)
 
 static int map_all(struct staging *st)
 {
-	int r = kept_open(&st->file, "staging", (size_t)st->nr << PAGE_SHIFT, STAGING_VERSION);
+	int r = kept_open(&st->file, "staging", (size_t)st->nr << PAGE_SHIFT, LAYOUT_STAGING);
 
 	if (r == 0)
-		r = kept_open(&st->table, "staged", st->nr * sizeof(*st->entries), STAGING_VERSION);
+		r = kept_open(&st->table, "staged", st->nr * sizeof(*st->entries), LAYOUT_STAGING);
 	if (r < 0)
 		return r;
 	st->pages = st->file.base;

@@ -5,11 +5,9 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "common/layout.h"
 #include "common/util.h"
 #include "proc/session.h"
-
-#define TABLE_OLDEST 4 /* before, fewer events could wait, and whose domain was not told */
-#define TABLE_VERSION RECORD_VERSION
 
 #define LIST_BYTES ((size_t)RECORD_RANGES * sizeof(struct range))
 #define FIXED_BYTES ((sizeof(struct record) + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1))
@@ -17,11 +15,22 @@
 #define RANGES_PER_PAGE ((uint32_t)(PAGE_BYTES / sizeof(struct range)))
 
 _Static_assert(SESSION_WAITING_MAX == RECORD_WAITING, "all that can wait are kept");
+_Static_assert(sizeof(struct session_counters) <= RECORD_COUNTERS * sizeof(uint64_t), "all of them are kept");
+
+/* What sessions that are over have counted, all together. */
+struct sums {
+	uint64_t last; /* the session that was added last */
+	uint64_t counters[RECORD_COUNTERS];
+};
 
 /* The table's own words. */
 struct words {
 	_Atomic uint32_t top; /* records from here on were never used */
+	/* since version 5 */
+	_Atomic uint32_t now; /* which of these is good: a new one is written whole, then named */
+	struct sums sums[2];
 };
+_Static_assert(sizeof(struct words) <= KEPT_OWN, "in the header");
 
 static struct words *words(const struct record_table *table)
 {
@@ -35,7 +44,8 @@ static struct record *at(const struct record_table *table, uint32_t i)
 
 int record_table_open(struct record_table *table)
 {
-	int r = kept_open_since(&table->kept, "sessions", RECORDS_MAX * STRIDE, TABLE_OLDEST, TABLE_VERSION);
+	int r = kept_open_since(&table->kept, "sessions", RECORDS_MAX * STRIDE, LAYOUT_SESSIONS_OLDEST,
+				LAYOUT_SESSIONS);
 
 	if (r < 0)
 		return r;
@@ -201,6 +211,69 @@ void record_introduce(struct session *s)
 	atomic_store_explicit(&record->introduced, 1, memory_order_release);
 }
 
+/* ---- counters ---- */
+
+/* Those of what is there now; it is counted anew. */
+#define GAUGES 2
+_Static_assert(offsetof(struct session_counters, pages_out_total) == GAUGES * sizeof(uint64_t), "the first ones");
+
+/* An older agent's build, in the tests, has no place for them. */
+#define HAS_COUNTERS (LAYOUT_SESSIONS >= 5)
+
+static unsigned nr_counters(void)
+{
+	return sizeof(struct session_counters) / sizeof(uint64_t);
+}
+
+static _Atomic uint64_t *counters_of(struct session *s)
+{
+	return (_Atomic uint64_t *)(void *)&s->counters;
+}
+
+void record_keep_counters(struct session *s)
+{
+	struct record *record = s->record;
+
+	if (!HAS_COUNTERS || !record || record->summed)
+		return;
+	for (unsigned i = GAUGES; i < nr_counters(); i++)
+		record->counters[i] = counter_get(&counters_of(s)[i]);
+}
+
+void record_sum_counters(struct record_table *table, struct session *s)
+{
+	struct words *w = words(table);
+	const struct sums *old = &w->sums[w->now & 1];
+	struct sums *new = &w->sums[!(w->now & 1)];
+
+	if (!HAS_COUNTERS || (s->record && s->record->summed))
+		return;
+	new->last = s->id;
+	for (unsigned i = GAUGES; i < nr_counters(); i++)
+		new->counters[i] = old->counters[i] + counter_get(&counters_of(s)[i]);
+	atomic_store_explicit(&w->now, !(w->now & 1), memory_order_release);
+	/* A worker that finds it between these two knows it by its id. */
+	if (s->record)
+		s->record->summed = 1;
+}
+
+const struct session_counters *record_sums(const struct record_table *table)
+{
+	const struct words *w = words(table);
+
+	return (const struct session_counters *)(const void *)w->sums[w->now & 1].counters;
+}
+
+static void load_counters(struct session *s, struct record *record)
+{
+	const struct words *w = words(s->records);
+
+	if (w->sums[w->now & 1].last == record->id)
+		record->summed = 1;
+	for (unsigned i = GAUGES; HAS_COUNTERS && !record->summed && i < nr_counters(); i++)
+		atomic_init(&counters_of(s)[i], record->counters[i]);
+}
+
 /* ---- events ---- */
 
 static uint32_t copy_bag(struct range *to, const struct ranges *from, uint32_t max, bool *lost)
@@ -318,13 +391,14 @@ static void load_constants(struct session *s, const struct record *record)
 	s->fds.tasks = fds[RECORD_TASKS] - 1;
 }
 
-int record_load(struct session *s, const struct record *record)
+int record_load(struct session *s, struct record *record)
 {
 	const struct record_state *now = &record->states[record->now & 1];
 	uint32_t nr = MIN(now->nr_registered, RECORD_RANGES);
 	int r;
 
 	load_constants(s, record);
+	load_counters(s, record);
 	s->generation = now->generation;
 	s->seq = session_first_seq(now->generation);
 	s->barred = now->barred;

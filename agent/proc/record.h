@@ -26,16 +26,14 @@
 #include "common/wire.h"
 #include "proc/ranges.h"
 
-/* Of the table's layout. */
-#ifndef RECORD_VERSION
-#define RECORD_VERSION 4
-#endif
 #define RECORDS_MAX 65536u
 #define RECORD_RANGES 16384u /* registered ones that are kept */
 #define RECORD_BAG 64u	     /* ... of those moved away from */
 #define RECORD_WAITING 64u
+#define RECORD_COUNTERS 120u /* room for a session's */
 
 struct session;
+struct session_counters;
 
 /* The descriptors that a record names. */
 enum record_fd {
@@ -105,6 +103,9 @@ struct record {
 	uint32_t is_private;
 	_Atomic uint32_t stored; /* bits of enum record_fd: the service manager has it; engine, and
 				    a fork child's owner before */
+	/* since version 5: engine */
+	uint32_t summed; /* it is over, and its counters are in the table's sums */
+	uint64_t counters[RECORD_COUNTERS]; /* as they were told last */
 };
 
 struct record_table {
@@ -129,6 +130,13 @@ struct record *record_at(const struct record_table *table, uint32_t i);
 /* Another one that hasn't ended and has this descriptor for its userfaultfd. */
 bool record_knows_uffd(const struct record_table *table, int fd);
 
+/* What the session has counted, and, once, into the sums of those that are over.
+   What was told goes on from there with the next worker, what wasn't may be lost
+   with this one. Engine. */
+void record_keep_counters(struct session *s);
+void record_sum_counters(struct record_table *table, struct session *s);
+const struct session_counters *record_sums(const struct record_table *table);
+
 /* What the session's descriptors are, into the record. */
 void record_set_fds(struct record *record, const struct session *s);
 
@@ -145,6 +153,6 @@ void record_note(struct session *s, unsigned i, unsigned phase);
    among those waiting in *i and the phase, 0: none was. */
 unsigned record_noted(const struct record *record, unsigned *i);
 /* Fills the session's side from the record. 0 or -ENOMEM. */
-int record_load(struct session *s, const struct record *record);
+int record_load(struct session *s, struct record *record);
 
 #endif

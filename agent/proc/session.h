@@ -99,6 +99,8 @@ enum { /* notices to the engine */
 	SESSION_NEWS_BURIED = 1 << 4,
 };
 
+/* Kept, in this order, but for the first two (proc/record.c): a new one goes behind
+   the last, and raises LAYOUT_SESSIONS. */
 struct session_counters { /* owner unless said */
 	_Atomic uint64_t stored_bytes;
 	_Atomic uint64_t registered_bytes;

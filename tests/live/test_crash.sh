@@ -14,6 +14,8 @@ one=$SERVED
 for how in kill_worker kill_both kill_worker; do
 	wait_until 30 "half of the pages to leave" absent_at_least "$one" 50
 	before=$(total evicted_bytes)
+	told=$(total pages_out_total) packed=$(total packed_pages_total)
+	of_one=$(of_process "$SERVED_PID" pages_out_total)
 	old=$(worker)
 	$how
 	agent_is_new() { [ -n "$(worker)" ] && [ "$(worker)" != "$old" ]; }
@@ -21,6 +23,10 @@ for how in kill_worker kill_both kill_worker; do
 	wait_until 10 "the agent to listen" agent_up
 	after=$(total evicted_bytes)
 	[ "$after" -ge $((before / 2)) ] || fail "$how: of $before bytes evicted the new worker knows $after"
+	if [ "$(total pages_out_total)" -lt "$told" ] || [ "$(total packed_pages_total)" -lt "$packed" ] ||
+		[ "$(of_process "$SERVED_PID" pages_out_total)" -lt "$of_one" ]; then
+		fail "$how: totals begin anew"
+	fi
 	[ "$(ask "$one" verify)" = $((24 * 256)) ] || fail "verify after $how"
 	say "$how with $before bytes away: all of them right"
 done

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "common/kept.h"
+#include "common/layout.h"
 #include "common/util.h"
 
 #define BYTES ((size_t)1 << 30)
@@ -131,6 +132,47 @@ START_TEST(test_what_is_no_file_of_ours_is_refused)
 }
 END_TEST
 
+static void keep(const char *name, uint32_t version)
+{
+	struct kept k;
+
+	ck_assert_int_eq(kept_open(&k, name, PAGE_BYTES, version), 0);
+	kept_close(&k);
+}
+
+START_TEST(test_whose_layout_is_not_known)
+{
+	static const struct {
+		const char *name;
+		uint32_t version;
+		const char *said; /* NULL: it is known */
+	} cases[] = {
+		{ "sessions", LAYOUT_SESSIONS, NULL },
+		{ "sessions", LAYOUT_SESSIONS_OLDEST, NULL },
+		{ "sessions", LAYOUT_SESSIONS_OLDEST - 1, "agent too old for this one" },
+		{ "sessions", LAYOUT_SESSIONS + 1, "newer agent" },
+		{ "slots15", LAYOUT_SLOTS, NULL },
+		{ "slots15", LAYOUT_SLOTS + 1, "newer agent" },
+		{ "rados.00ff", LAYOUT_OBJECTS, NULL },
+		{ "slotsfuture", LAYOUT_SLOTS, "newer agent" }, /* what it is only a newer one knows */
+		{ "future", 1, "newer agent" },
+	};
+	char message[LAYOUT_MESSAGE];
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		kept_use(kept_directory_new());
+		ck_assert_int_eq(layout_check(message), 0);
+		ck_assert_int_eq(kept_set_fd("attach", 0), 0); /* a socket or the like */
+		keep("blobs", LAYOUT_BLOBS);
+		keep(cases[i].name, cases[i].version);
+		ck_assert_int_eq(layout_check(message), cases[i].said ? -ENOTSUP : 0);
+		ck_assert(!cases[i].said || (strstr(message, cases[i].said) && strstr(message, cases[i].name)));
+		/* and it has not been touched */
+		ck_assert_uint_eq(kept_version(cases[i].name), cases[i].version);
+	}
+}
+END_TEST
+
 START_TEST(test_directory)
 {
 	const char *name;
@@ -174,6 +216,7 @@ int main(void)
 	tcase_add_test(tc, test_found_by_the_next);
 	tcase_add_test(tc, test_another_version_is_refused);
 	tcase_add_test(tc, test_what_is_no_file_of_ours_is_refused);
+	tcase_add_test(tc, test_whose_layout_is_not_known);
 	tcase_add_test(tc, test_directory);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);

@@ -247,6 +247,76 @@ static struct session *new_session(struct record_table *table, struct record *re
 	return s;
 }
 
+static struct session *counting_session(struct record_table *table, uint64_t id, uint64_t faults)
+{
+	struct record *record = record_new(table);
+	struct session *s = session_new(id, 1000);
+
+	s->records = table;
+	s->record = record;
+	s->counters.faults_total = faults;
+	s->counters.stored_bytes = 8;
+	s->counters.latency[SESSION_LATENCY_BUCKETS - 1] = 9;
+	record_commit(s, 0);
+	record_publish(record, id);
+	return s;
+}
+
+static struct session *take_over(struct record_table *table, uint32_t *at)
+{
+	struct record *record = record_next(table, at);
+	struct session *s = session_new(record->id, 1000);
+
+	s->records = table;
+	s->record = record;
+	ck_assert_int_eq(record_load(s, record), 0);
+	return s;
+}
+
+START_TEST(test_counters_go_on)
+{
+	struct record_table table;
+	struct session *s[3];
+	uint32_t at = 0;
+
+	ck_assert_int_eq(record_table_open(&table), 0);
+	for (unsigned i = 0; i < 3; i++)
+		s[i] = counting_session(&table, i + 1, 100);
+	record_keep_counters(s[0]);
+	s[0]->counters.faults_total = 101; /* which nobody was told */
+	/* two are over; the worker dies before either is buried, and before it has
+	   noted that the second is in the sums */
+	record_sum_counters(&table, s[1]);
+	record_sum_counters(&table, s[1]); /* once only */
+	record_sum_counters(&table, s[2]);
+	s[2]->record->summed = 0;
+	ck_assert_uint_eq(record_sums(&table)->faults_total, 200);
+	for (unsigned i = 0; i < 3; i++) {
+		s[i]->record = NULL;
+		session_free(s[i]);
+	}
+	record_table_close(&table);
+
+	ck_assert_int_eq(record_table_open(&table), 0);
+	for (unsigned i = 0; i < 3; i++)
+		s[i] = take_over(&table, &at);
+	ck_assert_uint_eq(s[0]->counters.faults_total, 100);
+	ck_assert_uint_eq(s[0]->counters.latency[SESSION_LATENCY_BUCKETS - 1], 9);
+	ck_assert_uint_eq(s[0]->counters.stored_bytes, 0); /* what is stored is counted anew */
+	for (unsigned i = 1; i < 3; i++) {
+		ck_assert_uint_eq(s[i]->counters.faults_total, 0);
+		record_sum_counters(&table, s[i]);
+	}
+	ck_assert_uint_eq(record_sums(&table)->faults_total, 200);
+	record_sum_counters(&table, s[0]);
+	ck_assert_uint_eq(record_sums(&table)->faults_total, 300);
+	ck_assert_uint_eq(record_sums(&table)->latency[SESSION_LATENCY_BUCKETS - 1], 27);
+	for (unsigned i = 0; i < 3; i++)
+		session_free(s[i]);
+	record_table_close(&table);
+}
+END_TEST
+
 START_TEST(test_record)
 {
 	struct record_table table;
@@ -314,6 +384,7 @@ int main(void)
 	tcase_add_test(tc, test_staging);
 	tcase_add_test(tc, test_blobs);
 	tcase_add_test(tc, test_record);
+	tcase_add_test(tc, test_counters_go_on);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);
