@@ -307,6 +307,7 @@ static void destroy(void *self)
 	}
 	o->ops->close(o->self);
 	reads_deinit(o);
+	writes_deinit(o);
 	kept_close(&o->kept);
 	pthread_cond_destroy(&o->changed);
 	pthread_mutex_destroy(&o->lock);
@@ -407,6 +408,7 @@ static int init(struct objects *o, const struct objects_settings *settings)
 	int r;
 
 	pthread_mutex_init(&o->lock, NULL);
+	writes_init(o);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&o->changed, &attr);

@@ -73,6 +73,16 @@ struct reads {
 	uint32_t nr_sent;
 };
 
+struct pending_write;
+
+/* Writes that have not been sent yet. */
+struct writes {
+	pthread_mutex_t lock;
+	struct pending_write *queue, **queue_tail;
+	unsigned under_way; /* operations */
+	bool sending;	    /* somebody takes from the queue until it is empty */
+};
+
 struct objects {
 	const struct objstore_ops *ops;
 	void *self;
@@ -94,6 +104,7 @@ struct objects {
 	uint64_t first_number;	   /* of this worker's own */
 
 	struct reads reads;
+	struct writes writes;
 
 	pthread_mutex_t lock; /* all that follows, unless it is atomic */
 	pthread_cond_t changed;
@@ -159,6 +170,8 @@ int objects_end(struct objects *o, struct object_io *io, unsigned timeout_ms);
 int objects_io(struct objects *o, struct object_io *io, unsigned timeout_ms);
 
 /* objects_write.c */
+void writes_init(struct objects *o);
+void writes_deinit(struct objects *o);
 int writes_now(void *self, uint32_t segment, size_t offset, const void *buf, size_t len);
 void writes_start(void *self, struct store_write *write);
 int writes_wait(void *self, struct store_write *write);

@@ -53,6 +53,9 @@ struct object_io {
 	uint64_t offset;
 	void *buf;
 	size_t len;
+	/* OBJECT_WRITE and _CREATE: more for the same object, of which offset, buf,
+	   len and with count. All of it is done at once, or none. */
+	struct object_io *with;
 	/* result: bytes read (fewer: the object ends there), 0, or -errno */
 	void (*done)(struct object_io *io, int result);
 	void *arg; /* the caller's */

@@ -101,7 +101,8 @@ static int build(const struct rados_library *lib, rados_write_op_t op, const str
 	default:
 		return -EINVAL;
 	}
-	lib->rados_write_op_write(op, io->buf, io->len, io->offset);
+	for (; io; io = io->with)
+		lib->rados_write_op_write(op, io->buf, io->len, io->offset);
 	lib->rados_write_op_set_flags(op, LIBRADOS_OP_FLAG_FADVISE_DONTNEED);
 	return 0;
 }

@@ -486,7 +486,10 @@ bool mover_step(struct blobstore *bs)
 	}
 	if (m->victim)
 		return move_batch(bs);
-	return m->used_out && outgoing_finish(bs);
+	if (m->used_out)
+		return outgoing_finish(bs);
+	outgoing_rest(bs);
+	return false;
 }
 
 /* The first tier has no room; then the mover's victim is one of it, if any can

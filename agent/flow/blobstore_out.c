@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "common/inject.h"
 #include "flow/blobstore_private.h"
@@ -56,6 +57,15 @@ void outgoing_deinit(struct blobstore *bs)
 	}
 	free(m->out);
 	m->out = NULL;
+}
+
+void outgoing_rest(struct blobstore *bs)
+{
+	struct mover *m = &bs->mover;
+
+	for (uint32_t i = 0; m->out_touched && i < m->nr_out; i++)
+		(void)madvise(m->out[i].bytes, SEALED_BATCH, MADV_DONTNEED); /* if not, they stay */
+	m->out_touched = false;
 }
 
 void tier_note_write(struct tier *t, int r, uint32_t bytes)
@@ -132,6 +142,7 @@ bool outgoing_start(struct blobstore *bs)
 	if (!out->n)
 		return true;
 	inject(INJECT_BATCH_PLACE);
+	m->out_touched = true;
 	r = seal_batch(bs, out);
 	if (r)
 		out->write.result = r; /* as if written, and failed */

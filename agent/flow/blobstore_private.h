@@ -207,7 +207,9 @@ struct outgoing {
 	bool last;	/* of its victim */
 	bool abandoned; /* a batch of the same victim failed */
 };
-#define OUTGOING_MAX 8
+/* More than the store has under way (backends/objects_write.c), so that what
+   waits there can be joined. */
+#define OUTGOING_MAX 40
 
 /*
  * The mover: takes what lives in one segment, batch by batch, to another tier
@@ -230,6 +232,7 @@ struct mover {
 	uint32_t bytes;
 	struct outgoing *out; /* a ring of nr_out */
 	uint32_t nr_out, first_out, used_out;
+	bool out_touched; /* since outgoing_rest */
 	struct seal *seal;
 };
 
@@ -413,6 +416,8 @@ bool mover_make_room(struct blobstore *bs);
 bool outgoing_init(struct blobstore *bs);
 /* Waits for those on their way; may be repeated. */
 void outgoing_deinit(struct blobstore *bs);
+/* Nothing is on its way, nor has to be: gives back the buffers' memory. */
+void outgoing_rest(struct blobstore *bs);
 /* Where the next batch is put together. */
 static inline struct outgoing *outgoing_next(struct mover *m)
 {

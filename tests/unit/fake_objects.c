@@ -11,7 +11,7 @@
 
 #include "common/util.h"
 
-#define RULES_MAX 16
+#define RULES_MAX 256
 #define HELD_MAX 1024
 
 struct fake_cluster {
@@ -205,8 +205,11 @@ static int do_io(struct fake_cluster *c, struct object_io *io)
 	fd = open(path_of(c, io->name, path), flags | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return -errno;
-	n = io->kind == OBJECT_READ ? pread(fd, io->buf, io->len, (off_t)io->offset) :
-				      pwrite(fd, io->buf, io->len, (off_t)io->offset);
+	n = 0;
+	if (io->kind == OBJECT_READ)
+		n = pread(fd, io->buf, io->len, (off_t)io->offset);
+	for (const struct object_io *w = io; io->kind != OBJECT_READ && w && n >= 0; w = w->with)
+		n = pwrite(fd, w->buf, w->len, (off_t)w->offset);
 	close(fd);
 	if (n < 0)
 		return -errno;

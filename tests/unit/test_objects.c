@@ -4,6 +4,7 @@
 #include <check.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -351,6 +352,167 @@ START_TEST(test_expelled)
 }
 END_TEST
 
+/* ---- several writes at a time ---- */
+
+#define PART ((size_t)8 << 10)
+#define PARTS 40
+
+/* Parts of some segments, each with bytes of its own. */
+static struct store_write parts[PARTS];
+static unsigned char part_bytes[PARTS][PART];
+
+/* They go round the segments. */
+static void parts_start(const uint32_t *segments, unsigned nr_segments, unsigned from, unsigned to)
+{
+	for (unsigned i = from; i < to; i++) {
+		memset(part_bytes[i], (int)(i + 1), PART);
+		parts[i] = (struct store_write){ .segment = segments[i % nr_segments],
+						 .offset = (uint32_t)(i / nr_segments * PART),
+						 .len = PART,
+						 .buf = part_bytes[i] };
+		store_write_start(store, &parts[i]);
+	}
+}
+
+/* What has been acknowledged is there. */
+static int part_wait(unsigned i)
+{
+	int r = store_write_wait(store, &parts[i]);
+	unsigned char back[PART];
+
+	if (r)
+		return r;
+	ck_assert_int_eq(store_read(store, parts[i].segment, parts[i].offset, back, PART), 0);
+	ck_assert_mem_eq(back, part_bytes[i], PART);
+	return 0;
+}
+
+/* So many operations are under way; what waits for a segment goes as one. */
+START_TEST(test_waiting_writes_are_joined)
+{
+	uint32_t segments[2] = { new_segment(), new_segment() };
+
+	fake_add(cluster, (struct fake_rule){ .call = FAKE_CREATE, .held = true });
+	fake_add(cluster, (struct fake_rule){ .call = FAKE_WRITE, .held = true });
+	parts_start(segments, 1, 0, 20);
+	ck_assert_uint_eq(fake_held(cluster), 4);
+	parts_start(segments + 1, 1, 20, 22); /* another one's don't go with it */
+	ck_assert_uint_eq(fake_held(cluster), 4);
+	fake_clear(cluster);
+	fake_release(cluster);
+	ck_assert_uint_eq(fake_calls(cluster, FAKE_CREATE), 2);
+	ck_assert_uint_eq(fake_calls(cluster, FAKE_WRITE), 4);
+	for (unsigned i = 0; i < 22; i++)
+		ck_assert_int_eq(part_wait(i), 0);
+	store_segment_free(store, segments[0]);
+	store_segment_free(store, segments[1]);
+}
+END_TEST
+
+/* A joined write that has timed out, landed or not: its first part is written
+   again, at its own place. After that there is hope for the others as soon as the
+   keeper says so; which of them, and that the rest fails, is all that is told. */
+START_TEST(test_joined_write_that_timed_out)
+{
+	uint32_t segment = new_segment();
+	unsigned good = 0;
+
+	fake_add(cluster, (struct fake_rule){ .call = FAKE_CREATE, .held = true, .times = 1 });
+	fake_add(cluster, (struct fake_rule){ .call = FAKE_WRITE, .held = true, .times = 3 });
+	parts_start(&segment, 1, 0, 12);
+	fake_add(cluster, (struct fake_rule){ .call = FAKE_WRITE, .error = -ETIMEDOUT, .landed = _i, .times = 1 });
+	fake_release(cluster);
+	ck_assert_uint_eq(fake_calls(cluster, FAKE_WRITE), 4);
+	for (unsigned i = 0; i < 12; i++) {
+		int r = part_wait(i);
+
+		ck_assert(r == 0 || (i > 4 && r == -ETIMEDOUT));
+		good += !r;
+	}
+	ck_assert_uint_ge(good, 5);
+	ck_assert_uint_eq(fake_calls(cluster, FAKE_WRITE), 4 + good - 4);
+	UNTIL(state() == STORE_UP);
+	store_segment_free(store, segment);
+}
+END_TEST
+
+/* The creation is lost, those behind it find no object; each comes again. */
+START_TEST(test_lost_creation)
+{
+	uint32_t segment = new_segment();
+
+	fake_add(cluster, (struct fake_rule){ .call = FAKE_CREATE, .error = -ETIMEDOUT, .times = 1 });
+	parts_start(&segment, 1, 0, 3);
+	for (unsigned i = 0; i < 3; i++)
+		ck_assert_int_eq(part_wait(i), 0);
+	ck_assert_int_ne(state(), STORE_GONE);
+	store_segment_free(store, segment);
+	UNTIL(fake_count(cluster, "s.") == 0);
+}
+END_TEST
+
+/* The pool is deleted with parts under way and waiting: all of them fail. */
+START_TEST(test_joined_writes_without_a_pool)
+{
+	uint32_t segment = new_segment();
+
+	fake_add(cluster, (struct fake_rule){ .call = FAKE_CREATE, .error = -ENOENT });
+	fake_add(cluster, (struct fake_rule){ .call = FAKE_WRITE, .error = -ENOENT });
+	fake_add(cluster, (struct fake_rule){ .call = FAKE_LEASE, .error = -ENOENT });
+	parts_start(&segment, 1, 0, 8);
+	for (unsigned i = 0; i < 8; i++)
+		ck_assert_int_lt(part_wait(i), 0);
+	UNTIL(state() == STORE_GONE);
+	fake_clear(cluster);
+	UNTIL(state() == STORE_UP);
+	store_segment_free(store, segment);
+}
+END_TEST
+
+static atomic_bool stop_releasing;
+
+static void *release_all(void *arg)
+{
+	(void)arg;
+	while (!atomic_load(&stop_releasing)) {
+		usleep(100);
+		fake_release(cluster);
+	}
+	return NULL;
+}
+
+/* Whatever goes wrong: what was acknowledged is right, the rest is told. */
+START_TEST(test_writes_at_random)
+{
+	pthread_t releaser;
+	uint32_t segments[3] = { new_segment(), new_segment(), new_segment() };
+	unsigned begun = 0, waited = 0, good = 0, seed = (unsigned)_i;
+
+	ck_assert_int_eq(pthread_create(&releaser, NULL, release_all, NULL), 0);
+	while (waited < PARTS) {
+		unsigned dice = (unsigned)rand_r(&seed) % 6;
+		enum fake_call call = rand_r(&seed) % 3 ? FAKE_WRITE : FAKE_CREATE;
+
+		if (dice < 3 && begun < PARTS) {
+			parts_start(segments, 3, begun, begun + 1);
+			begun++;
+		} else if (dice == 3) {
+			fake_add(cluster, (struct fake_rule){ .call = call, .error = -ETIMEDOUT,
+							      .landed = rand_r(&seed) % 2, .times = 1 });
+		} else if (dice == 4) {
+			fake_add(cluster, (struct fake_rule){ .call = call, .held = true, .times = 1 });
+		} else if (waited < begun) {
+			good += !part_wait(waited++);
+		}
+		if (begun == PARTS)
+			fake_clear(cluster);
+	}
+	atomic_store(&stop_releasing, true);
+	pthread_join(releaser, NULL);
+	ck_assert_uint_gt(good, 0);
+}
+END_TEST
+
 /* ---- who may remove ---- */
 
 static void plant(const char *name)
@@ -493,6 +655,11 @@ int main(void)
 	tcase_add_test(tc, test_reader_gives_up);
 	tcase_add_test(tc, test_window);
 	tcase_add_test(tc, test_expelled);
+	tcase_add_test(tc, test_waiting_writes_are_joined);
+	tcase_add_loop_test(tc, test_joined_write_that_timed_out, 0, 2);
+	tcase_add_test(tc, test_lost_creation);
+	tcase_add_test(tc, test_joined_writes_without_a_pool);
+	tcase_add_loop_test(tc, test_writes_at_random, 1, 40);
 	tcase_add_test(tc, test_earlier_boots_go);
 	tcase_add_test(tc, test_clash);
 	tcase_add_test(tc, test_comes_up_without_a_cluster);
