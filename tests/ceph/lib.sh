@@ -161,3 +161,24 @@ pool_below_memory() {
 	END
 	AGENT_STORES=(memory:64M "rados:uswap,conf=$CEPH_CONF,timeout=2,host=here")
 }
+
+worker() {
+	pgrep -P "$AGENT_PID" | head -n 1
+}
+
+# A worker other than the one before, which answers
+worker_is_new() {
+	local now
+
+	now=$(worker)
+	[ -n "$now" ] && [ "$now" != "$1" ] && "$CTL" --json stats >/dev/null 2>&1
+}
+
+kill_worker() {
+	local before
+
+	before=$(worker)
+	[ -n "$before" ] || fail "the agent has no worker"
+	kill -KILL "$before"
+	wait_until 30 "another worker" worker_is_new "$before"
+}

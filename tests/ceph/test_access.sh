@@ -65,6 +65,12 @@ load_start host=pools later
 pools=$LOAD
 wait_until 30 "the pool to be missed" load_is "$pools" gone
 says "$pools" "there is no pool later"
+# connecting, time and again, to a monitor that hangs: some calls have no time-out
+mini_ceph signal mon.a STOP
+wait_until 40 "the monitor to be missed" load_is "$pools" away
+[[ $(load_reason "$pools") =~ (no monitor answers|a monitor hangs) ]] || fail "reason: $(load_reason "$pools")"
+mini_ceph signal mon.a CONT
+wait_until 60 "the pool to be missed again" load_is "$pools" gone
 mini_ceph pool later
 admin auth caps client.uswap mon 'allow r' osd 'allow rwx pool=uswap, allow rwx pool=later'
 wait_until 30 "the store to be up" load_is "$pools" up

@@ -86,7 +86,13 @@ verify beta "out of alpha's segments"
 wait_until 90 "beta's pages to go to the pool again" in_the_pool
 [ "$(tier rados borrowed_bytes)" -gt $((alone / 2)) ] || fail "borrowed again: $(tier rados borrowed_bytes)"
 
-# alpha dies, with all that ran there, and will not come back
+# the worker that has borrowed is killed: the next one holds the same
+kill_worker
+wait_until 60 "beta to be up again" tier_works rados
+[ "$(tier rados borrowed_bytes)" -gt $((alone / 2)) ] || fail "borrowed after a kill: $(tier rados borrowed_bytes)"
+
+# alpha dies, with all that ran there, and will not come back: what beta's worker
+# had borrowed before its death is still held
 use alpha
 pkill -KILL -P "$AGENT_PID" || true
 kill -KILL "$AGENT_PID"

@@ -41,6 +41,9 @@ wait_until 30 "segments to be the objects: $(tier rados segments), $(objects)" o
 for key in read_p50_ns read_p99_ns write_p50_ns write_p99_ns; do
 	[ "$(tier rados $key)" -gt 0 ] || fail "no $key"
 done
+for kind in read write; do
+	[ "$(tier rados ${kind}_p50_ns)" -le "$(tier rados ${kind}_p99_ns)" ] || fail "$kind: p50 beyond p99"
+done
 told=$(tier rados used_bytes)
 there=$(pool_bytes)
 if [ "$told" -gt "$there" ] || [ $((told * 10)) -lt $((there * 9)) ]; then
@@ -62,7 +65,7 @@ wait_until 30 "their objects to go" objects_are_told
 [ "$(ask "$served" verify)" = $((MIB * 256)) ] || fail "verify after collecting"
 
 # librados has threads in the agent that no signal may reach, and outlives forks
-worker=$(pgrep -P "$AGENT_PID" | head -n 1)
+worker=$(worker)
 threads=0
 for task in /proc/"$worker"/task/*; do
 	case $(cat "$task/comm") in

@@ -7,27 +7,6 @@
 
 MIB=32
 
-worker() {
-	pgrep -P "$AGENT_PID" | head -n 1
-}
-
-# A worker other than the one before, which answers
-worker_is_new() {
-	local now
-
-	now=$(worker)
-	[ -n "$now" ] && [ "$now" != "$1" ] && "$CTL" --json stats >/dev/null 2>&1
-}
-
-kill_worker() {
-	local before
-
-	before=$(worker)
-	[ -n "$before" ] || fail "the agent has no worker"
-	kill -KILL "$before"
-	wait_until 30 "another worker" worker_is_new "$before"
-}
-
 in_the_pool() {
 	[ "$(tier rados live_bytes)" -gt $((1 << 20)) ] &&
 		[ "$(tier memory live_bytes)" -lt $((256 << 10)) ]

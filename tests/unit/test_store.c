@@ -298,6 +298,7 @@ START_TEST(test_reads_end_once)
 	store_read_cancel(s, &a.read);
 	ck_assert_uint_eq(a.done, 1);
 	ck_assert_int_eq(a.read.result, -ECANCELED);
+	usleep(200000);
 	ck_assert_uint_eq(store_faulty_release(s), 1);
 	ck_assert_uint_eq(a.done, 1);
 	ck_assert_uint_eq(b.done, 1);
@@ -308,6 +309,9 @@ START_TEST(test_reads_end_once)
 	ck_assert_uint_eq(st.error_total[STORE_ERROR_MISUSE], 2);
 	ck_assert_uint_eq(st.error_total[STORE_ERROR_TIMEOUT], 1);
 	ck_assert_uint_eq(st.read.count, 2);
+	/* what it waited for is to be seen */
+	ck_assert_uint_ge(store_latency_quantile_ns(&st.read, 1), 200000000);
+	ck_assert_uint_ge(st.read.total_ns, 200000000);
 	ck_assert_uint_ge(store_latency_quantile_ns(&st.read, 1), store_latency_quantile_ns(&st.read, 0.5));
 	ck_assert_uint_gt(store_latency_quantile_ns(&st.read, 0.5), 0);
 	store_close(s);
