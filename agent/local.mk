@@ -68,6 +68,7 @@ agent_libflow_a_SOURCES = \
 	agent/flow/batch.h \
 	agent/flow/blobstore.c \
 	agent/flow/blobstore.h \
+	agent/flow/blobstore_cluster.c \
 	agent/flow/blobstore_cold.c \
 	agent/flow/blobstore_down.c \
 	agent/flow/blobstore_encode.c \

@@ -33,7 +33,9 @@
 #define LAYOUT_BLOBS 1
 #define LAYOUT_DICTIONARIES 1
 #define LAYOUT_DOMAINS 2
-#define LAYOUT_SEGMENTS 2
+/* Where the store's segments are. 3: blobs in them may share frames. */
+#define LAYOUT_SEGMENTS 3
+#define LAYOUT_SEGMENTS_OLDEST 2
 #define LAYOUT_MEMORY 1
 #define LAYOUT_OBJECTS 2
 

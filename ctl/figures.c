@@ -63,6 +63,8 @@ const struct figure_row figure_rows[] = {
 	    dictionary_saved),
 	ROW("DeltaPagesTotal", "delta_pages_total", "  as differences", 't', delta),
 	ROW("DeltaBytesTotal", "delta_bytes_total", "  bytes of those", 't', delta_bytes),
+	ROW("ClusteredPagesTotal", "clustered_pages_total", "  several in a frame", 't', clustered),
+	ROW("ClusteredBytesTotal", "clustered_bytes_total", "  bytes of those", 't', clustered_bytes),
 	ROW("RawPagesTotal", "raw_pages_total", "  as they are", 't', raw),
 	ROW("RawBytes", "raw_bytes", "  of those in slow stores now", 't', raw_bytes),
 	ROW("Dictionaries", "dictionaries", "dictionaries in use", 't', dictionaries),

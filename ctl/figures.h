@@ -35,7 +35,7 @@ struct figures {
 	uint32_t n_processes;
 	uint64_t held, staging, metadata, store_capacity, store_used, store_live, store_blobs;
 	uint64_t pack_usec, packed, plain, dictionary, dictionary_saved, dictionaries;
-	uint64_t delta, delta_bytes, raw, raw_bytes, recompressed, recompress_saved, compacted;
+	uint64_t delta, delta_bytes, clustered, clustered_bytes, raw, raw_bytes, recompressed, recompress_saved, compacted;
 	uint64_t store_errors, attach_refused;
 	struct tier tiers[FIGURES_TIERS];
 	unsigned nr_tiers;

@@ -71,6 +71,7 @@ UNIT_TESTS = \
 	tests/flow/test_interleavings \
 	tests/unit/test_blob \
 	tests/unit/test_blobstore \
+	tests/unit/test_cluster \
 	tests/unit/test_codec \
 	tests/unit/test_config \
 	tests/unit/test_domain \
@@ -97,6 +98,9 @@ BLOBS = tests/unit/blobs.c tests/unit/blobs.h
 
 tests_unit_test_blobstore_SOURCES = tests/unit/test_blobstore.c $(BLOBS)
 tests_unit_test_blobstore_LDADD = agent/libflow.a agent/libproc.a agent/libpage.a agent/libsys.a backends/libbackends.a common/libcommon.a $(URING_LIBS) $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
+
+tests_unit_test_cluster_SOURCES = tests/unit/test_cluster.c $(BLOBS)
+tests_unit_test_cluster_LDADD = $(tests_unit_test_blobstore_LDADD)
 
 tests_unit_test_family_SOURCES = tests/unit/test_family.c
 tests_unit_test_family_LDADD = $(tests_unit_test_blobstore_LDADD)

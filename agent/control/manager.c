@@ -305,6 +305,8 @@ const sd_bus_vtable manager_vtable[] = {
 	COUNTER("Dictionaries", dictionaries),
 	COUNTER("DeltaPagesTotal", delta_total),
 	COUNTER("DeltaBytesTotal", delta_bytes_total),
+	COUNTER("ClusteredPagesTotal", clustered_total),
+	COUNTER("ClusteredBytesTotal", clustered_bytes_total),
 	COUNTER("RawPagesTotal", raw_total),
 	COUNTER("RawBytes", raw_bytes),
 	COUNTER("RecompressedPagesTotal", recompressed_total),

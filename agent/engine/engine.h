@@ -117,6 +117,7 @@ struct engine_stats {
 	uint64_t packed_total;	/* pages it was spent on */
 	uint64_t plain_total, dictionary_total, delta_total;
 	uint64_t dictionary_saved_bytes, delta_bytes_total, dictionaries;
+	uint64_t clustered_total, clustered_bytes_total; /* several in a frame */
 	uint64_t raw_total, raw_bytes; /* as they are; in slow stores now */
 	uint64_t recompressed_total, recompress_saved_bytes;
 	uint64_t compacted_bytes_total;

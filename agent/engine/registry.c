@@ -323,6 +323,8 @@ static void add_store_stats(struct engine *e, struct engine_stats *stats)
 	stats->dictionaries = bs.dicts;
 	stats->delta_total = bs.encodings.delta_pages;
 	stats->delta_bytes_total = bs.encodings.delta_bytes;
+	stats->clustered_total = bs.encodings.cluster_pages;
+	stats->clustered_bytes_total = bs.encodings.cluster_bytes;
 	stats->raw_total = bs.encodings.raw_pages;
 	stats->raw_bytes = bs.raw_bytes;
 	stats->recompressed_total = bs.encodings.cold_pages;

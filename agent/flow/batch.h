@@ -55,6 +55,7 @@ struct batch_page {
 	uint32_t generation; /* of the staging page */
 	uint32_t blob;
 	uint8_t result; /* enum batch_result */
+	bool in_order; /* as it last came back (SLOT_IN_ORDER) */
 	bool duplicate;
 	bool incompressible;
 };

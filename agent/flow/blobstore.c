@@ -35,8 +35,9 @@ static bool open_tiers(struct blobstore *bs, struct store *const *stores, unsign
 	bs->nr_tiers = nr;
 	bs->nr_segments = (uint32_t)MIN(segments, (uint64_t)BLOB_SEGMENTS);
 	bs->segments = calloc(bs->nr_segments, sizeof(*bs->segments));
-	if (!bs->segments || kept_open(&bs->entries_kept, "segments",
-				       bs->nr_segments * sizeof(struct segment_entry), LAYOUT_SEGMENTS))
+	if (!bs->segments ||
+	    kept_open_since(&bs->entries_kept, "segments", bs->nr_segments * sizeof(struct segment_entry),
+			    LAYOUT_SEGMENTS_OLDEST, LAYOUT_SEGMENTS))
 		return false;
 	bs->entries = bs->entries_kept.base;
 	return true;
@@ -111,6 +112,7 @@ struct blobstore *blobstore_free(struct blobstore *bs)
 	share_deinit(bs);
 	mover_deinit(bs);
 	cold_deinit(bs);
+	cluster_deinit(bs);
 	dict_table_free(bs->dicts);
 	seal_free(bs->seal);
 	explicit_bzero(&bs->key, sizeof(bs->key));
@@ -196,6 +198,8 @@ int read_page(struct blobstore *bs, struct codec *codec, blob_id id, uint64_t lo
 
 	if (place_tier(place))
 		return read_slow(bs, codec, place, id, loc, page);
+	if (blob_loc_kind(loc) == BLOB_PART)
+		return cluster_read(bs, codec, loc, page);
 	frame = segment_bytes(bs, blob_loc_segment(loc), blob_loc_offset(loc), len, buf, &r);
 	return frame ? decode(bs, codec, id, loc, frame, page) : r;
 }
@@ -359,7 +363,7 @@ static enum blobstore_result add(struct blobstore *bs, const struct blobstore_so
 }
 
 /* A page that none is equal to. */
-static enum blobstore_result put_new(struct blobstore *bs, struct codec *codec,
+enum blobstore_result put_new(struct blobstore *bs, struct codec *codec,
 				     const struct blobstore_source *from, uint64_t hash,
 				     const void *page, blob_id *id)
 {
@@ -388,18 +392,27 @@ static enum blobstore_result put_new(struct blobstore *bs, struct codec *codec,
 	return result;
 }
 
+blob_id put_duplicate(struct blobstore *bs, struct codec *codec, const struct blobstore_source *from,
+		      uint64_t hash, const void *page)
+{
+	blob_id id = find_equal(bs, codec, from->domain, hash, page);
+
+	if (id) {
+		atomic_fetch_add_explicit(&bs->duplicates, 1, memory_order_relaxed);
+		family_duplicate(bs, from, id);
+	}
+	return id;
+}
+
 enum blobstore_result blobstore_put_from(struct blobstore *bs, struct codec *codec,
 					 const struct blobstore_source *from, const void *page,
 					 blob_id *id)
 {
 	uint64_t hash = page_hash(page, from->domain->seed);
 
-	*id = find_equal(bs, codec, from->domain, hash, page);
-	if (*id) {
-		atomic_fetch_add_explicit(&bs->duplicates, 1, memory_order_relaxed);
-		family_duplicate(bs, from, *id);
+	*id = put_duplicate(bs, codec, from, hash, page);
+	if (*id)
 		return BLOBSTORE_DUPLICATE;
-	}
 	return put_new(bs, codec, from, hash, page, id);
 }
 

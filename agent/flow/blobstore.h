@@ -65,6 +65,7 @@ struct blobstore_encodings {
 	uint64_t dict_pages, dict_bytes;
 	uint64_t delta_pages, delta_bytes;
 	uint64_t raw_pages; /* as they are, for a slow tier */
+	uint64_t cluster_pages, cluster_bytes; /* several in a frame */
 	int64_t dict_saved_bytes; /* against none; from samples */
 	uint64_t dicts_trained, dicts_retired;
 	uint64_t cold_pages, cold_saved_bytes; /* compressed again */
@@ -123,6 +124,27 @@ enum blobstore_result blobstore_put_from(struct blobstore *bs, struct codec *cod
 /* The same for a page of no family. */
 enum blobstore_result blobstore_put(struct blobstore *bs, struct codec *codec,
 				    struct domain *domain, const void *page, blob_id *id);
+/*
+ * The same for n neighbours, from->vpn the first one's, that were last read in order:
+ * as one frame, if that is good and they are at least BLOBSTORE_RUN_MIN. While
+ * blobstore_takes_runs.
+ */
+#define BLOBSTORE_RUN_MIN 8u
+#define BLOBSTORE_RUN_MAX 16u
+struct blobstore_put {
+	const void *page;
+	enum blobstore_result result;
+	blob_id id;
+};
+bool blobstore_takes_runs(const struct blobstore *bs, const struct codec *codec);
+void blobstore_put_run(struct blobstore *bs, struct codec *codec, const struct blobstore_source *from,
+		       struct blobstore_put *v, unsigned n);
+/* The blob shares its frame with others. */
+bool blobstore_is_part(const struct blobstore *bs, blob_id id);
+/* Of n blobs, to which the caller holds references, how many from the first on are in
+   one frame and good: their pages. 0: the first is none of those, or damaged. */
+unsigned blobstore_get_parts(struct blobstore *bs, struct codec *codec, const blob_id *id, unsigned n,
+			     void *pages);
 /* 0 and the page's bytes, or -EBADMSG when they fail their checksum (INV-7) or
    another negative errno of the store. The caller holds a reference. */
 int blobstore_get(struct blobstore *bs, struct codec *codec, blob_id id, void *page);

@@ -99,10 +99,11 @@ bool mover_has_way_down(struct blobstore *bs, uint32_t tenant)
 
 /* ---- which segment ---- */
 
-/* Differences stay: they are small, and reading one must not wait twice. */
+/* Differences stay: they are small, and reading one must not wait twice. So do
+   clusters, of a worker before us that had no other tier. */
 static bool is_movable(const struct blobstore *bs, const struct segment *seg)
 {
-	return seg->stream != STREAM_DELTA &&
+	return seg->stream != STREAM_DELTA && seg->stream != STREAM_CLUSTER &&
 	       (seg->state == SEGMENT_SEALED || seg->state == SEGMENT_OPEN) && seg->live && !seg->stays &&
 	       !seg->moving && !seg->pending && !seg->borrowed &&
 	       bs->victim != (uint32_t)(seg - bs->segments) + 1;

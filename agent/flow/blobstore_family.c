@@ -130,13 +130,18 @@ static size_t base_index(uint64_t vpn)
 	return (vpn + (vpn >> 20) * 0x9e3779b97f4a7c15ull) % BASES;
 }
 
+/* Neither a difference itself nor dear to read. */
+static bool can_be_base(uint64_t loc)
+{
+	return blob_loc_kind(loc) != BLOB_DELTA && blob_loc_kind(loc) != BLOB_PART;
+}
+
 /* A reference to it, if it is a blob of the domain that can be a base. */
 static bool ref_base(struct blobstore *bs, const struct family *f, blob_id id)
 {
 	uint64_t loc = blob_loc_of_any(bs->blobs, id);
 
-	return loc && blob_loc_kind(loc) != BLOB_DELTA &&
-	       bs->segments[blob_loc_segment(loc)].tenant == f->domain &&
+	return loc && can_be_base(loc) && bs->segments[blob_loc_segment(loc)].tenant == f->domain &&
 	       blob_ref_unless_dead(bs->blobs, id);
 }
 
@@ -179,7 +184,7 @@ void family_duplicate(struct blobstore *bs, const struct blobstore_source *from,
 	if (!from->family || !atomic_load_explicit(&from->family->forked, memory_order_relaxed))
 		return;
 	pthread_mutex_lock(&bs->lock);
-	if (blob_loc_kind(blob_loc(bs->blobs, id)) != BLOB_DELTA)
+	if (can_be_base(blob_loc(bs->blobs, id)))
 		note_base(bs, from, id);
 	pthread_mutex_unlock(&bs->lock);
 }

@@ -71,7 +71,10 @@ static inline bool record_is_valid(const struct record *record)
 /* Where its frame is, if the frame lies at offset of the segment. */
 static inline uint64_t record_loc(const struct record *record, uint32_t segment, uint32_t offset)
 {
-	return blob_loc_make(record->magic & RECORD_KIND, segment, offset, record->len);
+	unsigned kind = record->magic & RECORD_KIND;
+
+	/* of a cluster: what its parts' locations begin with */
+	return blob_loc_make(kind, segment, offset, kind == BLOB_PART ? 0 : record->len);
 }
 
 #define RECORD_MAX (sizeof(struct record) + PAGE_BYTES) /* of a page as it is */
@@ -152,6 +155,7 @@ enum stream {
 	STREAM_DELTA, /* differences: small, and stay in the first tier */
 	STREAM_COLD,  /* compressed again */
 	STREAM_RAW,   /* pages as they are, on their way to a slow tier */
+	STREAM_CLUSTER, /* read in order; they stay in the first tier */
 	STREAM_TIER,  /* plus the tier, for those below the first */
 	NR_STREAMS = STREAM_TIER + TIERS_MAX,
 };
@@ -246,6 +250,13 @@ struct cold {
 	struct codec *codec; /* made when first needed */
 };
 
+/* The segment of clusters that is being collected. The house lock's, and the lock's. */
+struct splitter {
+	uint32_t victim; /* plus one */
+	uint32_t cursor;
+	struct codec *codec; /* made when first needed */
+};
+
 struct blobstore {
 	struct tier tiers[TIERS_MAX]; /* const but for their accounts */
 	unsigned nr_tiers;
@@ -294,6 +305,7 @@ struct blobstore {
 	uint32_t dict_checked;	 /* ... and the segments seen without readers since */
 
 	struct cold cold;
+	struct splitter splitter;
 
 	_Atomic uint32_t clock; /* a moment ago, in ticks */
 	_Atomic uint64_t duplicates;
@@ -320,6 +332,25 @@ static inline void segment_touch(struct blobstore *bs, struct segment *seg)
 	if (atomic_load_explicit(&seg->used, memory_order_relaxed) != now)
 		atomic_store_explicit(&seg->used, now, memory_order_relaxed);
 }
+
+/* A blob of the domain with the very bytes of page, with a reference; 0: there is
+   none. Else put_new makes one. */
+blob_id put_duplicate(struct blobstore *bs, struct codec *codec, const struct blobstore_source *from,
+		      uint64_t hash, const void *page);
+enum blobstore_result put_new(struct blobstore *bs, struct codec *codec, const struct blobstore_source *from,
+			      uint64_t hash, const void *page, blob_id *id);
+
+/* ---- blobstore_cluster.c ---- */
+
+/* The page of a BLOB_PART, whose segment is pinned; not checked against its hash. 0,
+   -EBADMSG or an error of the store. */
+int cluster_read(struct blobstore *bs, struct codec *codec, uint64_t loc, void *page);
+/* Where the cluster at loc ends in its segment. */
+uint32_t cluster_end(struct blobstore *bs, uint64_t loc);
+/* Of the poorest segment, while there is too much garbage: one cluster (some 300 us).
+   False: there is nothing to do. Under the house lock. */
+bool cluster_collect(struct blobstore *bs);
+void cluster_deinit(struct blobstore *bs);
 
 /* ---- blobstore_fetch.c ---- */
 
@@ -468,6 +499,8 @@ bool promote_step(struct blobstore *bs);
    when it makes no sense. */
 uint32_t record_read(struct blobstore *bs, uint32_t segment, uint32_t offset, struct record *record,
 		     unsigned char *buf);
+/* More than is bearable in the first tier. Under the lock. */
+bool too_much_garbage(const struct blobstore *bs);
 /* The blob still lives at loc. Under the lock. */
 bool record_is_live(struct blobstore *bs, blob_id id, uint64_t loc);
 
@@ -508,8 +541,11 @@ static inline struct tier *tier_of(struct blobstore *bs, const struct segment *s
 	return &bs->tiers[seg->tier];
 }
 
+/* What a blob takes up in its segment. */
 static inline uint32_t record_size(uint64_t loc)
 {
+	if (blob_loc_kind(loc) == BLOB_PART)
+		return blob_part_bytes(loc);
 	return (uint32_t)sizeof(struct record) + blob_loc_len(loc);
 }
 

@@ -107,6 +107,11 @@ size_t blobstore_recover_ref(struct blobstore *bs, blob_id id)
 	return record_size(loc);
 }
 
+static uint32_t end_of(struct blobstore *bs, uint64_t loc)
+{
+	return blob_loc_kind(loc) == BLOB_PART ? cluster_end(bs, loc) : blob_loc_offset(loc) + blob_loc_len(loc);
+}
+
 static bool count_live(void *ctx, uint32_t id, uint64_t loc)
 {
 	struct blobstore *bs = ctx;
@@ -122,10 +127,11 @@ static bool count_live(void *ctx, uint32_t id, uint64_t loc)
 		if (!seg->tier)
 			seg->stream = STREAM_RAW;
 	}
+	if (blob_loc_kind(loc) == BLOB_PART)
+		seg->stream = STREAM_CLUSTER;
 	kind_use(bs, blob_loc_kind(loc));
 	seg->live += size;
-	seg->fill = seg->borrowed ? seg->live :
-		MAX(seg->fill, MIN(blob_loc_offset(loc) + blob_loc_len(loc), (uint32_t)STORE_SEGMENT));
+	seg->fill = seg->borrowed ? seg->live : MAX(seg->fill, MIN(end_of(bs, loc), (uint32_t)STORE_SEGMENT));
 	tenant->live += size;
 	tier_of(bs, seg)->live += size;
 	tier_of(bs, seg)->borrowed += seg->borrowed ? size : 0;

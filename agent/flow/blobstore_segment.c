@@ -36,6 +36,8 @@ static void make_empty(struct blobstore *bs, uint32_t segment)
 	bs->empty = segment + 1;
 	if (bs->victim == segment + 1)
 		bs->victim = 0;
+	if (bs->splitter.victim == segment + 1)
+		bs->splitter.victim = 0;
 	if (bs->mover.victim == segment + 1)
 		bs->mover.victim = 0;
 	seg->moving = false;

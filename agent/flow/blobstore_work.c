@@ -9,6 +9,7 @@
    some 100 us. */
 #define STEPS_PER_CALL 32
 #define RECORDS_PER_STEP 128
+#define CLUSTERS_PER_CALL 8
 #define INDEX_PER_STEP 2048
 
 /* Garbage bearable: 15 % of what is live, and a little for small stores. */
@@ -58,7 +59,7 @@ static bool reap_one(struct blobstore *bs)
 
 /* ---- compaction ---- */
 
-static bool too_much_garbage(const struct blobstore *bs)
+bool too_much_garbage(const struct blobstore *bs)
 {
 	const struct tier *t = &bs->tiers[0];
 
@@ -67,7 +68,7 @@ static bool too_much_garbage(const struct blobstore *bs)
 
 static bool may_be_victim(const struct blobstore *bs, const struct segment *seg)
 {
-	if (seg->walked || seg->tier || seg->moving)
+	if (seg->walked || seg->tier || seg->moving || seg->stream == STREAM_CLUSTER)
 		return false;
 	/* An open one is sealed for it: not when another can't be opened, or
 	   its domain would have none. */
@@ -206,6 +207,10 @@ bool blobstore_work(struct blobstore *bs)
 		/* After a restart blobs that aren't indexed yet can't be freed. */
 		more = blob_recover_index(bs->blobs, INDEX_PER_STEP) || reap_step(bs) || compact_step(bs);
 		pthread_mutex_unlock(&bs->lock);
+		if (!more && cluster_collect(bs)) {
+			more = true;
+			i += STEPS_PER_CALL / CLUSTERS_PER_CALL - 1;
+		}
 		/* At once: compaction may need it. */
 		more |= segment_free_empty(bs);
 	}

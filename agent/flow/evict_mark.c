@@ -116,7 +116,10 @@ static void mark_pages(struct session *s, struct batch *b)
 		if (slotmap_set(&s->slots, vpn, slot_make(SLOT_LEAVING, slot_flags(slot), transit)) < 0)
 			continue;
 		s->transit_vpn[transit] = vpn;
-		b->page[kept++] = (struct batch_page){ .vpn = vpn };
+		b->page[kept++] = (struct batch_page){
+			.vpn = vpn,
+			.in_order = slot_state(slot) == SLOT_RESIDENT && slot_value(slot) & SLOT_IN_ORDER,
+		};
 	}
 	b->nr = kept;
 }

@@ -16,22 +16,23 @@ static bool is_over(const struct domain *payer)
 				atomic_load_explicit(&payer->limit, memory_order_relaxed);
 }
 
-static void pack_page(struct flow *flow, struct codec *codec, struct session *s, struct batch_page *page)
+static bool is_at_limit(const struct session *s)
 {
-	const struct blobstore_source from = { .domain = s->domain, .family = s->family, .vpn = page->vpn };
-	enum blobstore_result result;
-	blob_id blob = 0;
+	return counter_get(&s->counters.stored_bytes) >= s->store_max || is_over(s->payer);
+}
 
-	/* Touched or dropped meanwhile: nobody holds it any more. */
-	if (!staging_tryref(flow->staging, page->value, page->generation)) {
-		page->result = BATCH_PAGE_SKIP;
-		return;
-	}
-	page->result = BATCH_PAGE_KEEP;
-	result = counter_get(&s->counters.stored_bytes) >= s->store_max || is_over(s->payer) ?
-			 BLOBSTORE_QUOTA :
-			 blobstore_put_from(flow->blobstore, codec, &from,
-					    staging_page(flow->staging, page->value), &blob);
+/* Ours to pack. False: touched or dropped meanwhile, nobody holds it any more. */
+static bool take(struct flow *flow, struct batch_page *page)
+{
+	bool taken = page->result == BATCH_PAGE_PULLED &&
+		     staging_tryref(flow->staging, page->value, page->generation);
+
+	page->result = taken ? BATCH_PAGE_KEEP : BATCH_PAGE_SKIP;
+	return taken;
+}
+
+static void note(struct session *s, struct batch_page *page, enum blobstore_result result, blob_id blob)
+{
 	switch (result) {
 	case BLOBSTORE_STORED:
 	case BLOBSTORE_DUPLICATE:
@@ -51,6 +52,55 @@ static void pack_page(struct flow *flow, struct codec *codec, struct session *s,
 	}
 }
 
+static void pack_page(struct flow *flow, struct codec *codec, struct session *s, struct batch_page *page)
+{
+	const struct blobstore_source from = { .domain = s->domain, .family = s->family, .vpn = page->vpn };
+	enum blobstore_result result = BLOBSTORE_QUOTA;
+	blob_id blob = 0;
+
+	if (!is_at_limit(s))
+		result = blobstore_put_from(flow->blobstore, codec, &from,
+					    staging_page(flow->staging, page->value), &blob);
+	note(s, page, result, blob);
+}
+
+/* ---- what was read in order ---- */
+
+/* Pages of a cluster of which so many came back in order: those between them were
+   touched first, and led the others. */
+#define IN_ORDER(n) ((n) - (n) / 4)
+
+/* How many from i on are neighbours, and were read in order; 0: too few. */
+static unsigned run_at(const struct batch *b, unsigned i)
+{
+	unsigned n = 0, in_order = 0;
+
+	while (n < BLOBSTORE_RUN_MAX && i + n < b->nr && b->page[i + n].result == BATCH_PAGE_PULLED &&
+	       b->page[i + n].vpn == b->page[i].vpn + n)
+		in_order += b->page[i + n++].in_order;
+	return n >= BLOBSTORE_RUN_MIN && in_order >= IN_ORDER(n) ? n : 0;
+}
+
+/* Those that are still there, up to the first that isn't. How many were looked at. */
+static unsigned pack_run(struct flow *flow, struct codec *codec, struct session *s, struct batch_page *page,
+			 unsigned n)
+{
+	const struct blobstore_source from = { .domain = s->domain, .family = s->family, .vpn = page->vpn };
+	struct blobstore_put put[BLOBSTORE_RUN_MAX];
+	unsigned taken = 0;
+
+	while (taken < n && take(flow, &page[taken])) {
+		put[taken] = (struct blobstore_put){ .page = staging_page(flow->staging, page[taken].value),
+						     .result = BLOBSTORE_QUOTA };
+		taken++;
+	}
+	if (!is_at_limit(s))
+		blobstore_put_run(flow->blobstore, codec, &from, put, taken);
+	for (unsigned i = 0; i < taken; i++)
+		note(s, &page[i], put[i].result, put[i].id);
+	return MIN(taken + 1, n);
+}
+
 static uint64_t cpu_ns(void)
 {
 	struct timespec ts;
@@ -62,14 +112,20 @@ static uint64_t cpu_ns(void)
 void evict_pack(struct flow *flow, struct codec *codec, struct batch *b)
 {
 	uint64_t start = cpu_ns(), packed = 0;
+	bool runs = blobstore_takes_runs(flow->blobstore, codec);
 
-	for (unsigned i = 0; i < b->nr; i++) {
-		if (b->page[i].result == BATCH_PAGE_PULLED)
+	for (unsigned i = 0, n; i < b->nr; i += n) {
+		n = runs ? run_at(b, i) : 0;
+		if (n) {
+			n = pack_run(flow, codec, b->session, &b->page[i], n);
+			continue;
+		}
+		n = 1;
+		if (take(flow, &b->page[i]))
 			pack_page(flow, codec, b->session, &b->page[i]);
-		else
-			b->page[i].result = BATCH_PAGE_SKIP;
-		packed += b->page[i].result != BATCH_PAGE_SKIP;
 	}
+	for (unsigned i = 0; i < b->nr; i++)
+		packed += b->page[i].result != BATCH_PAGE_SKIP;
 	b->mail.kind = BATCH_COMMIT;
 	atomic_fetch_add_explicit(&flow->pack_ns, cpu_ns() - start, memory_order_relaxed);
 	atomic_fetch_add_explicit(&flow->packed, packed, memory_order_relaxed);

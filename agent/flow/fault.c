@@ -165,7 +165,8 @@ static enum placed answer(struct owner *o, struct session *s, uint64_t vpn, bool
 			placed = fetch_start(o, s, vpn, write, true);
 		} else {
 			counter_add(&s->counters.refaults_total, 1);
-			placed = refault_place(o, s, vpn, slot, write);
+			placed = prefetch_whole(o, s, vpn, slot) ? PLACED_DONE :
+								   refault_place(o, s, vpn, slot, write);
 		}
 		if (placed == PLACED_DONE)
 			prefetch_note(o, s, vpn);

@@ -262,6 +262,9 @@ bool count_step(struct owner *o);
 /* prefetch.c */
 /* A touch of an evicted page was answered. */
 void prefetch_note(struct owner *o, struct session *s, uint64_t vpn);
+/* A touch, in order, of one that shares its frame: answered, with those of the frame
+   that follow. False: not so, or it can't be. */
+bool prefetch_whole(struct owner *o, struct session *s, uint64_t vpn, slot_t slot);
 /* This page is to come back, if it is away, though nobody has touched it. */
 void prefetch_page(struct owner *o, struct session *s, uint64_t vpn);
 /* A page that is on its way was touched. */

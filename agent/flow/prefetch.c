@@ -99,6 +99,31 @@ void prefetch_wait(struct owner *o, struct session *s, uint64_t vpn)
 	}
 }
 
+static bool goes_on(const struct ahead_stream *t, uint64_t vpn)
+{
+	return t->next && vpn - t->next < (t->window ? SLACK : 1);
+}
+
+bool prefetch_whole(struct owner *o, struct session *s, uint64_t vpn, slot_t slot)
+{
+	unsigned n = 0;
+
+	if (slot_state(slot) != SLOT_STORED || !blobstore_is_part(o->flow->blobstore, flow_slot_blob(slot)))
+		return false;
+	for (unsigned i = 0; i < SESSION_STREAMS && !n; i++) {
+		struct ahead_stream *t = &s->ahead[i];
+
+		if (!(vpn >= t->at && vpn < t->to) && !goes_on(t, vpn))
+			continue;
+		n = refault_place_run(o, s, vpn, CHUNK);
+		if (!n)
+			break;
+		t->placed += n - 1;
+		counter_add(&s->counters.prefetched_total, n - 1);
+	}
+	return n;
+}
+
 void prefetch_note(struct owner *o, struct session *s, uint64_t vpn)
 {
 	struct ahead_stream *oldest = &s->ahead[0];
@@ -113,7 +138,7 @@ void prefetch_note(struct owner *o, struct session *s, uint64_t vpn)
 			t->used = s->ahead_clock;
 			return;
 		}
-		if (t->next && vpn - t->next < (t->window ? SLACK : 1)) {
+		if (goes_on(t, vpn)) {
 			t->used = s->ahead_clock;
 			open_window(o, s, t, vpn);
 			return;

@@ -36,7 +36,7 @@ bool refault_may_leave(slot_t slot, uint64_t now)
 	enum slot_state state = slot_state(slot);
 
 	return state == SLOT_NONE ||
-	       (state == SLOT_RESIDENT && slot_value(slot) <= now >> FLOW_TIME_SHIFT);
+	       (state == SLOT_RESIDENT && (slot_value(slot) & ~SLOT_IN_ORDER) <= now >> FLOW_TIME_SHIFT);
 }
 
 static void replace(struct owner *o, struct session *s, uint64_t vpn, slot_t slot, slot_t next)
@@ -110,7 +110,9 @@ static void came_back(struct owner *o, struct session *s, uint64_t vpn, slot_t s
 	if (slot_state(slot) == SLOT_STORED || slot_state(slot) == SLOT_FETCHING)
 		counter_add(&s->counters.major_total, 1);
 	counter_add(&s->counters.pages_in_total, 1);
-	replace(o, s, vpn, slot, refault_backoff(o, slot, touched));
+	replace(o, s, vpn, slot,
+		refault_backoff(o, slot, touched) |
+			(touched || session_state(s) == SESSION_RESTORING ? 0 : SLOT_IN_ORDER));
 }
 
 /* It is with us, and there at once. */
@@ -149,6 +151,25 @@ enum placed refault_place_bytes(struct owner *o, struct session *s, uint64_t vpn
 	return PLACED_DONE;
 }
 
+/* Those from vpn on that share a frame with the first, unpacked once; 0: it is
+   damaged. */
+static unsigned parts_of(struct owner *o, struct session *s, uint64_t vpn, slot_t *slots, unsigned max)
+{
+	blob_id ids[BLOBSTORE_RUN_MAX];
+	uint64_t start = now_ns();
+	unsigned n = 0;
+
+	for (max = MIN(max, ARRAY_SIZE(ids)); n < max; n++) {
+		slots[n] = slotmap_get(&s->slots, vpn + n);
+		if (slot_state(slots[n]) != SLOT_STORED || !may_run(o, slots[n]))
+			break;
+		ids[n] = flow_slot_blob(slots[n]);
+	}
+	n = blobstore_get_parts(o->flow->blobstore, o->codec, ids, n, o->page);
+	counter_add(&s->counters.unpack_ns_total, now_ns() - start);
+	return n;
+}
+
 unsigned refault_place_run(struct owner *o, struct session *s, uint64_t vpn, unsigned max)
 {
 	slot_t slots[FLOW_RUN_MAX];
@@ -164,6 +185,12 @@ unsigned refault_place_run(struct owner *o, struct session *s, uint64_t vpn, uns
 		slots[n] = slotmap_get(&s->slots, vpn + n);
 		if (!may_run(o, slots[n]))
 			break;
+		if (slot_state(slots[n]) == SLOT_STORED &&
+		    blobstore_is_part(o->flow->blobstore, flow_slot_blob(slots[n]))) {
+			/* up to where its frame ends: the next one is for the next run */
+			n = n ? n : parts_of(o, s, vpn, slots, max);
+			break;
+		}
 		bytes = bytes_of(o, s, slots[n], to, &slow);
 		if (!bytes) /* lost: whoever touches it gets to know (INV-7) */
 			break;

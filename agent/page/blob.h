@@ -27,6 +27,7 @@ enum blob_kind {
 	BLOB_ZSTD = 1,	/* codec.h's frame of one page */
 	BLOB_RAW = 2,	/* the page as it is */
 	BLOB_DELTA = 3, /* the difference to another blob, which is none itself */
+	BLOB_PART = 4,	/* one page of a frame of several; below */
 	BLOB_DICT = 8,	/* plus the number of a dictionary (page/dict.h): made with it */
 	BLOB_KINDS = 512,
 };
@@ -58,6 +59,32 @@ static inline uint32_t blob_loc_offset(uint64_t loc)
 static inline uint32_t blob_loc_len(uint64_t loc)
 {
 	return (uint32_t)loc & BLOB_LEN_MAX;
+}
+
+/* Of a BLOB_PART, the offset is that of the frame it shares, and len is
+   index:4 | its share of the frame's bytes:9, in words of 4. */
+#define BLOB_PARTS_MAX 16u
+#define BLOB_PART_BYTES_MAX (((1u << 9) - 1) * 4)
+
+static inline uint64_t blob_part_loc(uint64_t frame, unsigned index, uint32_t bytes)
+{
+	return (frame & ~(uint64_t)BLOB_LEN_MAX) | (uint64_t)index << 9 | bytes / 4;
+}
+
+/* Equal for the parts of one frame, and for them alone. */
+static inline uint64_t blob_part_frame(uint64_t loc)
+{
+	return loc & ~(uint64_t)BLOB_LEN_MAX;
+}
+
+static inline unsigned blob_part_index(uint64_t loc)
+{
+	return blob_loc_len(loc) >> 9;
+}
+
+static inline uint32_t blob_part_bytes(uint64_t loc)
+{
+	return (blob_loc_len(loc) & ((1u << 9) - 1)) * 4;
 }
 
 /* ---- the table ---- */

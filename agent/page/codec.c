@@ -19,12 +19,17 @@ struct codec {
 	ZSTD_DCtx *dctx;
 	void *cmem;
 	void *dmem;
+	ZSTD_CCtx *cluster_cctx; /* zstd's own; NULL until it is needed */
+	void *cluster;
 	int level;
 	bool hurry;
 };
 
 /* Without a dictionary, in a hurry; with one, its own pack_fast. */
 #define HURRY_LEVEL (-1)
+
+/* Of clusters: their frames are read far more often than made. */
+#define CLUSTER_LEVEL 3
 
 /* What a page may refer to besides itself: sizes the compressor's tables. */
 #define REACH (DICT_BYTES + PAGE_BYTES)
@@ -36,7 +41,8 @@ struct codec {
 #define BLOCK_HEADER 3
 enum block_type { BLOCK_RAW, BLOCK_RLE, BLOCK_COMPRESSED, BLOCK_RESERVED };
 
-static ZSTD_CCtx_params *params_new(int level)
+/* reach: what is compressed, and what that may refer to. */
+static ZSTD_CCtx_params *params_new(int level, int reach)
 {
 	ZSTD_CCtx_params *params = ZSTD_createCCtxParams();
 	size_t r;
@@ -54,7 +60,7 @@ static ZSTD_CCtx_params *params_new(int level)
 		r = ZSTD_CCtxParams_setParameter(params, ZSTD_c_dictIDFlag, 0);
 	/* Sizes the estimate only: the size of what is compressed is known. */
 	if (!ZSTD_isError(r))
-		r = ZSTD_CCtxParams_setParameter(params, ZSTD_c_srcSizeHint, REACH);
+		r = ZSTD_CCtxParams_setParameter(params, ZSTD_c_srcSizeHint, reach);
 	if (!ZSTD_isError(r))
 		return params;
 	ZSTD_freeCCtxParams(params);
@@ -63,7 +69,7 @@ static ZSTD_CCtx_params *params_new(int level)
 
 static bool compressor_init(struct codec *codec, int level)
 {
-	ZSTD_CCtx_params *params = params_new(level);
+	ZSTD_CCtx_params *params = params_new(level, REACH);
 	size_t size;
 	bool ok = false;
 
@@ -118,7 +124,8 @@ struct codec *codec_new(int level)
 	if (!codec)
 		return NULL;
 	codec->level = level;
-	if (compressor_init(codec, level) && decompressor_init(codec) && warm_up(codec))
+	codec->cluster = malloc(2 * CODEC_CLUSTER * PAGE_BYTES);
+	if (codec->cluster && compressor_init(codec, level) && decompressor_init(codec) && warm_up(codec))
 		return codec;
 	return codec_free(codec);
 }
@@ -141,6 +148,8 @@ struct codec *codec_free(struct codec *codec)
 {
 	if (!codec)
 		return NULL;
+	ZSTD_freeCCtx(codec->cluster_cctx);
+	free(codec->cluster);
 	/* static contexts have nothing of their own to free */
 	free(codec->cmem);
 	free(codec->dmem);
@@ -259,6 +268,51 @@ int codec_decompress_delta(struct codec *codec, const void *base, void *page, co
 	/* Not by ZSTD_DCtx_refPrefix, which allocates. */
 	return check_size(ZSTD_decompress_usingDict(codec->dctx, page, PAGE_BYTES, src, len, base,
 						    PAGE_BYTES));
+}
+
+/* ---- clusters ---- */
+
+static ZSTD_CCtx *cluster_compressor(void)
+{
+	ZSTD_CCtx_params *params = params_new(CLUSTER_LEVEL, CODEC_CLUSTER * PAGE_BYTES);
+	ZSTD_CCtx *cctx = params ? ZSTD_createCCtx() : NULL;
+
+	if (cctx && ZSTD_isError(ZSTD_CCtx_setParametersUsingCCtxParams(cctx, params))) {
+		ZSTD_freeCCtx(cctx);
+		cctx = NULL;
+	}
+	ZSTD_freeCCtxParams(params);
+	return cctx;
+}
+
+size_t codec_compress_cluster(struct codec *codec, void *dst, size_t cap, const void *pages, unsigned nr)
+{
+	size_t len;
+
+	assert(nr && nr <= CODEC_CLUSTER);
+	if (!codec->cluster_cctx)
+		codec->cluster_cctx = cluster_compressor();
+	if (!codec->cluster_cctx)
+		return 0;
+	len = ZSTD_compress2(codec->cluster_cctx, dst, cap, pages, nr * PAGE_BYTES);
+	if (!ZSTD_isError(len))
+		return len;
+	ZSTD_CCtx_reset(codec->cluster_cctx, ZSTD_reset_session_only);
+	return 0;
+}
+
+int codec_decompress_cluster(struct codec *codec, void *pages, unsigned nr, const void *src, size_t len)
+{
+	size_t bytes = nr * PAGE_BYTES;
+
+	if (!nr || nr > CODEC_CLUSTER || !prepare(src, len))
+		return -EBADMSG;
+	return ZSTD_decompress_usingDDict(codec->dctx, pages, bytes, src, len, NULL) == bytes ? 0 : -EBADMSG;
+}
+
+void *codec_cluster(const struct codec *codec)
+{
+	return codec->cluster;
 }
 
 bool page_same_filled(const void *page, uint32_t *pattern)

@@ -44,6 +44,16 @@ int codec_decompress_dict(struct codec *codec, const struct dict *dict, void *pa
 int codec_decompress_delta(struct codec *codec, const void *base, void *page, const void *src,
 			   size_t len);
 
+/*
+ * Several pages that lie one after another, as one frame, by those who may wait
+ * for memory. Where 0 comes back they don't fit into cap, or there is none.
+ */
+#define CODEC_CLUSTER 16u /* pages at most */
+size_t codec_compress_cluster(struct codec *codec, void *dst, size_t cap, const void *pages, unsigned nr);
+int codec_decompress_cluster(struct codec *codec, void *pages, unsigned nr, const void *src, size_t len);
+/* Room for the pages of one, and behind it for its frame. Its owner's only. */
+void *codec_cluster(const struct codec *codec);
+
 /* The page repeats one 32-bit word: true, and the word. */
 bool page_same_filled(const void *page, uint32_t *pattern);
 void page_fill(void *page, uint32_t pattern);

@@ -19,7 +19,8 @@ typedef uint64_t slot_t;
 enum slot_state {		/* value */
 	SLOT_NONE = 0,		/* 0. We know nothing: never taken, or gone */
 	SLOT_RESIDENT = 1,	/* not a candidate before this time, in units
-				   of 2^20 ns of CLOCK_MONOTONIC (0: now) */
+				   of 2^20 ns of CLOCK_MONOTONIC (0: now), and
+				   SLOT_IN_ORDER */
 	SLOT_BARRED = 2,	/* seen in a REMOVE that had been read by this time
 				   (in units of 2^20 ns, rounded up; 0: unknown);
 				   may not leave until our own COPY or ZEROPAGE on
@@ -38,6 +39,9 @@ enum slot_state {		/* value */
 
 /* Flags. A fault arrived while LEAVING: answer it when the step ends. */
 #define SLOT_F_WAITING 1u
+
+/* Of a RESIDENT's value: it came back in a window of pages read in order. */
+#define SLOT_IN_ORDER ((uint64_t)1 << 55)
 
 #define SLOT_VALUE_BITS 56
 #define SLOT_VALUE_MAX (((uint64_t)1 << SLOT_VALUE_BITS) - 1)

@@ -211,7 +211,7 @@ void engine_get_stats(struct engine *e, struct engine_stats *s)
 				    .pack_ns_total = 73000, .packed_total = 79, .plain_total = 83,
 				    .dictionary_total = 89, .dictionary_saved_bytes = 97,
 				    .dictionaries = 101, .delta_total = 103, .delta_bytes_total = 107,
-				    .raw_total = 353, .raw_bytes = 359,
+				    .clustered_total = 367, .clustered_bytes_total = 373, .raw_total = 353, .raw_bytes = 359,
 				    .recompressed_total = 149, .recompress_saved_bytes = 151,
 				    .compacted_bytes_total = 157,
 				    .store_errors_total = 137, .attach_refused_total = 139,

@@ -67,6 +67,7 @@ python3 - "$DIR/json" <<-'END' || fail "wrong figures: $(cat "$DIR/json")"
 	            metadata_bytes=127, held_bytes=819200, store_errors_total=137,
 	            pack_usec_total=73, packed_pages_total=79, plain_pages_total=83,
 	            dictionary_pages_total=89, dictionary_saved_bytes_total=97, dictionaries=101,
+	            clustered_pages_total=367, clustered_bytes_total=373,
 	            delta_pages_total=103, delta_bytes_total=107, raw_pages_total=353, raw_bytes=359, recompressed_pages_total=149,
 	            recompress_saved_bytes_total=151, compacted_bytes_total=157,
 	            attach_refused_total=139, evicted_bytes=2048000, stored_bytes=130000)

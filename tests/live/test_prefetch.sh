@@ -49,7 +49,29 @@ say "in order: $away pages came back by $((REFAULTS - refaults)) faults, $PREFET
 [ "$PREFETCHED" -gt $((away / 2)) ] || fail "little was prefetched"
 [ "$USED" -gt $((PREFETCHED / 2)) ] || fail "it was used, and not counted so"
 
+# What was read in order goes away several pages in a frame, and comes back right: in
+# order, one page alone, and after the worker's death.
 evict_all
+clustered=$(total clustered_pages_total)
+say "$clustered pages share frames, of $(total clustered_bytes_total) bytes"
+[ "$clustered" -gt $((away / 2)) ] || fail "what was read in order shares no frames"
+count
+refaults=$REFAULTS prefetched=$PREFETCHED
+read -r _ _ _ away <<<"$(peer_ask "$PEER" read)"
+count
+[ $((PREFETCHED - prefetched)) -gt $((away / 2)) ] || fail "little was prefetched from frames"
+evict_all
+peer_ask "$PEER" round >/dev/null
+evict_all
+kill -9 "$(pgrep -P "$AGENT_PID")"
+peer_ask "$PEER" round >/dev/null
+peer_ask "$PEER" verify >/dev/null
+clustered=$(total clustered_pages_total)
+timeout $((120 * FACTOR)) "$CTL" --json restore "$PEER_PID" >"$DIR/order.json" ||
+	fail "restore: $(cat "$DIR/order.json")"
+evict_all
+[ "$(total clustered_pages_total)" -eq "$clustered" ] || fail "what was not read in order shares frames"
+
 count
 prefetched=$PREFETCHED refaults=$REFAULTS
 peer_ask "$PEER" round >/dev/null
