@@ -157,11 +157,17 @@ unsigned blobstore_get_parts(struct blobstore *bs, struct codec *codec, const bl
 
 /* ---- making one ---- */
 
+/* Nothing of ours goes into the store behind a frame. */
+static void pad(struct draft *d, size_t at)
+{
+	memset(d->bytes + at, 0, d->nr * (size_t)d->share - at);
+}
+
 /* The frame of the pages that lie in the codec's room. False: they are better stored
    one by one. */
 static bool compress(struct codec *codec, struct draft *d)
 {
-	size_t at = frame_at(d->nr), bytes;
+	size_t at = frame_at(d->nr);
 	size_t len = codec_compress_cluster(codec, d->bytes + at, d->nr * BLOB_PART_BYTES_MAX - at,
 					    codec_cluster(codec), d->nr);
 
@@ -169,10 +175,9 @@ static bool compress(struct codec *codec, struct draft *d)
 		return false;
 	d->len = (uint32_t)len;
 	d->share = (uint32_t)((at + len + d->nr - 1) / d->nr + 3) & ~3u;
-	bytes = d->nr * (size_t)d->share;
 	if (d->share > BLOB_PART_BYTES_MAX)
 		return false;
-	memset(d->bytes + at + len, 0, bytes - at - len);
+	pad(d, at + len);
 	return true;
 }
 
@@ -339,6 +344,8 @@ static bool take(struct blobstore *bs, uint32_t segment, struct draft *d)
 	d->len = f.len;
 	d->of = f.nr;
 	memmove(d->bytes + frame_at(f.nr), f.frame, f.len);
+	if (d->nr == d->of)
+		pad(d, frame_at(f.nr) + f.len);
 	return true;
 }
 
