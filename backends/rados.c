@@ -51,7 +51,7 @@ struct client {
    has not been forgotten. */
 struct connection {
 	struct client bulk;  /* writes, and all that waits */
-	struct client fault; /* reads */
+	struct client fault; /* reads, lookups */
 	_Atomic uint32_t users;
 	struct connection *next;
 };
@@ -317,6 +317,12 @@ static void on_complete(rados_completion_t completion, void *arg)
 	io->done(io, rados_ops_result(lib, io, lib->rados_aio_get_return_value(completion)));
 }
 
+/* What is asked for does not wait behind what is written. */
+static rados_ioctx_t client_for(const struct connection *c, const struct object_io *io)
+{
+	return io->kind == OBJECT_READ || io->kind == OBJECT_INDEX_GET ? c->fault.io : c->bulk.io;
+}
+
 static void rados_submit(void *self, struct object_io *io)
 {
 	struct connection *c = use_connection(self);
@@ -334,7 +340,7 @@ static void rados_submit(void *self, struct object_io *io)
 		io->done(io, r);
 		return;
 	}
-	r = rados_ops_start(lib, io->kind == OBJECT_READ ? c->fault.io : c->bulk.io, io);
+	r = rados_ops_start(lib, client_for(c, io), io);
 	if (r < 0)
 		io->done(io, r);
 }
@@ -345,8 +351,7 @@ static void rados_cancel(void *self, struct object_io *io)
 
 	(void)self;
 	if (io->private[0])
-		lib->rados_aio_cancel(io->kind == OBJECT_READ ? c->fault.io : c->bulk.io,
-				 io->private[0]);
+		lib->rados_aio_cancel(client_for(c, io), io->private[0]);
 }
 
 static void rados_forget(void *self, struct object_io *io)

@@ -78,6 +78,13 @@ alone=$(pool_bytes)
 [ "$alone" -gt $((1 << 20)) ] || fail "alpha has $alone bytes in the pool"
 host_start beta
 both=$(pool_bytes)
+# On a slow machine lookups are given up, and pages stored twice: until they go
+# there the next time.
+for ((again = 0; again < 4 && both >= alone + alone / 5; again++)); do
+	verify beta "having stored some twice"
+	wait_until 90 "beta's pages to go to the pool" in_the_pool
+	both=$(pool_bytes)
+done
 say "alpha alone: $alone bytes, with beta: $both; $(tier rados borrowed_bytes) bytes of beta's are with alpha"
 [ "$both" -lt $((alone + alone / 5)) ] || fail "held twice: $alone bytes, then $both"
 [ "$(tier rados borrowed_bytes)" -gt $((alone / 2)) ] || fail "borrowed: $(tier rados borrowed_bytes)"
