@@ -25,6 +25,7 @@ both_cleanup() {
 	local status=$?
 
 	set +e
+	[ -z "$HOST" ] || AGENTS[$HOST]=$AGENT_PID
 	for one in "${!AGENTS[@]}"; do
 		use "$one"
 		[ -z "$AGENT_PID" ] || live_kill_all
