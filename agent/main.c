@@ -19,6 +19,7 @@
 #include <sys/un.h>
 #include <systemd/sd-daemon.h>
 #include <systemd/sd-event.h>
+#include <unistd.h>
 
 #include "agent/checks.h"
 #include "agent/collect.h"
@@ -55,6 +56,7 @@ struct agent {
 	bool watchdog;
 	bool alone;    /* without a keeper */
 	bool succeeds; /* another worker, that has died */
+	bool found;    /* sessions of an agent before this one */
 };
 
 static void log_report(void *arg, const char *message)
@@ -439,8 +441,10 @@ static int run(struct agent *agent)
 	   waiting: the keeper tries again. */
 	if (r < 0 && agent->succeeds) {
 		log_error("the programs wait: trying again");
-		kill(getpid(), SIGKILL);
+		_exit(KEEPER_AGAIN);
 	}
+	if (r < 0 && agent->found) /* nor is it for one that the manager has started on it */
+		_exit(EXIT_FAILURE);
 	close_attach(agent);
 	/* A failure before READY: no program has got in. */
 	agent->engine = engine_free(agent->engine);
@@ -491,6 +495,7 @@ static int work(void *arg, const struct keeper_life *life)
 	setup_limits();
 	engine_close_strays();
 	agent->succeeds = life->deaths > 0;
+	agent->found = kept_fd("sessions") >= 0;
 	if (life->in_a_row >= DAMAGED)
 		engine_expect_damage();
 	if (life->deaths)

@@ -23,19 +23,31 @@ void inject_init(void)
 		inject_words = words;
 }
 
-void inject_hit(enum inject_point point)
+static bool is_hit(enum inject_point point)
 {
 	struct inject_words *w = inject_words;
 
 	if (w->point != (uint32_t)point)
-		return;
+		return false;
 	if (w->pass) {
 		w->pass--;
-		return;
+		return false;
 	}
 	w->point = INJECT_NONE;
 	w->hits++;
-	if (w->both)
+	return true;
+}
+
+bool inject_fails(enum inject_point point)
+{
+	return inject_words && is_hit(point);
+}
+
+void inject_hit(enum inject_point point)
+{
+	if (!is_hit(point))
+		return;
+	if (inject_words->both)
 		kill(getppid(), SIGKILL);
 	kill(getpid(), SIGKILL);
 	for (;;)

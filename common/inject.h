@@ -13,6 +13,7 @@
 #define USWAP_COMMON_INJECT_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -50,6 +51,8 @@ enum inject_point { /* numbered for the tests: append only */
 	INJECT_BATCH_HALF,   /* some of them are in it */
 	INJECT_SEGMENT_LEFT, /* the table has forgotten a segment, its bytes are there */
 	INJECT_PROMOTED,     /* a blob's copy is above, the blob still points below */
+	INJECT_RECOVER_NOMEM, /* not killed: there is no memory to take a session over */
+	INJECT_CHILD_HEARD,  /* events of a child were read whose fork is not applied */
 	INJECT_POINTS
 };
 
@@ -65,6 +68,8 @@ extern struct inject_words *inject_words; /* NULL: off */
 /* Reads USWAP_INJECT; before there are other threads. */
 void inject_init(void);
 void inject_hit(enum inject_point point);
+/* True: what comes next is to fail. */
+bool inject_fails(enum inject_point point);
 
 static inline void inject(enum inject_point point)
 {

@@ -25,8 +25,9 @@
 #define LAYOUT_SESSIONS 5
 #endif
 #define LAYOUT_SESSIONS_OLDEST 4
-/* Events on their way, one page for each owner. 2: totals, in the header. */
-#define LAYOUT_EVENTS 2
+/* Events on their way, one page for each owner. 2: totals, in the header. 3: what
+   fork children say whose fork waits. */
+#define LAYOUT_EVENTS 3
 #define LAYOUT_EVENTS_OLDEST 1
 #define LAYOUT_SLOTS 1
 #define LAYOUT_STAGING 1

@@ -146,6 +146,13 @@ static void raise_descriptor_limit(void)
 	(void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+/* What an agent before this one has left is not ours to give up: it stays as it is,
+   for the next one, and this process is to end. */
+static struct engine *not_made(struct engine *e)
+{
+	return e->records.kept.found ? NULL : engine_free(e);
+}
+
 struct engine *engine_new(const struct settings *settings, const struct engine_news *news)
 {
 	struct engine *e = calloc(1, sizeof(*e));
@@ -168,15 +175,15 @@ struct engine *engine_new(const struct settings *settings, const struct engine_n
 	r = open_kept(e);
 	if (r < 0) {
 		log_error("what an agent before this one has left can't be read: %s", strerror(-r));
-		return engine_free(e);
+		return not_made(e);
 	}
 	e->device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
 	if (e->device < 0) {
 		log_error("/dev/userfaultfd: %s", strerror(errno));
-		return engine_free(e);
+		return not_made(e);
 	}
 	if (!stores_open(e))
-		return engine_free(e);
+		return not_made(e);
 	set_quotas(e);
 	r = open_flow(e);
 	if (r == 0)
@@ -185,7 +192,7 @@ struct engine *engine_new(const struct settings *settings, const struct engine_n
 		r = start_threads(e);
 	if (r < 0) {
 		log_error("cannot start: %s", strerror(-r));
-		return engine_free(e);
+		return not_made(e);
 	}
 	return e;
 }

@@ -85,12 +85,8 @@ static void owner_recover(struct owner *o, struct session *s)
 {
 	uint32_t agent = WIRE_GATE_AGENT;
 
-	if (s->ending) { /* its transit may be what a fork child waits for */
-		s->recover = SESSION_RECOVERED;
-		if (s->heirs)
-			notice_send(&o->flow->worker, &s->to_worker, SESSION_WORK_SALVAGE);
-		else
-			flow_close(o, s);
+	if (s->ending) {
+		flow_close(o, s);
 		return;
 	}
 	if (s->recover == SESSION_RECOVER_WAKE) {
@@ -98,7 +94,6 @@ static void owner_recover(struct owner *o, struct session *s)
 			__atomic_compare_exchange_n(&s->gate->word, &agent, WIRE_GATE_FREE, false,
 						    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 		if (!uffd_alive(s->fds.uffd)) {
-			s->recover = 0;
 			flow_close(o, s);
 			return;
 		}

@@ -233,6 +233,7 @@ static inline int rings_open(struct kept *rings)
 {
 	return kept_open_since(rings, "events", OWNERS_MAX * PAGE_BYTES, LAYOUT_EVENTS_OLDEST, LAYOUT_EVENTS);
 }
+_Static_assert(sizeof(struct owner_ring) <= PAGE_BYTES, "one page each");
 static inline struct owner_ring *ring_at(const struct kept *rings, unsigned i)
 {
 	return (struct owner_ring *)(void *)((char *)rings->base + i * PAGE_BYTES);

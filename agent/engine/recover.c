@@ -8,6 +8,10 @@
  *
  * Nothing is guessed. A slot that names what is not there any more, by whatever
  * damage, becomes POISONED: its page is SIGBUS, and the log says how many.
+ *
+ * Without memory there is no recovery: what is not seen here would be given to
+ * others. Nothing has been changed by then that another try would miss, so this
+ * worker ends, and the keeper starts the next one until there is memory.
  */
 #include "engine/private.h"
 
@@ -137,13 +141,14 @@ static int map_gate(struct session *s)
 	return 0;
 }
 
-static struct session *make_session(struct engine *e, struct record *record)
+/* -ENOMEM; another error: it is damaged. */
+static int make_session(struct engine *e, struct record *record, struct session **made)
 {
-	struct session *s = session_new(record->id, record->uid);
+	struct session *s = *made = session_new(record->id, record->uid);
 	int r;
 
-	if (!s)
-		return NULL;
+	if (!s || inject_fails(INJECT_RECOVER_NOMEM))
+		return -ENOMEM;
 	s->record = record;
 	s->records = &e->records;
 	s->owner = &e->owners[record->owner].owner;
@@ -153,10 +158,8 @@ static struct session *make_session(struct engine *e, struct record *record)
 		r = map_gate(s);
 	if (r == 0)
 		r = domains_rejoin(e, s);
-	if (r < 0) {
-		log_error("process %d can't be taken over: %s", (int)s->pid, strerror(r ? -r : ENOMEM));
-		return NULL; /* its descriptors stay open: it waits, and reads no zeros */
-	}
+	if (r < 0)
+		return r;
 	s->store_max = e->process_max;
 	s->introduced = record->introduced;
 	s->slots.kept_root = &record->root;
@@ -171,7 +174,16 @@ static struct session *make_session(struct engine *e, struct record *record)
 	s->recover = SESSION_RECOVER_WAKE;
 	s->busy = s->fds.mover >= 0; /* nothing leaves before transit has been looked at */
 	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));
-	return s;
+	return 0;
+}
+
+/* Its descriptors stay open: it waits, and reads no zeros. What its slots name is
+   others' from now on, so no worker after us may follow them. */
+static void give_up(struct record *record, int r)
+{
+	log_error("process %d can't be taken over: %s", (int)record->pid, strerror(-r));
+	atomic_store(&record->root, 0);
+	atomic_store(&record->blind, 1);
 }
 
 static int list_sessions(struct engine *e)
@@ -179,6 +191,7 @@ static int list_sessions(struct engine *e)
 	struct record *record;
 	uint64_t next_id = 1;
 	uint32_t i = 0;
+	int r;
 
 	while ((record = record_next(&e->records, &i))) {
 		struct session *s;
@@ -186,9 +199,13 @@ static int list_sessions(struct engine *e)
 		next_id = MAX(next_id, record->id + 1);
 		if (record->owner >= e->nr_owners)
 			return -EBADMSG;
-		s = make_session(e, record);
-		if (!s)
+		r = make_session(e, record, &s);
+		if (r == -ENOMEM)
+			return r;
+		if (r < 0) {
+			give_up(record, r);
 			continue;
+		}
 		s->next = e->sessions;
 		e->sessions = s;
 		e->nr_sessions++;
@@ -239,22 +256,31 @@ static void see_session(struct engine *e, struct session *s, struct batch **batc
 
 /* ---- events ---- */
 
+/* Messages that were read, numbered from the ring's base on: those that are not in
+   the session's record. child: of a child's that has no session yet, or -1. */
+static void recover_messages(struct owner *o, struct session *s, struct uffd_msg *msgs, unsigned nr, int child)
+{
+	for (unsigned i = 0; i < nr; i++) {
+		uint64_t number = o->ring->base + i;
+
+		if (s && !s->ending && msgs[i].event && msgs[i].event != UFFD_EVENT_PAGEFAULT &&
+		    number > s->record->states[s->record->now & 1].applied) {
+			if (child >= 0)
+				event_set_child(&msgs[i], child);
+			o->event = number;
+			events_take(o, s, &msgs[i]);
+		}
+		msgs[i].event = 0;
+	}
+}
+
 static void recover_ring(struct engine *e, struct owner *o)
 {
 	struct owner_ring *ring = o->ring;
 	struct session *s = registry_find(e, ring->session);
 
-	for (unsigned i = 0; i < FLOW_MESSAGES; i++) {
-		struct uffd_msg *msg = &ring->messages[i];
-		uint64_t number = ring->base + i;
-
-		if (s && !s->ending && msg->event && msg->event != UFFD_EVENT_PAGEFAULT &&
-		    number > s->record->states[s->record->now & 1].applied) {
-			o->event = number;
-			events_take(o, s, msg);
-		}
-		msg->event = 0;
-	}
+	recover_messages(o, s, ring->messages, FLOW_MESSAGES, -1);
+	recover_messages(o, s, ring->heard, FLOW_HEARD, (int)ring->child - 1);
 }
 
 static void recover_events(struct engine *e)
@@ -328,9 +354,13 @@ int recover_begin(struct engine *e, struct batch **batches)
 	*batches = NULL;
 	if (!e->records.kept.found)
 		return 0;
-	domain_recover(e->flow.domains, e->user_max);
+	r = domain_recover(e->flow.domains, e->user_max);
+	if (r < 0)
+		return r;
 	staging_recover_begin(e->flow.staging);
 	lost = blobstore_recover_begin(e->flow.blobstore, e->flow.domains);
+	if (lost < 0)
+		return lost;
 	if (lost)
 		log_error("%d segments of the store can't be had any more", lost);
 	r = list_sessions(e);
@@ -383,6 +413,13 @@ static bool is_named(int fd)
 	return false;
 }
 
+static void mark_forks(const struct uffd_msg *msgs, unsigned nr, unsigned char *used, int max)
+{
+	for (unsigned k = 0; k < nr; k++)
+		if (msgs[k].event == UFFD_EVENT_FORK && (int)msgs[k].arg.fork.ufd <= max)
+			used[msgs[k].arg.fork.ufd] = 1;
+}
+
 /* Which of the descriptors up to max the sessions have. */
 static void mark_records(const struct record_table *table, unsigned char *used, int max)
 {
@@ -395,17 +432,14 @@ static void mark_records(const struct record_table *table, unsigned char *used, 
 		for (unsigned k = 0; k < RECORD_FDS; k++)
 			if (record->fds[k] > 0 && record->fds[k] - 1 <= max)
 				used[record->fds[k] - 1] = 1;
-		for (unsigned k = 0; k < now->nr_waiting && k < RECORD_WAITING; k++)
-			if (now->waiting[k].event == UFFD_EVENT_FORK && (int)now->waiting[k].arg.fork.ufd <= max)
-				used[now->waiting[k].arg.fork.ufd] = 1;
+		mark_forks(now->waiting, MIN(now->nr_waiting, RECORD_WAITING), used, max);
 	}
 }
 
-static void mark_rings(const struct owner_ring *ring, unsigned char *used, int max)
+static void mark_ring(const struct owner_ring *ring, unsigned char *used, int max)
 {
-	for (unsigned k = 0; k < FLOW_MESSAGES; k++)
-		if (ring->messages[k].event == UFFD_EVENT_FORK && (int)ring->messages[k].arg.fork.ufd <= max)
-			used[ring->messages[k].arg.fork.ufd] = 1;
+	mark_forks(ring->messages, FLOW_MESSAGES, used, max);
+	mark_forks(ring->heard, FLOW_HEARD, used, max);
 }
 
 static int highest_fd(DIR *dir)
@@ -449,7 +483,7 @@ void engine_close_strays(void)
 	if (used) {
 		mark_records(&records, used, max);
 		for (unsigned i = 0; i < OWNERS_MAX; i++)
-			mark_rings(ring_at(&rings, i), used, max);
+			mark_ring(ring_at(&rings, i), used, max);
 		close_unused(used, max, dir);
 	}
 	free(used);
@@ -547,8 +581,10 @@ int engine_import_fds(const struct engine_kept_fd *v, unsigned nr)
 	}
 	for (i = 0; i < nr; i++)
 		import_fd(record_at(&records, v[i].record), &v[i]);
-	for (i = 0; rings.found && i < OWNERS_MAX; i++)
+	for (i = 0; rings.found && i < OWNERS_MAX; i++) {
 		lost += forget_forks(ring_at(&rings, i)->messages, FLOW_MESSAGES);
+		lost += forget_forks(ring_at(&rings, i)->heard, FLOW_HEARD);
+	}
 	for (i = 0; (record = record_next(&records, &i));)
 		reopen(record);
 	if (lost)

@@ -267,7 +267,8 @@ void blobstore_touch(struct blobstore *bs, blob_id id);
 void blobstore_set_move_down(struct blobstore *bs, uint64_t ns);
 /*
  * After the death of the process that had it: begin takes over the segments that
- * can be had (domains: recovered, see page/domain.h); ref counts a slot that
+ * can be had (domains: recovered, see page/domain.h) and says how many can't, or
+ * -ENOMEM; ref counts a slot that
  * names id, and returns its bytes, 0 when it is lost; end gives back what nobody
  * has named. Until blobstore_work has had its way, duplicates are not found.
  */

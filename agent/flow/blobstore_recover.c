@@ -30,8 +30,8 @@ static uint32_t entries_backed(const struct blobstore *bs)
 	return (uint32_t)MIN(bytes / sizeof(struct segment_entry), (uint64_t)bs->nr_segments);
 }
 
-/* False: its bytes can't be had. */
-static bool take_segment(struct blobstore *bs, uint32_t i, struct domain_registry *domains)
+/* -ENOMEM; another error: its bytes can't be had. */
+static int take_segment(struct blobstore *bs, uint32_t i, struct domain_registry *domains)
 {
 	const struct segment_entry *entry = &bs->entries[i];
 	struct domain *domain = domain_of(domains, entry->uid);
@@ -39,10 +39,15 @@ static bool take_segment(struct blobstore *bs, uint32_t i, struct domain_registr
 	uint64_t place = entry->place;
 	uint32_t tier = place_tier(place);
 	size_t written = tier ? entry->batches * (size_t)SEALED_BATCH : STORE_SEGMENT;
+	int r;
 
-	if (!domain || written > STORE_SEGMENT || tier >= bs->nr_tiers || segment_tenant(bs, domain) ||
-	    store_segment_adopt(bs->tiers[tier].store, place_carrier(place), written))
-		return false;
+	if (!domain || written > STORE_SEGMENT || tier >= bs->nr_tiers)
+		return -EINVAL;
+	r = segment_tenant(bs, domain);
+	if (r == 0)
+		r = store_segment_adopt(bs->tiers[tier].store, place_carrier(place), written);
+	if (r < 0)
+		return r;
 	bs->tenants[domain->index].domain = domain;
 	seg->seed = entry->seed;
 	seg->serial = entry->serial;
@@ -55,7 +60,7 @@ static bool take_segment(struct blobstore *bs, uint32_t i, struct domain_registr
 	seg->state = SEGMENT_SEALED;
 	seg->place = place;
 	bs->tiers[tier].used_segments++;
-	return true;
+	return 0;
 }
 
 int blobstore_recover_begin(struct blobstore *bs, struct domain_registry *domains)
@@ -64,7 +69,11 @@ int blobstore_recover_begin(struct blobstore *bs, struct domain_registry *domain
 
 	bs->top_segment = entries_backed(bs);
 	for (uint32_t i = 0; i < bs->top_segment; i++) {
-		if (!bs->entries[i].place || take_segment(bs, i, domains))
+		int r = bs->entries[i].place ? take_segment(bs, i, domains) : 0;
+
+		if (r == -ENOMEM) /* nothing of it is lost */
+			return r;
+		if (r == 0)
 			continue;
 		atomic_store(&bs->entries[i].place, 0);
 		lost++;

@@ -20,6 +20,8 @@
  */
 #include "flow/flow.h"
 
+#include <string.h>
+
 #include "common/inject.h"
 #include "common/util.h"
 #include "proc/record.h"
@@ -86,22 +88,34 @@ static bool is_in_reach(const struct uffd_msg *msg)
 	}
 }
 
-/* The child does something itself: what, says how it was. Its threads go on
-   with that. */
+/*
+ * The child does something itself: what, says how it was. Its threads go on with
+ * that. Read into kept memory, as all events are (fault.c: read_messages), under
+ * numbers of their own; those read before have all been taken.
+ */
 static void hear_child(struct owner *o, struct session *s, int child)
 {
-	struct uffd_msg heard[8];
+	struct owner_ring *ring = o->ring;
+	uint64_t base = atomic_load_explicit(&ring->base, memory_order_relaxed) + FLOW_MESSAGES;
 	unsigned room = SESSION_WAITING_MAX - s->nr_waiting;
-	int n = room ? uffd_read(child, heard, MIN(room, (unsigned)ARRAY_SIZE(heard))) : 0;
+	int n;
 
+	atomic_store_explicit(&ring->session, s->id, memory_order_relaxed);
+	atomic_store_explicit(&ring->child, (uint64_t)child + 1, memory_order_relaxed);
+	atomic_store_explicit(&ring->base, base, memory_order_release);
+	n = room ? uffd_read(child, ring->heard, MIN(room, (unsigned)FLOW_HEARD)) : 0;
+	inject(INJECT_CHILD_HEARD);
 	for (int i = 0; i < n; i++) {
+		struct uffd_msg *msg = &ring->heard[i];
+
 		/* faults: all are woken when it has a session */
-		if (heard[i].event == UFFD_EVENT_PAGEFAULT || !is_in_reach(&heard[i]))
+		if (msg->event == UFFD_EVENT_PAGEFAULT || !is_in_reach(msg))
 			continue;
-		event_set_child(&heard[i], child);
-		s->waiting[s->nr_waiting++] = heard[i];
+		s->waiting[s->nr_waiting] = *msg;
+		event_set_child(&s->waiting[s->nr_waiting++], child);
 	}
-	record_commit(s, 0);
+	record_commit(s, base + FLOW_HEARD);
+	memset(ring->heard, 0, sizeof(ring->heard));
 	o->unquiet = true;
 }
 

@@ -107,6 +107,24 @@ static void drop_transit(struct batch *b)
 		(void)send(b->session->fds.mover, &order, sizeof(order), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+/* Those that wait for nothing in its transit any more: after a batch, all of them;
+   of what is salvaged, those that had something in another lane stay. */
+static void release_heirs(struct session *s)
+{
+	for (struct session **at = &s->heirs; *at;) {
+		struct session *heir = *at;
+
+		if (counter_get(&heir->slots.count[SLOT_LEAVING])) {
+			at = &heir->next_heir;
+			continue;
+		}
+		*at = heir->next_heir;
+		heir->heir_of = NULL;
+		if (heir->record)
+			heir->record->heir_of = 0;
+	}
+}
+
 void evict_stage(struct owner *o, struct batch *b)
 {
 	struct session *s = b->session;
@@ -124,19 +142,10 @@ void evict_stage(struct owner *o, struct batch *b)
 		stage_everywhere(o, b, i);
 		inject(INJECT_STAGE_HALF);
 	}
-	while (s->heirs) {
-		struct session *heir = s->heirs;
-
-		s->heirs = heir->next_heir;
-		heir->heir_of = NULL;
-		if (heir->record)
-			heir->record->heir_of = 0;
-	}
+	release_heirs(s);
 	inject(INJECT_STAGED);
 	drop_transit(b);
 	inject(INJECT_DROPPED);
-	if (s->ending && b->lane == WIRE_LANES - 1)
-		flow_close(o, s); /* it was only waited for */
 	b->mail.kind = BATCH_STAGED;
 	mailbox_send(&o->flow->worker, &b->mail);
 }

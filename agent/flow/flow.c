@@ -126,6 +126,11 @@ void flow_close(struct owner *o, struct session *s)
 	fetch_close(o, s);
 	flow_unwatch(o, s);
 	leave_family(s);
+	/* Its transit, which nobody has looked through yet, may be what fork children
+	   wait for: it goes when that is done. */
+	if (s->recover && s->heirs)
+		notice_send(&o->flow->worker, &s->to_worker, SESSION_WORK_SALVAGE);
+	s->recover = SESSION_RECOVERED;
 	order_finish(o->flow, &s->restore_order, s->detach ? 0 : -ESRCH);
 	s->restore_vpn = 0;
 	add_job(o, s);

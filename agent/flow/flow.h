@@ -27,6 +27,7 @@
 
 #define FLOW_WINDOW_MAX 512 /* pages of zeros at a time */
 #define FLOW_MESSAGES 64    /* read at a time */
+#define FLOW_HEARD 8	    /* ... of a fork child without a session */
 #define FLOW_RUN_MAX 32	    /* evicted pages placed by one COPY */
 
 #define FLOW_LOST_BEFORE "what was known of them is lost with an agent before"
@@ -60,6 +61,9 @@ struct owner_ring {
 	_Atomic uint64_t session; /* whose messages these are */
 	_Atomic uint64_t base;	  /* number of the first */
 	struct uffd_msg messages[FLOW_MESSAGES];
+	/* since version 3: what a child says whose fork that session has still to apply */
+	_Atomic uint64_t child; /* its userfaultfd, plus one */
+	struct uffd_msg heard[FLOW_HEARD];
 };
 
 struct owner {

@@ -107,6 +107,7 @@ int keeper_run(keeper_worker_fn worker, void *arg)
 {
 	struct keeper_life life = { 0 };
 	pid_t self = getpid(), pid, *tid = NULL;
+	unsigned vain = 0; /* in a row */
 	uint64_t started;
 	int status, stop = 0;
 
@@ -118,7 +119,7 @@ int keeper_run(keeper_worker_fn worker, void *arg)
 		return worker(arg, &life);
 	}
 	for (;;) {
-		pause_before(life.in_a_row);
+		pause_before(MAX(life.in_a_row, vain ? vain + PATIENCE : 0));
 		shared->settled = false;
 		started = now_ns();
 		pid = start_worker(tid);
@@ -133,9 +134,12 @@ int keeper_run(keeper_worker_fn worker, void *arg)
 		if (stop)
 			kill(pid, stop);
 		status = watch(pid, &stop);
-		if (WIFEXITED(status))
+		if (WIFEXITED(status) && WEXITSTATUS(status) != KEEPER_AGAIN)
 			return WEXITSTATUS(status);
 		life.deaths++;
+		vain = WIFEXITED(status) ? vain + 1 : 0;
+		if (vain)
+			continue;
 		/* A kill from outside says nothing about what the worker found. */
 		if (WTERMSIG(status) == SIGKILL || now_ns() - started > YOUNG_NS)
 			life.in_a_row = shared->settled ? 0 : life.in_a_row;

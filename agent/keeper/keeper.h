@@ -23,12 +23,16 @@ struct keeper_life {
 			      outside: what they found may be what kills */
 };
 
+/* A worker's exit status: it could not take over (no memory, a store that is not
+   there); another one is to try, after a pause. */
+#define KEEPER_AGAIN 75
+
 /* What a worker does with its life, and its exit status. All signals are blocked. */
 typedef int (*keeper_worker_fn)(void *arg, const struct keeper_life *life);
 
 /*
- * Runs workers until one ends by itself; returns its status. Only a death by a
- * signal brings a new one. SIGTERM, SIGINT and SIGHUP are passed on; a new
+ * Runs workers until one ends by itself; returns its status. A death by a signal
+ * brings a new one, as does KEEPER_AGAIN. SIGTERM, SIGINT and SIGHUP are passed on; a new
  * worker is told again to stop. Single-threaded, with all signals blocked.
  *
  * Where the kernel doesn't say where the C library keeps its thread's id

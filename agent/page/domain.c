@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "page/domain.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/random.h>
@@ -53,17 +54,20 @@ void domain_registry_share(struct domain_registry *reg, const void *secret, size
 	reg->shared = !seal_hash(secret, len, "uswap domains 1", NULL, 0, reg->secret);
 }
 
-uint32_t domain_recover(struct domain_registry *reg, uint64_t limit)
+int domain_recover(struct domain_registry *reg, uint64_t limit)
 {
 	_Atomic uint32_t *backed = reg->kept.own;
-	uint32_t n = 0;
+	int n = 0;
 
 	reg->backed = MIN(*backed, DOMAINS_MAX);
 	for (uint32_t i = 0; i < reg->backed; i++) {
-		struct domain *domain = reg->records[i].used ? calloc(1, sizeof(*domain)) : NULL;
+		struct domain *domain;
 
-		if (!domain)
+		if (!reg->records[i].used)
 			continue;
+		domain = calloc(1, sizeof(*domain));
+		if (!domain)
+			return -ENOMEM;
 		domain->name.kind = (enum domain_kind)reg->records[i].kind;
 		domain->name.id = reg->records[i].id;
 		domain->uid = reg->records[i].uid;

@@ -50,8 +50,9 @@ struct domain_registry *domain_registry_free(struct domain_registry *reg);
    domain_get. */
 void domain_registry_share(struct domain_registry *reg, const void *secret, size_t len);
 /* After the death of the worker before: the domains that it had, without
-   references and charges. Those that get none go with the next domain_get. */
-uint32_t domain_recover(struct domain_registry *reg, uint64_t limit);
+   references and charges. Those that get none go with the next domain_get. How many,
+   or -ENOMEM. */
+int domain_recover(struct domain_registry *reg, uint64_t limit);
 /* By its label, for recovery; NULL: there is none. No reference is taken. */
 struct domain *domain_of(struct domain_registry *reg, uint32_t uid);
 /* The domain of uid with one more reference (made if need be, with limit).

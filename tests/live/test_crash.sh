@@ -69,7 +69,8 @@ at_points() {
 
 	for point in $(points); do
 		case $point in
-		NONE | POINTS | COMPACT) continue ;; # compaction: when there is garbage
+		NONE | POINTS) continue ;;
+		COMPACT | CHILD_HEARD) continue ;; # when there is garbage; when a fork is not the first
 		BATCH_* | SEGMENT_* | PROMOTED) continue ;; # test_crash_tiers.sh
 		esac
 		hits=$(inject_hits)
