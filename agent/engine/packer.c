@@ -19,29 +19,43 @@ static bool is_pressed(const struct packers *p)
 	return staging_used_bytes(p->flow->staging) > staging_max_bytes(p->flow->staging) / 4 * 3;
 }
 
-static struct batch *take_locked(struct packers *p, uint64_t now)
+/* The first of a list that is due, and need not wait for a dictionary. */
+static struct batch *take_from(struct packers *p, struct batch **at, uint64_t due_ns)
 {
-	struct batch *b = p->urgent;
+	bool pressed = is_pressed(p);
 
-	if (b) {
-		p->urgent = b->next;
+	for (; *at && (*at)->due_ns <= due_ns; at = &(*at)->next) {
+		struct batch *b = *at;
+
+		if (!pressed && blobstore_family_is_learning(b->session->family)) {
+			p->held_back = true;
+			continue;
+		}
+		*at = b->next;
+		if (p->tail == &b->next)
+			p->tail = at;
 		return b;
 	}
-	b = p->head;
-	if (!b || (b->due_ns > now && !is_pressed(p)))
-		return NULL;
-	p->head = b->next;
-	if (!p->head)
-		p->tail = &p->head;
-	return b;
+	return NULL;
+}
+
+static struct batch *take_locked(struct packers *p, uint64_t now)
+{
+	struct batch *b;
+
+	p->held_back = false;
+	b = take_from(p, &p->urgent, UINT64_MAX);
+	return b ? b : take_from(p, &p->head, is_pressed(p) ? UINT64_MAX : now);
 }
 
 static void wait_locked(struct packers *p)
 {
-	uint64_t until = p->head ? MIN(p->head->due_ns, p->house_due_ns) : p->house_due_ns;
-	struct timespec ts = { .tv_sec = (time_t)(until / NSEC_PER_SEC),
-			       .tv_nsec = (long)(until % NSEC_PER_SEC) };
+	uint64_t until = p->held_back ? now_ns() + BUSY_NS : p->head ? p->head->due_ns : UINT64_MAX;
+	struct timespec ts;
 
+	until = MIN(until, p->house_due_ns);
+	ts = (struct timespec){ .tv_sec = (time_t)(until / NSEC_PER_SEC),
+				.tv_nsec = (long)(until % NSEC_PER_SEC) };
 	p->nr_waiting++;
 	pthread_cond_timedwait(&p->more, &p->lock, &ts);
 	p->nr_waiting--;

@@ -53,6 +53,7 @@ struct packers {
 	uint64_t house_due_ns;
 	uint64_t cold_due_ns; /* under housekeeping */
 	bool stop;
+	bool held_back; /* some wait for a dictionary */
 	unsigned nr_waiting; /* for more */
 	pthread_mutex_t housekeeping; /* blobstore_work: one at a time */
 	pthread_t threads[PACKERS_MAX];

@@ -108,6 +108,9 @@ struct family;
 struct family *blobstore_family_new(struct blobstore *bs, const struct domain *domain);
 void blobstore_family_forked(struct family *family);
 void blobstore_family_unref(struct family *family);
+/* Its first dictionary is being made, by blobstore_learn: what can wait for that is
+   better packed after it. For a while only. Any thread. */
+bool blobstore_family_is_learning(const struct family *family);
 
 /* Whose page. */
 struct blobstore_source {

@@ -15,6 +15,7 @@
 #define SAMPLE_EVERY 4u
 #define SAMPLE_EVERY_LATER 8u
 #define SAMPLE_EVERY_MAX 256u
+#define LEARNING_NS (4 * NSEC_PER_SEC) /* it is worth waiting for that long */
 #define SAMPLE_WORSE 4u /* times as many after a training that gained nothing */
 /* Probes (encode) between two looks at what a dictionary gains. */
 #define PROBES 32u
@@ -44,6 +45,7 @@ struct family {
 	uint32_t stored;	/* since the last one */
 	uint32_t nr_samples;	/* ever taken; the last DICT_SAMPLES are there */
 	uint32_t samples[DICT_SAMPLES]; /* blob ids; they may have died since */
+	_Atomic uint64_t learning_ns; /* since when its first dictionary is due; 0: it isn't */
 	bool renew;		/* the dictionary gains less than it did */
 	uint32_t probes;
 	uint64_t probed_plain, probed_dict;
@@ -254,6 +256,16 @@ void family_stored(struct blobstore *bs, const struct blobstore_source *from,
 		return;
 	f->stored = 0;
 	f->samples[f->nr_samples++ % DICT_SAMPLES] = id;
+	/* later ones, where the first gained nothing, are not worth waiting for */
+	if (f->nr_samples == DICT_SAMPLES && f->dict < 0 && f->every == SAMPLE_EVERY)
+		atomic_store_explicit(&f->learning_ns, now_ns(), memory_order_relaxed);
+}
+
+bool blobstore_family_is_learning(const struct family *f)
+{
+	uint64_t since = f ? atomic_load_explicit(&f->learning_ns, memory_order_relaxed) : 0;
+
+	return since && now_ns() - since < LEARNING_NS;
 }
 
 /* ---- training: the housekeeping thread, without the lock ---- */
@@ -406,6 +418,7 @@ static void end_training(struct blobstore *bs, struct training *t, int number)
 	else
 		f->every = SAMPLE_EVERY_LATER;
 	set_dict(bs, f, number);
+	atomic_store_explicit(&f->learning_ns, 0, memory_order_relaxed);
 	for (unsigned i = 0; i < t->nr_others; i++)
 		dict_unuse(bs->dicts, (unsigned)t->others[i]);
 	pthread_mutex_unlock(&bs->lock);

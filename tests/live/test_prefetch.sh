@@ -91,6 +91,8 @@ wait_until 60 "the program to have its data" test -e "$READY"
 PEER_PID=$HEAP_PID
 evict_all
 wait_until 30 "the store to have learned" has_learned
+# The rest has waited for it, whatever else the machine does.
+[ "$(total dictionary_pages_total)" -gt 1000 ] || fail "all was packed before there was a dictionary"
 timeout $((120 * FACTOR)) "$CTL" --json restore "$HEAP_PID" >"$DIR/order.json" ||
 	fail "restore: $(cat "$DIR/order.json")"
 evict_all

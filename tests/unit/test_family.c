@@ -164,6 +164,48 @@ START_TEST(test_dictionary)
 }
 END_TEST
 
+/* What can wait for the first dictionary is told to, till it is there or known not to
+   be worth it. */
+START_TEST(test_first_is_waited_for)
+{
+	struct family *f = blobstore_family_new(bs, alice), *other = blobstore_family_new(bs, alice);
+	unsigned char page[PAGE_BYTES];
+	unsigned n = 0, due;
+
+	ck_assert(!blobstore_family_is_learning(NULL));
+	for (; n < PAGES && !blobstore_family_is_learning(f); n++) {
+		make_page(page, 0, n);
+		ids[n] = put(alice, f, n, page);
+	}
+	ck_assert_uint_lt(n, PAGES);
+	ck_assert(!blobstore_family_is_learning(other));
+	while (blobstore_learn(bs, codec))
+		;
+	ck_assert(!blobstore_family_is_learning(f));
+	ck_assert_uint_eq(stats().dicts, 1);
+	unref_many(n, ids);
+	/* pages that have nothing in common */
+	for (due = 0; !blobstore_family_is_learning(other); due++) {
+		make_page(page, due + 1, due);
+		blobstore_unref(bs, put(alice, other, due, page));
+		if (due % 64 == 0)
+			blobstore_work(bs);
+		ck_assert_uint_le(due, n);
+	}
+	while (blobstore_learn(bs, codec))
+		;
+	for (unsigned i = 0; i < 5 * due; i++) {
+		make_page(page, due + i + 1, due + i);
+		blobstore_unref(bs, put(alice, other, i, page));
+		if (i % 64 == 0)
+			blobstore_work(bs);
+		ck_assert(!blobstore_family_is_learning(other));
+	}
+	blobstore_family_unref(f);
+	blobstore_family_unref(other);
+}
+END_TEST
+
 START_TEST(test_dictionary_survives_compaction)
 {
 	struct family *f = blobstore_family_new(bs, alice);
@@ -457,6 +499,7 @@ int main(void)
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, 60);
 	tcase_add_test(tc, test_dictionary);
+	tcase_add_test(tc, test_first_is_waited_for);
 	tcase_add_test(tc, test_dictionary_survives_compaction);
 	tcase_add_test(tc, test_who_shares_a_dictionary);
 	tcase_add_test(tc, test_retired);
