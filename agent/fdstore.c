@@ -86,7 +86,8 @@ bool fdstore_take(const char *name, int fd)
 		files_are_there = true;
 		nr_fds++;
 		names_bytes += (unsigned)strlen(name) + 1;
-		return strlen(name) < KEPT_NAME && kept_set_fd(name + strlen(FILE_PREFIX), fd) == 0;
+		return strlen(name + strlen(FILE_PREFIX)) < KEPT_NAME &&
+		       kept_set_fd(name + strlen(FILE_PREFIX), fd) == 0;
 	}
 	/* Sessions' are counted with their sessions. */
 	if (!strchr(ENGINE_KEPT_KINDS, name[0]))

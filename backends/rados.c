@@ -19,6 +19,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "backends/objects.h"
 #include "backends/rados_library.h"
@@ -114,8 +115,28 @@ static int configure(rados_t cluster, const struct spec *spec, bool is_fault)
 	return 0;
 }
 
+/* The unit forbids it, unless told otherwise. */
+static bool may_use_network(void)
+{
+	static const int families[] = { AF_INET, AF_INET6 };
+
+	for (size_t i = 0; i < ARRAY_SIZE(families); i++) {
+		_cleanup_close_ int fd = socket(families[i], SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+		if (fd >= 0)
+			return true;
+	}
+	return false;
+}
+
 static int explain_connect(const struct spec *spec, int r, char *why, size_t size)
 {
+	if (!may_use_network()) {
+		snprintf(why, size,
+			 "pool %s: the agent may not use the network: its unit needs rados.conf, see uswap-rados(7)",
+			 spec->pool);
+		return -EACCES;
+	}
 	switch (r) {
 	case -EACCES:
 	case -EPERM:

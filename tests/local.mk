@@ -411,6 +411,7 @@ CEPH_TESTS = \
 INJECT_TESTS = tests/inject/test_inject.sh
 
 SYSTEMD_TESTS = \
+	tests/systemd/test_rados.sh \
 	tests/systemd/test_unit.sh
 
 TESTS += $(STATIC_TESTS) $(UNIT_TESTS) $(PLANTED_TESTS) $(CONTROL_TESTS) $(LIVE_TESTS) $(INJECT_TESTS) $(CEPH_TESTS) $(SYSTEMD_TESTS)

@@ -1,0 +1,169 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# The installed unit in a container with a real systemd as PID 1, and a Ceph
+# cluster on the container's loopback: with its hardening alone the unit reaches
+# no network and says so; with the drop-in of contrib a program's memory goes to
+# the pool and comes back; and an operator collects a host that is gone.
+set -eu
+src=$(realpath "${srcdir:-.}")
+build=$(realpath "${top_builddir:-.}")
+name=uswap-rados-$$
+say() { echo "test_rados: $*"; }
+skip() {
+	say "skipped: $*"
+	exit 77
+}
+[ "$(id -u)" = 0 ] || skip "not root"
+for tool in unshare nsenter findmnt jq ip ceph-mon ceph-osd ceph rados; do
+	command -v $tool >/dev/null || skip "$tool is not installed"
+done
+[ -x /lib/systemd/systemd ] || skip "systemd is not installed"
+[ -x "$(command -v dbus-daemon)" ] || skip "dbus-daemon is not installed"
+[ -n "$(findmnt -n -t cgroup2 -o TARGET | head -n 1)" ] || skip "no cgroup2 hierarchy is mounted"
+[ -c /dev/userfaultfd ] || skip "no /dev/userfaultfd"
+unshare --pid --fork --mount --uts --ipc --cgroup --net true 2>/dev/null ||
+	skip "namespaces can't be made here"
+[ -x "$build/agent/uswap-agent" ] || { say "uswap-agent is not built"; exit 1; }
+reason=$("$build/tests/workloads/have_move") || skip "$reason"
+
+dir=$(mktemp -d "${TMPDIR:-/tmp}/uswap-systemd.XXXXXX")
+chmod 755 "$dir"
+box() { "$src/scripts/sdbox" "$name" exec "$@"; }
+cleanup() {
+	local status=$?
+	trap - EXIT
+	set +e
+	if [ $status -ne 0 ] && [ $status -ne 77 ]; then
+		box journalctl -u uswap-agent --no-pager -n 40
+		box uswapctl status
+	fi
+	"$src/scripts/sdbox" "$name" stop
+	rm -rf "$dir"
+	exit $status
+}
+trap cleanup EXIT
+trap 'exit 1' INT TERM HUP
+fail() {
+	say "FAILED: $*" >&2
+	exit 1
+}
+wait_until() { # SECONDS WHAT COMMAND...
+	local end=$((SECONDS + $1)) what=$2
+	shift 2
+	until "$@"; do
+		[ $SECONDS -lt $end ] || fail "still waiting: $what"
+		sleep .1
+	done
+}
+
+# ---- install: a build of its own, since the places are compiled in ----
+mkdir "$dir/build"
+(
+	cd "$dir/build"
+	"$src/configure" --quiet --prefix=/usr --sysconfdir=/etc --localstatedir=/var \
+		CC="${CC:-gcc}" && make -s -j "$(nproc)" all &&
+		make -s install DESTDIR="$dir/stage"
+) >"$dir/install.log" 2>&1 || {
+	tail -n 40 "$dir/install.log"
+	fail "make install DESTDIR="
+}
+mkdir -p "$dir/stage/usr/lib/uswap-test" "$dir/stage/etc/ceph" "$dir/stage/etc/uswap/uswap.conf.d"
+cp "$build/tests/workloads/fill_serve" "$src/tests/ceph/mini-ceph.sh" "$src/contrib/systemd/rados.conf" \
+	"$dir/stage/usr/lib/uswap-test"
+cat >"$dir/stage/etc/uswap/uswap.conf.d/test.conf" <<'END'
+[Policy]
+StartDelaySec=0
+MinResident=0
+[Store]
+Store=memory:64M rados:uswap,timeout=2
+MoveDownSec=0.1
+END
+chmod -R go+rX "$dir/stage"
+
+# ---- boot, and a cluster that only the box can reach ----
+SDBOX_LAYER=$dir/stage SDBOX_KEEP="dbus.service dbus.socket" "$src/scripts/sdbox" "$name" start / || {
+	say "the box is up, but not all of its units"
+	box systemctl --failed --no-pager || skip "systemd does not boot here"
+}
+box systemd-sysusers
+box systemd-tmpfiles --create /usr/lib/tmpfiles.d/uswap.conf
+mini_ceph() { box bash /usr/lib/uswap-test/mini-ceph.sh "$1" /run/uswap-test "${@:2}"; }
+mini_ceph start memstore >"$dir/ceph.log" 2>&1 || {
+	cat "$dir/ceph.log"
+	fail "the cluster does not start"
+}
+# what an administrator has: the monitors' addresses, and one key
+box sh -c 'grep -E "^(fsid|mon_host|ms_bind|\[global\])" /run/uswap-test/ceph.conf >/etc/ceph/ceph.conf
+	install -o uswap -m 600 /run/uswap-test/client.uswap.keyring /etc/ceph/ceph.client.uswap.keyring'
+
+# ---- the unit as it is ----
+tier() { box uswapctl --json stats | jq -er ".agent.tiers[] | select(.name == \"rados\") | .$1"; }
+reason_is() { [[ $(tier reason) == *"$1"* ]]; }
+is_up() { [ "$(tier state)" = up ]; }
+box systemctl start uswap-agent
+wait_until 60 "the unit to find no network: $(tier reason)" reason_is "the agent may not use the network"
+[ "$(tier state)" = denied ] || fail "state: $(tier state)"
+say "without the drop-in: $(tier reason)"
+
+# ---- with the drop-in ----
+box install -D -m 644 /usr/lib/uswap-test/rados.conf /etc/systemd/system/uswap-agent.service.d/rados.conf
+box systemctl daemon-reload
+box systemctl restart uswap-agent
+wait_until 60 "the pool to be reached" is_up
+coproc WORK {
+	box setpriv --reuid 60000 --regid 60000 --clear-groups uswapctl run -- /usr/lib/uswap-test/fill_serve 32 2>&1
+}
+worker=$WORK_PID
+answer=
+ask() { # COMMAND, the answer that must come
+	[ -z "$1" ] || echo "$1" >&"${WORK[1]}"
+	read -r -t 60 answer <&"${WORK[0]}" || fail "$1: no answer"
+	[[ $answer == "$2"* ]] || fail "$1: $answer"
+}
+ask "" ready
+pid=${answer#ready }
+in_the_pool() { [ "$(tier live_bytes)" -gt $((1 << 20)) ]; }
+is_attached() { box uswapctl --json stats "$pid" >"$dir/attached" 2>&1; }
+wait_until 20 "the program to be attached" is_attached
+box uswapctl evict "$pid"
+wait_until 60 "pages to go to the pool" in_the_pool
+ask verify right
+[ "$(tier read_bytes_total)" -gt $((1 << 20)) ] || fail "nothing was read from the pool"
+say "with the drop-in: $answer pages, $(tier read_bytes_total) bytes read from the pool"
+
+# ---- restarted, the service manager keeps what says where pages are ----
+wait_until 20 "the program to be evicted" box uswapctl evict "$pid"
+wait_until 60 "pages to go to the pool again" in_the_pool
+live=$(tier live_bytes)
+box systemctl restart uswap-agent
+wait_until 60 "the pool to be reached again" is_up
+[ "$(tier live_bytes)" -gt $((live / 2)) ] || fail "$(tier live_bytes) bytes of $live are known after a restart"
+ask verify right
+say "restarted: $answer pages"
+
+# ---- what an operator types ----
+gc() { box uswapctl gc "--host=$1" >"$dir/gc" 2>&1; }
+rados() { box env CEPH_CONF=/run/uswap-test/ceph.conf timeout 30 rados -p uswap "$@"; }
+host=$(rados ls | sed -n 's/^h\.//p')
+if gc "$host"; then fail "the living host was removed"; fi
+grep -q "host $host is alive" "$dir/gc" || fail "gc: $(cat "$dir/gc")"
+box sh -c 'printf "gone\naddress 127.0.0.1:0/4711\n" >/run/uswap-test/card'
+rados put h.gone /run/uswap-test/card
+rados put s.gone.0123456789abcdef01234567.0000000000000001 /etc/hostname
+gc gone || fail "gc: $(cat "$dir/gc")"
+grep -q "^host gone: 1 segments removed" "$dir/gc" || fail "gc: $(cat "$dir/gc")"
+if rados ls | grep '\.gone'; then fail "left of a host"; fi
+box env CEPH_CONF=/run/uswap-test/ceph.conf timeout 30 ceph osd blocklist ls 2>/dev/null |
+	grep -q '^127.0.0.1:0/4711' || fail "its client is not blocklisted"
+ask verify right
+say "gc: $(cat "$dir/gc")"
+
+ask quit bye
+wait "$worker" || fail "the program ended with status $?"
+is_empty() { ! rados ls | grep -q '^s'; }
+wait_until 30 "the pool to be empty" is_empty
+box systemctl stop uswap-agent
+[ "$(box systemctl show -P Result uswap-agent)" = success ] || fail "the stop has failed"
+[ -z "$(rados ls)" ] || fail "left in the pool: $(rados ls)"
+mini_ceph stop
+say passed
