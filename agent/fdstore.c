@@ -37,7 +37,8 @@ static struct passed passed;
 static unsigned max_fds; /* 0: there is no store */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* these two */
 static unsigned nr_fds, names_bytes;
-static bool files_are_there;
+static char files[KEPT_FILES][KEPT_NAME]; /* that have come back, or were put */
+static unsigned nr_files;
 
 /* A socket of our own to it; sd_notify(3) waits until the manager reads. */
 static void open_notify(const char *path)
@@ -77,17 +78,34 @@ bool fdstore_is_there(void)
 	return max_fds > 0;
 }
 
+static bool file_is_there(const char *name)
+{
+	for (unsigned i = 0; i < nr_files; i++)
+		if (strcmp(files[i], name) == 0)
+			return true;
+	return false;
+}
+
+/* Counted, and not to be put again. */
+static void file_there(const char *name)
+{
+	if (nr_files < KEPT_FILES)
+		snprintf(files[nr_files++], KEPT_NAME, "%s", name);
+	nr_fds++;
+	names_bytes += (unsigned)(strlen(FILE_PREFIX) + strlen(name)) + 1;
+}
+
 bool fdstore_take(const char *name, int fd)
 {
 	struct engine_kept_fd *v;
 	char *end;
 
 	if (strncmp(name, FILE_PREFIX, strlen(FILE_PREFIX)) == 0) {
-		files_are_there = true;
-		nr_fds++;
-		names_bytes += (unsigned)strlen(name) + 1;
-		return strlen(name + strlen(FILE_PREFIX)) < KEPT_NAME &&
-		       kept_set_fd(name + strlen(FILE_PREFIX), fd) == 0;
+		name += strlen(FILE_PREFIX);
+		if (strlen(name) >= KEPT_NAME || kept_set_fd(name, fd) < 0)
+			return false;
+		file_there(name);
+		return true;
 	}
 	/* Sessions' are counted with their sessions. */
 	if (!strchr(ENGINE_KEPT_KINDS, name[0]))
@@ -146,17 +164,16 @@ void fdstore_put_files(void)
 	const char *name;
 	int fd;
 
-	if (!max_fds || files_are_there)
+	if (!max_fds)
 		return;
-	files_are_there = true;
+	/* Also after a restart: there may be more of them than before (threads, stores,
+	   what a newer version keeps). */
 	for (unsigned i = 0; (fd = kept_nth_fd(i, &name)) >= 0; i++) {
-		if (sd_is_socket(fd, AF_UNSPEC, 0, -1) > 0)
-			continue; /* the manager's own, or bound anew */
+		if (file_is_there(name) || sd_is_socket(fd, AF_UNSPEC, 0, -1) > 0)
+			continue; /* a socket: the manager's own, or bound anew */
 		snprintf(stored, sizeof(stored), FILE_PREFIX "%s", name);
-		if (put(stored, fd) == 0) {
-			nr_fds++;
-			names_bytes += (unsigned)strlen(stored) + 1;
-		}
+		if (put(stored, fd) == 0)
+			file_there(name);
 	}
 	fdstore_sync();
 }

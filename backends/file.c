@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
+#include "common/kept.h"
 #include "common/util.h"
 
 struct file {
@@ -166,8 +167,13 @@ static void file_destroy(void *self)
 {
 	struct file *f = self;
 
+	bool served = f->reader;
+
 	file_reader_free(f->reader);
-	if (f->fd >= 0) {
+	/* One that was never served from may be full of what another process has left. */
+	if (f->fd >= 0 && !served && !kept_has_directory())
+		close(f->fd);
+	if (f->fd >= 0 && served) {
 		/* Nothing in it is of use to anybody. */
 		if (!f->device)
 			(void)!ftruncate(f->fd, 0);

@@ -24,6 +24,7 @@ static const struct layout {
 	{ "store", LAYOUT_MEMORY, LAYOUT_MEMORY },
 	{ "objects", LAYOUT_OBJECTS, LAYOUT_OBJECTS },
 	{ "rados", LAYOUT_OBJECTS, LAYOUT_OBJECTS },
+	{ "tiers", LAYOUT_TIERS, LAYOUT_TIERS },
 };
 
 static const struct layout *layout_of(const char *name)

@@ -39,6 +39,8 @@
 #define LAYOUT_SEGMENTS_OLDEST 2
 #define LAYOUT_MEMORY 1
 #define LAYOUT_OBJECTS 2
+/* The words of Store= in force, in the header. */
+#define LAYOUT_TIERS 1
 
 #define LAYOUT_MESSAGE 256u
 

@@ -383,6 +383,7 @@ LIVE_TESTS = \
 	tests/live/test_prefetch.sh \
 	tests/live/test_programs.sh \
 	tests/live/test_redis.sh \
+	tests/live/test_restart.sh \
 	tests/live/test_room.sh \
 	tests/live/test_runtimes.sh \
 	tests/live/test_sandbox.sh \

@@ -79,7 +79,7 @@ void domains_part(struct engine *e, struct session *s)
 	}
 	log_info("process %d (%s) has changed its user from %u to %u: its pages are its own from now on",
 		 (int)s->pid, s->command, s->uid, uid);
-	s->uid = uid;
+	s->other_uid = uid; /* the owner changes both, or a child forked now would have one of each */
 	notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_DOMAIN);
 }
 

@@ -299,7 +299,8 @@ void evictor_salvage(struct worker *w, struct session *s)
 	b->nr = b->planned = WIRE_BATCH;
 	b->lane = s->salvaged++;
 	s->nr_batches++;
-	staging_make_room(w->flow->staging, WIRE_BATCH);
+	/* beside what batches on their way have been promised */
+	staging_make_room(w->flow->staging, (unsigned)w->reserved + WIRE_BATCH);
 	w->reserved += b->planned;
 	evict_salvage(w->flow, b);
 	inject(INJECT_RECOVER_SALVAGE);

@@ -192,10 +192,12 @@ static void take_domain(struct session *s)
 	s->family = s->other_family;
 	s->other_domain = domain;
 	s->other_family = family;
+	s->uid = s->other_uid;
+	/* The user last: with the old one, a worker after us would see the change again. */
 	if (s->record) {
-		s->record->uid = s->uid;
 		s->record->domain = s->domain->uid;
 		s->record->is_private = true;
+		s->record->uid = s->uid;
 	}
 	atomic_store(&s->user, SESSION_USER_PRIVATE);
 }

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "common/kept.h"
+#include "common/layout.h"
 #include "common/log.h"
 #include "common/util.h"
 
@@ -29,12 +31,40 @@ static bool open_one(struct engine *e, const char *word)
 	return true;
 }
 
+/* Where pages are is written down by a store's place in the list: as long as an agent
+   before us has some there, its list stays in force. */
+static bool keep_list(struct engine *e)
+{
+	struct kept kept = KEPT_NONE;
+	char *list;
+	int r = kept_open(&kept, "tiers", PAGE_BYTES, LAYOUT_TIERS);
+
+	static_assert(SETTINGS_STORE_MAX <= KEPT_OWN, "all of it");
+	if (r < 0) {
+		log_error("Store=: %s", strerror(-r));
+		return false;
+	}
+	list = kept.own;
+	list[SETTINGS_STORE_MAX - 1] = '\0';
+	if (*list && strcmp(list, e->settings.store) != 0 && recover_owners(e)) {
+		log_warning("Store=%s: programs are attached whose pages are in %s, which stays in force until the agent "
+			    "is started while none is", e->settings.store, list);
+		strcpy(e->settings.store, list);
+	} else {
+		strcpy(list, e->settings.store);
+	}
+	kept_close(&kept);
+	return true;
+}
+
 bool stores_open(struct engine *e)
 {
 	const char *list = e->settings.store;
 	char word[SETTINGS_STORE_MAX];
 
 	static_assert(SETTINGS_STORES < ARRAY_SIZE(e->stores), "and a buffer in front");
+	if (!keep_list(e))
+		return false;
 	if (strncmp(list, "memory:", strlen("memory:")) != 0 && !open_one(e, BUFFER))
 		return false;
 	while (store_next_word(&list, word, sizeof(word)))

@@ -269,7 +269,7 @@ static void apply_fork(struct owner *o, struct session *parent, const struct uff
 	child->family = parent->family;
 	blobstore_family_forked(child->family);
 	child->payer = domain_ref(parent->payer);
-	child->user = parent->user == SESSION_USER_PRIVATE ? SESSION_USER_PRIVATE : SESSION_USER_SAME;
+	child->user = atomic_load(&parent->user); /* CHANGED: it will have a domain of its own */
 	if (make_child(o, parent, child) < 0)
 		return;
 	(void)uffd_wake_all(uffd); /* with its events, faults may have been read */

@@ -197,6 +197,7 @@ struct session {
 	struct domain *domain;
 	struct family *family; /* of the flow layer: it and those forked from it */
 	struct domain *other_domain; /* to come, or had before */
+	uid_t other_uid;	     /* of the one to come */
 	struct family *other_family;
 	struct domain *payer; /* its user's account, where its domain is not the user's; or NULL */
 	_Atomic int user;

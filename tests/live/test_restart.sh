@@ -1,0 +1,101 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# The agent is started again, with its descriptors from the service manager, while
+# programs have pages with it, and something is not as before: other stores, more
+# fault threads, a key that can't be read. All pages are right, and what can't be
+# done is said.
+# shellcheck source=tests/live/crash.sh
+. "${srcdir:-.}/tests/live/crash.sh"
+
+# config STORES [THREADS]
+config() {
+	cat >"$DIR/uswap.conf" <<-END
+		[Agent]
+		FaultThreads=${2:-1}
+		[Store]
+		$1
+		KeyFile=$STORE/key
+		MoveDownSec=0.05
+		[Policy]
+		ScanSec=0.02
+		GraceSec=0.02
+		StallBudget=100%
+		MinResident=0
+		StartDelaySec=0
+	END
+}
+
+restart() {
+	local old
+
+	old=$(keeper)
+	kill_both
+	is_new() { [ "$(keeper)" != "$old" ]; }
+	wait_until 30 "another agent" is_new
+	wait_until 20 "the agent to listen" agent_up
+}
+
+in_file() {
+	[ "$("$CTL" --json stats | jq '[.agent.tiers[] | select(.name == "file") | .live_bytes] | add')" -gt 100000 ]
+}
+
+STORE=$(mktemp -d /var/tmp/uswap-restart.XXXXXX)
+trap 'rm -rf "$STORE"' EXIT
+mkdir "$STORE/a" "$STORE/b"
+(umask 077 && head -c 32 /dev/urandom >"$STORE/key")
+live_begin
+trap 'status=$?; rm -rf "$STORE"; (exit $status); live_cleanup' EXIT
+# shellcheck disable=SC2034
+AGENT_STORES=()
+file_a="Store=file:$STORE/a,size=256M"
+file_b="Store=file:$STORE/b,size=128M"
+memory=Store=memory:64M
+config "$memory"$'\n'"$file_a"
+crash_start
+
+check() {
+	[ "$(ask "$SERVED" verify)" = 4096 ] || fail "verify: $*"
+	say "$*: all of them right"
+}
+serve_start 16
+wait_until 40 "pages to reach the file" in_file
+restart
+check "a restart"
+
+wait_until 40 "pages to reach the file" in_file
+config "$memory"$'\n'"$file_b"$'\n'"$file_a"
+restart
+grep -q "Store=.* stays in force" "$DIR/agent.log" || fail "nothing is said of another Store="
+check "another Store="
+
+# whatever is kept anew is kept by the service manager as well
+config "$memory"$'\n'"$file_a" 3
+restart
+serve_one=$SERVED
+serve_start 4
+serve_two=$SERVED
+wait_until 40 "pages to leave" absent_at_least "$serve_two" 50
+restart
+[ "$(ask "$serve_two" verify)" = 1024 ] || fail "verify of one that came to another fault thread"
+SERVED=$serve_one
+check "more fault threads"
+
+# one that can't take over leaves everything to the next try
+wait_until 40 "pages to reach the file" in_file
+mv "$STORE/key" "$STORE/key.away"
+kill_worker
+is_tried() { [ "$(grep -c 'trying again' "$DIR/agent.log")" -ge 2 ]; }
+wait_until 20 "a worker that can't start" is_tried
+mv "$STORE/key.away" "$STORE/key"
+wait_until 40 "the agent to listen" agent_up
+check "a key that could not be read for a while"
+
+serve_stop "$serve_one"
+serve_stop "$serve_two"
+crash_end
+config "$memory"$'\n'"$file_b"
+: >"$DIR/agent.log"
+restart
+! grep -q "stays in force" "$DIR/agent.log" || fail "the old Store= is in force, though nothing is in it"
+agent_stop
+say passed
