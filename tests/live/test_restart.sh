@@ -72,6 +72,8 @@ check "another Store="
 config "$memory"$'\n'"$file_a" 3
 restart
 serve_one=$SERVED
+serve_start 1 # the first thread's
+serve_zero=$SERVED
 serve_start 4
 serve_two=$SERVED
 wait_until 40 "pages to leave" absent_at_least "$serve_two" 50
@@ -91,6 +93,7 @@ wait_until 40 "the agent to listen" agent_up
 check "a key that could not be read for a while"
 
 serve_stop "$serve_one"
+serve_stop "$serve_zero"
 serve_stop "$serve_two"
 crash_end
 config "$memory"$'\n'"$file_b"
