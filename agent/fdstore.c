@@ -178,6 +178,16 @@ void fdstore_put_files(void)
 	fdstore_sync();
 }
 
+void fdstore_remove_files(void)
+{
+	if (!max_fds)
+		return;
+	for (unsigned i = 0; i < nr_files; i++)
+		sd_notifyf(false, "FDSTOREREMOVE=1\nFDNAME=" FILE_PREFIX "%s", files[i]);
+	nr_files = 0;
+	fdstore_sync();
+}
+
 static const char *name_of(char *name, size_t size, char kind, unsigned record)
 {
 	static const char digits[] = "0123456789abcdefghijklmnopqrstuvwxyz";

@@ -26,6 +26,9 @@ bool fdstore_take(const char *name, int fd);
 bool fdstore_taken(void);
 /* The kept files, as soon as there are all of them. */
 void fdstore_put_files(void);
+/* After a drain: nothing in them is of use to anybody, an older agent must be able to
+   start, and a store's file or device must not stay open. */
+void fdstore_remove_files(void);
 /* A session's; 0, or -ENOSPC. Safe after fdstore_sync. fd -1: it is there. */
 int fdstore_put(char kind, unsigned record, int fd);
 /* The same without waiting for the manager, from any thread: -EAGAIN where it has

@@ -448,6 +448,8 @@ static int run(struct agent *agent)
 	close_attach(agent);
 	/* A failure before READY: no program has got in. */
 	agent->engine = engine_free(agent->engine);
+	if (r >= 0)
+		fdstore_remove_files();
 	agent->control = control_free(agent->control);
 	drain_deinit(&agent->drain);
 	sd_event_source_disable_unref(agent->ticker);

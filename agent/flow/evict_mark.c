@@ -77,10 +77,10 @@ static bool register_mapping(struct owner *o, struct session *s, const struct ba
 	if (ranges_cover(&s->registered, b->map_start, b->map_end))
 		return true;
 	forget_gaps(s, b->map_start, b->map_end);
-	if (ranges_add(&s->registered, b->map_start, b->map_end) < 0) {
-		uffd_unregister(s->fds.uffd, b->map_start, len);
+	/* Registered and not listed does no harm. Not undone: part of it was registered
+	   before, and pages of that part may be away. */
+	if (ranges_add(&s->registered, b->map_start, b->map_end) < 0)
 		return false;
-	}
 	record_commit(s, 0);
 	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));
 	return true;
