@@ -70,7 +70,7 @@ static void keep_house(struct packers *p, struct codec *codec, bool busy)
 
 	if (pthread_mutex_trylock(&p->housekeeping))
 		return;
-	more = !p->has_keeper && blobstore_work(bs);
+	more = blobstore_tidy(bs);
 	more |= blobstore_learn(bs, codec);
 	pause = more ? 0 : busy ? BUSY_NS : IDLE_NS;
 	pthread_mutex_unlock(&p->housekeeping);
@@ -101,7 +101,7 @@ static void recompress(struct packers *p)
 	pthread_mutex_unlock(&p->lock);
 }
 
-/* ---- the housekeeper: where a store may keep one waiting ---- */
+/* ---- the carrier: where a store may keep one waiting ---- */
 
 static void need_room(void *ctx)
 {
@@ -113,11 +113,11 @@ static void need_room(void *ctx)
 	pthread_mutex_unlock(&p->lock);
 }
 
-static void *run_keeper(void *arg)
+static void *run_carrier(void *arg)
 {
 	struct packers *p = arg;
 
-	prctl(PR_SET_NAME, "uswap-house");
+	prctl(PR_SET_NAME, "uswap-carry");
 	pthread_mutex_lock(&p->lock);
 	while (!p->stop) {
 		uint64_t until = now_ns() + (staging_used_bytes(p->flow->staging) ? BUSY_NS : IDLE_NS);
@@ -127,7 +127,7 @@ static void *run_keeper(void *arg)
 
 		p->needed = false;
 		pthread_mutex_unlock(&p->lock);
-		more = blobstore_work(p->flow->blobstore);
+		more = blobstore_carry(p->flow->blobstore);
 		pthread_mutex_lock(&p->lock);
 		if (!more && !p->needed && !p->stop)
 			pthread_cond_timedwait(&p->need, &p->lock, &ts);
@@ -136,15 +136,15 @@ static void *run_keeper(void *arg)
 	return NULL;
 }
 
-static int start_keeper(struct packers *p)
+static int start_carrier(struct packers *p)
 {
 	int r;
 
 	if (!blobstore_has_slow(p->flow->blobstore))
 		return 0;
-	blobstore_set_housekeeper(p->flow->blobstore, need_room, p);
-	r = -pthread_create(&p->keeper, NULL, run_keeper, p);
-	p->has_keeper = r == 0;
+	blobstore_set_carrier(p->flow->blobstore, need_room, p);
+	r = -pthread_create(&p->carrier, NULL, run_carrier, p);
+	p->has_carrier = r == 0;
 	return r;
 }
 
@@ -209,7 +209,7 @@ int packers_start(struct packers *p, struct flow *flow, unsigned nr, int level)
 	pthread_cond_init(&p->more, &attr);
 	pthread_cond_init(&p->need, &attr);
 	pthread_condattr_destroy(&attr);
-	r = nr ? start_keeper(p) : 0;
+	r = nr ? start_carrier(p) : 0;
 	if (r < 0)
 		return r;
 	for (; p->nr < nr; p->nr++) {
@@ -232,8 +232,8 @@ void packers_stop(struct packers *p)
 	pthread_mutex_unlock(&p->lock);
 	for (unsigned i = 0; i < p->nr; i++)
 		pthread_join(p->threads[i], NULL);
-	if (p->has_keeper)
-		pthread_join(p->keeper, NULL);
+	if (p->has_carrier)
+		pthread_join(p->carrier, NULL);
 	assert(!p->head && !p->urgent);
 	pthread_cond_destroy(&p->more);
 	pthread_cond_destroy(&p->need);

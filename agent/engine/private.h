@@ -55,14 +55,14 @@ struct packers {
 	bool stop;
 	bool held_back; /* some wait for a dictionary */
 	unsigned nr_waiting; /* for more */
-	pthread_mutex_t housekeeping; /* blobstore_work: one at a time */
+	pthread_mutex_t housekeeping; /* blobstore_tidy: one at a time */
 	pthread_t threads[PACKERS_MAX];
 	unsigned nr;
 	int level;
 	/* Where there are slow stores: what may have to wait for one of them has a
 	   thread of its own. */
-	pthread_t keeper;
-	bool has_keeper;
+	pthread_t carrier;
+	bool has_carrier;
 	pthread_cond_t need; /* of room, or its end; under lock */
 	bool needed;
 };

@@ -13,7 +13,7 @@
 #include "common/log.h"
 #include "common/util.h"
 
-#define ROUNDS 8
+#define ROUNDS 9
 #define PAUSE_USEC 20000u /* after the first one, then twice as long */
 
 struct verification {

@@ -80,6 +80,7 @@ struct blobstore *blobstore_new_tiers(struct store *const *stores, unsigned nr, 
 	bs->entries_kept = KEPT_NONE;
 	lock_init(&bs->lock);
 	pthread_mutex_init(&bs->seal_lock, NULL);
+	pthread_mutex_init(&bs->carry, NULL);
 	pthread_mutex_init(&bs->house, NULL);
 	room_init(bs);
 	bs->cold.number = -1;
@@ -119,6 +120,7 @@ struct blobstore *blobstore_free(struct blobstore *bs)
 	kept_close(&bs->entries_kept);
 	pthread_mutex_destroy(&bs->lock);
 	pthread_mutex_destroy(&bs->seal_lock);
+	pthread_mutex_destroy(&bs->carry);
 	pthread_mutex_destroy(&bs->house);
 	room_deinit(bs);
 	free(bs->segments);
@@ -275,7 +277,7 @@ void blobstore_unref(struct blobstore *bs, blob_id id)
 
 /* ---- put ---- */
 
-/* Another machine may not answer for long, nor a disk that holds the housekeeper up:
+/* Another machine may not answer for long, nor a disk that holds the mover up:
    no packer waits for it. What lies there and comes again is stored a second time. */
 static bool may_hang(const struct blobstore *bs, uint32_t segment)
 {

@@ -217,16 +217,24 @@ void blobstore_ref(struct blobstore *bs, blob_id id);
 void blobstore_unref(struct blobstore *bs, blob_id id);
 /*
  * Housekeeping, called by one pack thread at a time, some ms at most: frees
- * what unref left behind, gives empty segments back, compacts the poorest
+ * what unref left behind, gives empty segments of memory back, compacts the poorest
  * segment while held bytes exceed 1.15 of live ones. True: there is more.
  */
+bool blobstore_tidy(struct blobstore *bs);
+/*
+ * What slow tiers need, beside the above: moves segments down, blobs up, collects
+ * garbage there. It waits for them, for ever where one does not answer. True: there
+ * is more.
+ */
+bool blobstore_carry(struct blobstore *bs);
+/* Both. */
 bool blobstore_work(struct blobstore *bs);
 /*
- * blobstore_work has a thread of its own, which wake (any thread's, at once) calls
+ * blobstore_carry has a thread of its own, which wake (any thread's, at once) calls
  * from its sleep. Then whoever puts waits for the room that it makes, for a second
  * at most, and not again before it goes on: a store below may not answer.
  */
-void blobstore_set_housekeeper(struct blobstore *bs, void (*wake)(void *ctx), void *ctx);
+void blobstore_set_carrier(struct blobstore *bs, void (*wake)(void *ctx), void *ctx);
 /* More of it, by the same thread, with less haste: trains a dictionary where
    one is due (some 50 ms), frees those that are not used any more. True: there
    was something to do. */
@@ -250,7 +258,7 @@ int blobstore_verify(struct blobstore *bs, struct codec *codec, const _Atomic bo
  * holds one (staging's forwarders among them; differences it counts itself); end.
  * What has changed in a round is left to the next one; end returns how many blobs
  * it could not say yet whether they are right. A count is wrong that was so, and
- * untouched, in three rounds; the caller lets some time pass between them, since a
+ * untouched, in seven rounds; the caller lets some time pass between them, since a
  * page on its way from a packer to its slot has a reference too. top: ids counted
  * are below, NULL on ENOMEM.
  */

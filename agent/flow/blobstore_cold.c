@@ -201,7 +201,7 @@ bool blobstore_recompress(struct blobstore *bs)
 		return false;
 	blobstore_tick(bs);
 	more = slice(bs);
-	more |= segment_free_empty(bs);
+	more |= segment_free_empty(bs, 1);
 	pthread_mutex_unlock(&bs->house);
 	return more;
 }

@@ -180,6 +180,7 @@ static bool begin(struct blobstore *bs, uint32_t victim, uint32_t to, bool colle
 	if (seg->state == SEGMENT_OPEN)
 		segment_seal(bs, victim - 1);
 	seg->moving = true;
+	atomic_fetch_add(&seg->readers, 1);
 	m->victim = victim;
 	m->to = to;
 	m->collecting = collecting;
@@ -291,7 +292,7 @@ static bool gather_records(struct blobstore *bs)
 	return true;
 }
 
-/* The victim's next batch and its table. No lock: it is sealed, and stays. */
+/* The victim's next batch and its table. No lock: it is pinned, so it stays. */
 static int read_batch(struct blobstore *bs)
 {
 	struct mover *m = &bs->mover;
@@ -420,16 +421,18 @@ static bool gather_borrowed(struct blobstore *bs)
 
 static bool gather(struct blobstore *bs)
 {
-	bool ended;
+	const struct segment *seg = &bs->segments[bs->mover.victim - 1];
+	bool ended = true;
 
-	if (bs->segments[bs->mover.victim - 1].borrowed)
-		return gather_borrowed(bs);
-	if (bs->segments[bs->mover.victim - 1].tier)
-		return gather_sealed(bs);
 	pthread_mutex_lock(&bs->lock);
-	ended = gather_records(bs);
+	if (seg->state == SEGMENT_SEALED && !seg->tier)
+		ended = gather_records(bs);
+	else if (seg->state == SEGMENT_SEALED)
+		ended = false;
 	pthread_mutex_unlock(&bs->lock);
-	return ended;
+	if (ended || !seg->tier) /* all of it has died meanwhile, or it has been looked at */
+		return ended;
+	return seg->borrowed ? gather_borrowed(bs) : gather_sealed(bs);
 }
 
 /* ---- */
@@ -442,7 +445,7 @@ static void give_up_victim(struct blobstore *bs)
 	pthread_mutex_lock(&bs->lock);
 	if (m->victim)
 		bs->segments[m->victim - 1].moving = false;
-	m->victim = 0;
+	mover_let_go(bs);
 	pthread_mutex_unlock(&bs->lock);
 }
 
@@ -456,7 +459,7 @@ static bool move_batch(struct blobstore *bs)
 		give_up_victim(bs);
 		return false;
 	}
-	if (!m->victim) /* its last blob has left it meanwhile */
+	if (!m->victim) /* one before it failed, and all of it was given up */
 		return true;
 	out = outgoing_next(m);
 	*out = (struct outgoing){ .bytes = out->bytes, .frames = out->frames, .from = out->from,
@@ -471,8 +474,11 @@ static bool move_batch(struct blobstore *bs)
 		give_up_victim(bs);
 		return false;
 	}
-	if (out->last)
-		m->victim = 0;
+	if (out->last) {
+		pthread_mutex_lock(&bs->lock);
+		mover_let_go(bs); /* the batch holds it */
+		pthread_mutex_unlock(&bs->lock);
+	}
 	return true;
 }
 
@@ -516,8 +522,9 @@ static bool begin_making_room(struct blobstore *bs)
 
 bool mover_make_room(struct blobstore *bs)
 {
-	/* Somebody else may have made some while we waited for the house. */
-	segment_free_empty(bs);
+	/* What has died may be enough, or somebody has made some while we waited. */
+	(void)blobstore_tidy(bs);
+	segment_free_empty(bs, bs->nr_tiers);
 	for (unsigned failed = 0; begin_making_room(bs);) {
 		bool done;
 		if (bs->mover.victim)
@@ -529,7 +536,7 @@ bool mover_make_room(struct blobstore *bs)
 		/* One that fails is passed over the next time. */
 		if (!done && ++failed == bs->nr_tiers)
 			return false;
-		segment_free_empty(bs);
+		segment_free_empty(bs, bs->nr_tiers);
 	}
 	return true;
 }

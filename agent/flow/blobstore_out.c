@@ -93,7 +93,10 @@ static int take_place(struct blobstore *bs, struct outgoing *out)
 	uint32_t *open;
 	int r;
 
-	assert(domain); /* the victim has live bytes, and only we reap */
+	if (!domain || domain->seed != victim->seed) { /* all has died meanwhile, the domain too */
+		out->n = 0;
+		return 0;
+	}
 	open = &bs->tenants[domain->index].open[stream];
 	r = *open ? 0 : segment_open(bs, domain, stream, out->collecting);
 	if (r)
@@ -204,7 +207,7 @@ static void abandon_victim(struct blobstore *bs, uint32_t victim)
 	}
 	bs->segments[victim].moving = false;
 	if (m->victim == victim + 1)
-		m->victim = 0;
+		mover_let_go(bs);
 }
 
 /* Under the lock. */

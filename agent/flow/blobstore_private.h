@@ -197,7 +197,7 @@ struct tier {
 };
 
 /* A batch on its way to a slow tier. Until it is there its blobs are where they
-   were; its victim is pinned, its place counted as pending. The house lock's. */
+   were; its victim is pinned, its place counted as pending. The carry lock's. */
 struct outgoing {
 	unsigned char *bytes;
 	struct sealed_frame *frames;
@@ -217,10 +217,10 @@ struct outgoing {
 
 /*
  * The mover: takes what lives in one segment, batch by batch, to another tier
- * or (garbage collection) to a better segment of the same one. The house lock's.
+ * or (garbage collection) to a better segment of the same one. The carry lock's.
  */
 struct mover {
-	uint32_t victim;  /* segment plus one; 0: none */
+	uint32_t victim;  /* segment plus one, pinned like by a reader; 0: none */
 	uint32_t to;	  /* tier */
 	uint32_t cursor;  /* memory form: byte; sealed form: batch */
 	uint32_t record;  /* sealed form: the next one of that batch */
@@ -268,9 +268,12 @@ struct blobstore {
 	struct seal_key key;
 	struct seal *seal;	/* for those who may wait for its lock */
 	pthread_mutex_t seal_lock;
-	/* One housekeeper at a time; taken before `lock`. */
+	/* One mover at a time: what may have to wait for a slow store; taken before
+	   `house`. */
+	pthread_mutex_t carry;
+	/* One housekeeper at a time, who waits for nobody; taken before `lock`. */
 	pthread_mutex_t house;
-	/* Those who put, waiting for the housekeeper. */
+	/* Those who put, waiting for the mover. */
 	pthread_mutex_t room_lock;
 	pthread_cond_t room_made;
 	void (*wake)(void *ctx); /* NULL: they make room themselves */
@@ -424,10 +427,10 @@ void room_init(struct blobstore *bs);
 void room_deinit(struct blobstore *bs);
 /* For whoever has found the first tier full. True: there may be room now. */
 bool room_make(struct blobstore *bs);
-/* The housekeeper has come round. Under the house lock. */
+/* The mover has come round. Under the carry lock. */
 void room_answer(struct blobstore *bs);
 
-/* ---- blobstore_down.c; under the house lock ---- */
+/* ---- blobstore_down.c; under the carry lock ---- */
 
 bool mover_init(struct blobstore *bs);
 void mover_deinit(struct blobstore *bs);
@@ -441,8 +444,15 @@ bool mover_step(struct blobstore *bs);
 /* Makes room in the first tier, whatever its marks say: at least one segment.
    False: it can't. */
 bool mover_make_room(struct blobstore *bs);
+/* It has no victim any more. Under both locks. */
+static inline void mover_let_go(struct blobstore *bs)
+{
+	if (bs->mover.victim)
+		atomic_fetch_sub(&bs->segments[bs->mover.victim - 1].readers, 1);
+	bs->mover.victim = 0;
+}
 
-/* ---- blobstore_out.c; under the house lock ---- */
+/* ---- blobstore_out.c; under the carry lock ---- */
 
 bool outgoing_init(struct blobstore *bs);
 /* Waits for those on their way; may be repeated. */
@@ -464,7 +474,7 @@ bool outgoing_finish(struct blobstore *bs);
 /* The mover has tried, at r: whether the tier takes something. */
 void tier_note_write(struct tier *t, int r, uint32_t bytes);
 
-/* ---- blobstore_share.c; under the house lock ---- */
+/* ---- blobstore_share.c; under the carry lock ---- */
 
 /* secret: of KeyFile=; none: nothing is shared. False on ENOMEM. */
 bool share_init(struct blobstore *bs, const void *secret, size_t len);
@@ -490,7 +500,8 @@ void cold_deinit(struct blobstore *bs);
 
 /* ---- blobstore_up.c ---- */
 
-/* Brings up what blobstore_want has asked for. True: there is more. */
+/* Brings up what blobstore_want has asked for; under the carry lock. True: there is
+   more. */
 bool promote_step(struct blobstore *bs);
 
 /* ---- blobstore_work.c ---- */
@@ -527,9 +538,9 @@ void segment_count(struct blobstore *bs, struct domain *domain, uint32_t segment
    uncharge that must follow. */
 void segment_drop(struct blobstore *bs, uint64_t loc);
 void segment_seal(struct blobstore *bs, uint32_t segment);
-/* Gives EMPTY segments without readers back; true if there were any. Takes the
-   lock itself. */
-bool segment_free_empty(struct blobstore *bs);
+/* Gives EMPTY segments without readers back, those of the first nr tiers; true if
+   there were any. Takes the lock itself; below the first tier it may have to wait. */
+bool segment_free_empty(struct blobstore *bs, unsigned nr);
 
 /* Bytes of a segment: the store's own if it maps them, else read into buf;
    NULL and -errno in *error. No lock needed, but a reason why they stay. */

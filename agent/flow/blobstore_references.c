@@ -9,7 +9,7 @@
 #include "flow/blobstore_private.h"
 
 #define IDS_PER_HOLD 512 /* of the lock */
-#define ROUNDS_WRONG 3
+#define ROUNDS_WRONG 7 /* the caller waits 1.3 s in all meanwhile: longer than a packer for room */
 #define TOLD 4 /* in words */
 
 /* What is known of a blob: nothing, that it is right, or (less one) in how many

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Room in the first tier, for those who put: made by whoever needs it, or by the
-   housekeeper, who may be held up by a store that does not answer. */
+   mover, which may be held up by a store that does not answer. */
 #include "flow/blobstore_private.h"
 
 #include <time.h>
@@ -24,7 +24,7 @@ void room_deinit(struct blobstore *bs)
 	pthread_mutex_destroy(&bs->room_lock);
 }
 
-void blobstore_set_housekeeper(struct blobstore *bs, void (*wake)(void *ctx), void *ctx)
+void blobstore_set_carrier(struct blobstore *bs, void (*wake)(void *ctx), void *ctx)
 {
 	bs->wake_ctx = ctx;
 	bs->wake = wake;
@@ -58,9 +58,9 @@ bool room_make(struct blobstore *bs)
 
 	if (bs->wake)
 		return !bs->no_answer && wait_for_room(bs);
-	pthread_mutex_lock(&bs->house);
+	pthread_mutex_lock(&bs->carry);
 	made = mover_make_room(bs);
-	pthread_mutex_unlock(&bs->house);
+	pthread_mutex_unlock(&bs->carry);
 	return made;
 }
 

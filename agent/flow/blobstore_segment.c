@@ -38,9 +38,6 @@ static void make_empty(struct blobstore *bs, uint32_t segment)
 		bs->victim = 0;
 	if (bs->splitter.victim == segment + 1)
 		bs->splitter.victim = 0;
-	if (bs->mover.victim == segment + 1)
-		bs->mover.victim = 0;
-	seg->moving = false;
 }
 
 static void empty_if_done(struct blobstore *bs, uint32_t segment)
@@ -137,7 +134,7 @@ int segment_open(struct blobstore *bs, const struct domain *domain, unsigned str
 	seg->key = &bs->key;
 	seg->fill = 0;
 	seg->batches = 0;
-	seg->walked = seg->stays = seg->cold = seg->borrowed = false;
+	seg->walked = seg->stays = seg->cold = seg->borrowed = seg->moving = false;
 	seg->stream = (uint8_t)stream;
 	seg->state = SEGMENT_OPEN;
 	atomic_store_explicit(&seg->used, atomic_load_explicit(&bs->clock, memory_order_relaxed),
@@ -170,7 +167,7 @@ uint32_t segment_borrowed(struct blobstore *bs, uint32_t tenant, uint32_t tier, 
 		seg->fill = 0;
 		seg->batches = SEALED_BATCHES;
 		seg->stream = (uint8_t)(STREAM_TIER + tier);
-		seg->walked = seg->stays = seg->cold = false;
+		seg->walked = seg->stays = seg->cold = seg->moving = false;
 		seg->borrowed = true;
 		seg->pending = 1; /* until something of ours is in it */
 		seg->state = SEGMENT_SEALED;
@@ -265,14 +262,14 @@ void segment_drop(struct blobstore *bs, uint64_t loc)
 	tenant->domain = NULL;
 }
 
-/* Off the list, or 0: the rest has readers. */
-static uint32_t take_empty(struct blobstore *bs)
+/* Off the list, or 0: the rest has readers, or is below the first nr tiers. */
+static uint32_t take_empty(struct blobstore *bs, unsigned nr)
 {
 	uint32_t *at = &bs->empty;
 	struct segment *seg;
 	uint32_t taken;
 
-	while (*at && atomic_load(&bs->segments[*at - 1].readers))
+	while (*at && (bs->segments[*at - 1].tier >= nr || atomic_load(&bs->segments[*at - 1].readers)))
 		at = &bs->segments[*at - 1].next;
 	taken = *at;
 	if (!taken)
@@ -284,7 +281,7 @@ static uint32_t take_empty(struct blobstore *bs)
 	return taken;
 }
 
-bool segment_free_empty(struct blobstore *bs)
+bool segment_free_empty(struct blobstore *bs, unsigned nr)
 {
 	for (bool freed = false;; freed = true) {
 		struct segment *seg;
@@ -292,7 +289,7 @@ bool segment_free_empty(struct blobstore *bs)
 		uint32_t taken;
 
 		pthread_mutex_lock(&bs->lock);
-		taken = take_empty(bs);
+		taken = take_empty(bs, nr);
 		pthread_mutex_unlock(&bs->lock);
 		if (!taken)
 			return freed;

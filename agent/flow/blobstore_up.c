@@ -25,14 +25,16 @@ void blobstore_want(struct blobstore *bs, blob_id id)
 		atomic_store_explicit(&bs->has_wanted, true, memory_order_release);
 }
 
-/* A reference to a blob that lives, and the domain that pays for it. */
+/* A reference to a blob that lives in a slow tier, and the domain that pays for it. */
 static struct domain *hold(struct blobstore *bs, blob_id id)
 {
 	struct domain *domain = NULL;
+	const struct segment *seg;
 
 	pthread_mutex_lock(&bs->lock);
-	if (blob_loc_of_any(bs->blobs, id) && blob_ref_unless_dead(bs->blobs, id))
-		domain = bs->tenants[bs->segments[blob_loc_segment(blob_loc(bs->blobs, id))].tenant].domain;
+	seg = &bs->segments[blob_loc_segment(blob_loc_of_any(bs->blobs, id))];
+	if (blob_loc_of_any(bs->blobs, id) && seg->tier && blob_ref_unless_dead(bs->blobs, id))
+		domain = bs->tenants[seg->tenant].domain;
 	pthread_mutex_unlock(&bs->lock);
 	return domain;
 }
@@ -44,9 +46,9 @@ static void promote(struct blobstore *bs, struct domain *domain, blob_id id)
 	unsigned char buf[RECORD_MAX];
 	struct record record = record_make(id, blob_loc_kind(loc), blob_loc_len(loc));
 
-	/* Only the house moves blobs, and that is us: it stays where it is. What
-	   does not compress is too dear for memory. */
-	if (!seg->tier || blob_loc_kind(loc) == BLOB_RAW || blob_loc_len(loc) > BLOBSTORE_FRAME_MAX ||
+	/* Only the mover moves what is in a slow tier, and that is us: it stays where it
+	   is. What does not compress is too dear for memory. */
+	if (blob_loc_kind(loc) == BLOB_RAW || blob_loc_len(loc) > BLOBSTORE_FRAME_MAX ||
 	    mover_read_frame(bs, seg, loc, buf + sizeof(record)))
 		return;
 	memcpy(buf, &record, sizeof(record));

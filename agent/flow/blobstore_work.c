@@ -195,7 +195,7 @@ static bool reap_step(struct blobstore *bs)
 	return true;
 }
 
-bool blobstore_work(struct blobstore *bs)
+bool blobstore_tidy(struct blobstore *bs)
 {
 	bool more = true;
 
@@ -212,14 +212,31 @@ bool blobstore_work(struct blobstore *bs)
 			i += STEPS_PER_CALL / CLUSTERS_PER_CALL - 1;
 		}
 		/* At once: compaction may need it. */
-		more |= segment_free_empty(bs);
-	}
-	if (bs->nr_tiers > 1) {
-		room_answer(bs);
-		more |= mover_step(bs);
-		more |= promote_step(bs);
-		more |= segment_free_empty(bs);
+		more |= segment_free_empty(bs, 1);
 	}
 	pthread_mutex_unlock(&bs->house);
 	return more;
+}
+
+bool blobstore_carry(struct blobstore *bs)
+{
+	bool more;
+
+	if (bs->nr_tiers == 1)
+		return false;
+	pthread_mutex_lock(&bs->carry);
+	blobstore_tick(bs);
+	room_answer(bs);
+	more = mover_step(bs);
+	more |= promote_step(bs);
+	more |= segment_free_empty(bs, bs->nr_tiers);
+	pthread_mutex_unlock(&bs->carry);
+	return more;
+}
+
+bool blobstore_work(struct blobstore *bs)
+{
+	bool more = blobstore_tidy(bs);
+
+	return blobstore_carry(bs) || more;
 }

@@ -381,7 +381,7 @@ static struct blobstore_verified count_references(void (*meanwhile)(void))
 	uint64_t open = 1;
 	char text[200];
 
-	for (unsigned round = 0; round < 5 && open; round++) {
+	for (unsigned round = 0; round < 9 && open; round++) {
 		blobstore_references_begin(refs);
 		for (unsigned i = 0; i < MANY; i++) {
 			if (ids[i])
@@ -428,9 +428,9 @@ START_TEST(test_references)
 	/* one too many, one too few, one for a blob that is dead */
 	blobstore_ref(bs, ids[40]);
 	ids[6001] = ids[50];
+	ck_assert_uint_eq(count_references(stir).wrong_references, 2);
 	blobstore_unref(bs, ids[60]);
-	v = count_references(stir);
-	ck_assert_uint_eq(v.wrong_references, 3);
+	ck_assert_uint_eq(count_references(NULL).wrong_references, 3);
 	blobstore_unref(bs, ids[40]);
 	ids[6001] = ids[60] = 0;
 	ck_assert_uint_eq(count_references(NULL).wrong_references, 0);
@@ -582,10 +582,18 @@ static void wake_nobody(void *ctx)
 	(void)ctx; /* it looks all the time */
 }
 
-static void *housekeeper(void *arg)
+static void *carrier(void *arg)
 {
 	while (!ended)
-		if (!blobstore_work(bs))
+		if (!blobstore_carry(bs))
+			usleep(1000);
+	return arg;
+}
+
+static void *tidier(void *arg)
+{
+	while (!ended)
+		if (!blobstore_tidy(bs))
 			usleep(1000);
 	return arg;
 }
@@ -599,9 +607,9 @@ START_TEST(test_puts_do_not_wait_for_a_hanging_store)
 
 	open_tiers(4, 20, 0);
 	store_faulty_notice(stores[1], hang_in_writes);
-	blobstore_set_housekeeper(bs, wake_nobody, NULL);
+	blobstore_set_carrier(bs, wake_nobody, NULL);
 	hang = true;
-	pthread_create(&thread, NULL, housekeeper, NULL);
+	pthread_create(&thread, NULL, carrier, NULL);
 	for (unsigned i = 0; i < MANY; i++) {
 		enum blobstore_result r = try_put(alice, i, &ids[i]);
 
@@ -624,7 +632,54 @@ START_TEST(test_puts_do_not_wait_for_a_hanging_store)
 	pthread_join(thread, NULL);
 	expect_all();
 	ck_assert_uint_gt(stats().tier[1].live_bytes, 4 << 20);
-	blobstore_set_housekeeper(bs, NULL, NULL);
+	blobstore_set_carrier(bs, NULL, NULL);
+	drop_all();
+	expect_nothing();
+}
+END_TEST
+
+/* While a write hangs, the dead go and memory is put together, also what is part
+   of that write; a domain may go as a whole. */
+START_TEST(test_a_hanging_store_stops_no_tidying)
+{
+	struct blobstore_stats st;
+	unsigned left = 0;
+	pthread_t thread;
+
+	open_tiers(8, 20, 0);
+	put_many(6000);
+	work_all();
+	store_faulty_notice(stores[1], hang_in_writes);
+	hang = true;
+	blobstore_set_move_down(bs, 1);
+	blobstore_set_carrier(bs, wake_nobody, NULL);
+	pthread_create(&thread, NULL, carrier, NULL);
+	while (!hanging)
+		usleep(1000);
+	for (unsigned i = 0; i < 6000; i++)
+		if (i % 7 == 0 || i % 3) { /* all of bob's, two of three of alice's */
+			blobstore_unref(bs, ids[i]);
+			ids[i] = 0;
+		} else {
+			left++;
+		}
+	while (blobstore_tidy(bs))
+		;
+	st = stats();
+	ck_assert(hanging);
+	ck_assert_uint_eq(st.blobs, left);
+	ck_assert_uint_eq(st.tier[1].live_bytes, 0);
+	ck_assert_uint_eq(bob->charged, 0);
+	expect_charges();
+	/* but for the victim of the mover */
+	ck_assert_uint_le(st.dead_bytes, st.live_bytes * 15 / 100 + 2 * STORE_SEGMENT);
+	ck_assert_uint_gt(st.compacted_bytes_total, 1 << 20);
+	expect_all();
+	hang = false;
+	ended = true;
+	pthread_join(thread, NULL);
+	blobstore_set_carrier(bs, NULL, NULL);
+	expect_all();
 	drop_all();
 	expect_nothing();
 }
@@ -634,6 +689,7 @@ END_TEST
 
 struct putter {
 	pthread_t thread;
+	struct domain *domain;
 	unsigned first;
 	blob_id ids[MANY / 4];
 	unsigned wrong;
@@ -652,7 +708,7 @@ static void *put_and_drop(void *arg)
 
 		if (!p->ids[i]) {
 			make_page(page, p->first + i);
-			if (blobstore_put(bs, c, alice, page, &p->ids[i]) > BLOBSTORE_DUPLICATE)
+			if (blobstore_put(bs, c, p->domain, page, &p->ids[i]) > BLOBSTORE_DUPLICATE)
 				p->ids[i] = 0;
 		} else if (rand_r(&seed) % 3) {
 			blobstore_unref(bs, p->ids[i]);
@@ -660,6 +716,12 @@ static void *put_and_drop(void *arg)
 		} else {
 			p->wrong += get(c, p->ids[i], p->first + i) != 0;
 		}
+		if (op % 6000 == 5000) /* the domain owes nothing any more */
+			for (i = 0; i < ARRAY_SIZE(p->ids); i++) {
+				if (p->ids[i])
+					blobstore_unref(bs, p->ids[i]);
+				p->ids[i] = 0;
+			}
 	}
 	for (unsigned i = 0; i < ARRAY_SIZE(p->ids); i++)
 		p->wrong += p->ids[i] && get(c, p->ids[i], p->first + i) != 0;
@@ -671,14 +733,16 @@ static void *put_and_drop(void *arg)
 START_TEST(test_garbage_beside_puts)
 {
 	static struct putter putters[PUTTERS];
-	pthread_t thread;
+	pthread_t thread, other;
 
 	open_tiers(4, 20, 0);
 	blobstore_set_move_down(bs, 1);
-	blobstore_set_housekeeper(bs, wake_nobody, NULL);
-	pthread_create(&thread, NULL, housekeeper, NULL);
+	blobstore_set_carrier(bs, wake_nobody, NULL);
+	pthread_create(&thread, NULL, carrier, NULL);
+	pthread_create(&other, NULL, tidier, NULL);
 	for (unsigned i = 0; i < PUTTERS; i++) {
 		putters[i].first = i * MANY;
+		putters[i].domain = i ? bob : alice;
 		pthread_create(&putters[i].thread, NULL, put_and_drop, &putters[i]);
 	}
 	for (unsigned i = 0; i < PUTTERS; i++) {
@@ -687,6 +751,7 @@ START_TEST(test_garbage_beside_puts)
 	}
 	ended = true;
 	pthread_join(thread, NULL);
+	pthread_join(other, NULL);
 	work_all();
 	expect_charges();
 	ck_assert_uint_gt(stats().tier[1].moved_in_bytes_total, 8 << 20);
@@ -698,7 +763,7 @@ START_TEST(test_garbage_beside_puts)
 				blobstore_unref(bs, putters[i].ids[n]);
 			}
 	ck_assert_uint_eq(stats().corrupt_total, 0);
-	blobstore_set_housekeeper(bs, NULL, NULL);
+	blobstore_set_carrier(bs, NULL, NULL);
 	expect_nothing();
 }
 END_TEST
@@ -848,6 +913,7 @@ int main(void)
 	tcase_add_test(tc, test_pages_as_they_are);
 	tcase_add_test(tc, test_pages_as_they_are_need_a_way_down);
 	tcase_add_test(tc, test_puts_do_not_wait_for_a_hanging_store);
+	tcase_add_test(tc, test_a_hanging_store_stops_no_tidying);
 	tcase_add_test(tc, test_garbage_beside_puts);
 	tcase_add_test(tc, test_INV_2_get_now_does_not_wait);
 	tcase_add_loop_test(tc, test_random_operations, 0, 2);
