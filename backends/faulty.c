@@ -3,7 +3,10 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "common/util.h"
 
@@ -15,7 +18,11 @@ struct faulty {
 	struct faulty_rule rules[RULES_MAX];
 	unsigned nr_rules;
 	struct store_read *held;
+	unsigned releases;
 	struct store_ops ops;
+	char *path; /* of the rules; NULL: the test adds them */
+	pthread_t follower;
+	_Atomic bool stop;
 	_Atomic(void (*)(enum faulty_call)) notice;
 };
 
@@ -56,6 +63,29 @@ static int faulty_segment_new(void *self, uint32_t *segment)
 	return store_segment_new(f->below, segment);
 }
 
+/* There is no rule that holds any more, or what was held was let go. */
+static void wait_for_release(struct faulty *f)
+{
+	unsigned releases;
+	bool held = true;
+
+	pthread_mutex_lock(&f->lock);
+	releases = f->releases;
+	pthread_mutex_unlock(&f->lock);
+	while (held) {
+		usleep(1000);
+		pthread_mutex_lock(&f->lock);
+		held = releases == f->releases && !f->stop;
+		pthread_mutex_unlock(&f->lock);
+	}
+}
+
+/* Of what is below: whole blocks, where it is more than one. */
+static size_t half_of(size_t len)
+{
+	return len < 2 * STORE_BLOCK ? len / 2 : (len / 2) & ~(STORE_BLOCK - 1);
+}
+
 static int faulty_write(void *self, uint32_t segment, size_t offset, const void *buf, size_t len)
 {
 	struct faulty *f = self;
@@ -63,18 +93,21 @@ static int faulty_write(void *self, uint32_t segment, size_t offset, const void 
 	int r;
 
 	if (!next_rule(f, FAULTY_WRITE, &rule))
-		rule.kind = FAULTY_HOLD;
+		rule = (struct faulty_rule){ .kind = FAULTY_FLIP }; /* of reads: nothing */
+	if (rule.kind == FAULTY_HOLD)
+		wait_for_release(f);
 	if (rule.kind == FAULTY_ERROR)
 		return rule.error;
 	if (rule.kind == FAULTY_TORN) {
-		(void)store_write(f->below, segment, offset, buf, len / 2);
+		(void)store_write(f->below, segment, offset, buf, half_of(len));
 		return rule.error;
 	}
 	r = store_write(f->below, segment, offset, buf, len);
 	/* The same bytes again, which have landed below, whole or torn. */
 	if (r == -EINVAL) {
-		(void)store_write(f->below, segment, offset + len / 2, (const char *)buf + len / 2,
-				  len - len / 2);
+		size_t half = half_of(len);
+
+		(void)store_write(f->below, segment, offset + half, (const char *)buf + half, len - half);
 		r = 0;
 	}
 	return r == 0 && rule.kind == FAULTY_LANDED ? rule.error : r;
@@ -146,6 +179,39 @@ static void faulty_read_cancel(void *self, struct store_read *read)
 		store_read_done(read, -ECANCELED, NULL);
 }
 
+static int faulty_segment_adopt(void *self, uint32_t segment, uint32_t written)
+{
+	struct faulty *f = self;
+
+	return store_segment_adopt(f->below, segment, written);
+}
+
+static void faulty_adopt_done(void *self)
+{
+	struct faulty *f = self;
+
+	store_adopt_done(f->below);
+}
+
+static int faulty_probe(void *self)
+{
+	struct faulty *f = self;
+	struct faulty_rule rule;
+	int r;
+
+	if (next_rule(f, FAULTY_WRITE, &rule) && rule.kind == FAULTY_ERROR)
+		return rule.error;
+	r = store_probe(f->below);
+	return r == -EOPNOTSUPP ? 0 : r; /* memory */
+}
+
+static void faulty_get_status(void *self, struct store_status *status)
+{
+	struct faulty *f = self;
+
+	store_get_status(f->below, status);
+}
+
 static void faulty_segment_free(void *self, uint32_t segment)
 {
 	struct faulty *f = self;
@@ -166,6 +232,11 @@ static void faulty_destroy(void *self)
 {
 	struct faulty *f = self;
 
+	if (f->path) {
+		f->stop = true;
+		pthread_join(f->follower, NULL);
+		free(f->path);
+	}
 	store_close(f->below);
 	pthread_mutex_destroy(&f->lock);
 	free(f);
@@ -191,7 +262,11 @@ struct store *store_faulty_new(struct store *below, bool remote)
 		.read = faulty_read,
 		.read_submit = faulty_read_submit,
 		.read_cancel = faulty_read_cancel,
+		.segment_adopt = faulty_segment_adopt,
+		.adopt_done = faulty_adopt_done,
 		.segment_free = faulty_segment_free,
+		.probe = faulty_probe,
+		.get_status = faulty_get_status,
 		.used_bytes = faulty_used_bytes,
 		.destroy = faulty_destroy,
 	};
@@ -199,6 +274,8 @@ struct store *store_faulty_new(struct store *below, bool remote)
 	store = store_new(&f->ops, f, (uint32_t)(stats.capacity_bytes / STORE_SEGMENT));
 	if (!store)
 		faulty_destroy(f);
+	else
+		store_set_daily_writes(store, store_daily_writes(below));
 	return store;
 }
 
@@ -230,6 +307,7 @@ unsigned store_faulty_release(struct store *store)
 	pthread_mutex_lock(&f->lock);
 	read = f->held;
 	f->held = NULL;
+	f->releases++;
 	pthread_mutex_unlock(&f->lock);
 	for (; read; read = next, n++) {
 		next = read->next;
@@ -255,4 +333,92 @@ void store_faulty_notice(struct store *store, void (*notice)(enum faulty_call ca
 	struct faulty *f = store_backend(store);
 
 	f->notice = notice;
+}
+
+/* ---- rules in a file ---- */
+
+static int find(const char *const *names, int n, const char *name)
+{
+	for (int i = 0; i < n; i++)
+		if (!strcmp(names[i], name))
+			return i;
+	return -1;
+}
+
+static int error_number(const char *name)
+{
+	for (int e = 1; e < 200; e++) {
+		const char *known = strerrorname_np(e);
+
+		if (known && !strcmp(known, name))
+			return e;
+	}
+	return EIO;
+}
+
+/* A line that makes no sense is none: the test will miss its effect. */
+static bool parse_rule(const char *line, struct faulty_rule *rule)
+{
+	static const char *const calls[] = { "new", "write", "read" };
+	static const char *const kinds[] = { "error", "landed", "torn", "short", "flip", "hold" };
+	char call[16], kind[16], error[32] = "EIO";
+	int c, k;
+
+	if (sscanf(line, "%15s %15s %31s", call, kind, error) < 2)
+		return false;
+	c = find(calls, (int)ARRAY_SIZE(calls), call);
+	k = find(kinds, (int)ARRAY_SIZE(kinds), kind);
+	*rule = (struct faulty_rule){ .call = (enum faulty_call)c, .kind = (enum faulty_kind)k,
+				      .error = -error_number(error) };
+	return c >= 0 && k >= 0;
+}
+
+static void read_rules(struct store *store, const char *path)
+{
+	FILE *file = fopen(path, "re");
+	struct faulty_rule rule;
+	char line[100];
+
+	store_faulty_clear(store);
+	while (file && fgets(line, sizeof(line), file))
+		if (parse_rule(line, &rule))
+			store_faulty_add(store, &rule);
+	if (file)
+		fclose(file);
+	store_faulty_release(store);
+}
+
+static void *follow(void *arg)
+{
+	struct store *store = arg;
+	struct faulty *f = store_backend(store);
+	struct stat before = { .st_size = 0 };
+
+	for (; !f->stop; usleep(10000)) {
+		struct stat now = { .st_size = 0 };
+
+		(void)stat(f->path, &now); /* not there: all zeros */
+		if (now.st_ino != before.st_ino || now.st_size != before.st_size ||
+		    now.st_mtim.tv_sec != before.st_mtim.tv_sec ||
+		    now.st_mtim.tv_nsec != before.st_mtim.tv_nsec)
+			read_rules(store, f->path);
+		before = now;
+	}
+	store_faulty_clear(store);
+	store_faulty_release(store);
+	return NULL;
+}
+
+int store_faulty_follow(struct store *store, const char *path)
+{
+	struct faulty *f = store_backend(store);
+	int r;
+
+	f->path = strdup(path);
+	r = f->path ? -pthread_create(&f->follower, NULL, follow, store) : -ENOMEM;
+	if (r) {
+		free(f->path);
+		f->path = NULL;
+	}
+	return r;
 }

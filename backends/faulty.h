@@ -4,6 +4,10 @@
  * for what rules say: errors, reads that wait until they are released, short
  * reads, flipped bits, writes that land and are reported as timed out.
  *
+ * Rules may come from a file (Store=faulty:RULES,STORE; for tests of a whole agent),
+ * a line each: CALL KIND [ERRNO], as in "write error EIO", "read hold", "read flip".
+ * They hold until the file changes, which ends what is held as well.
+ *
  * Threads: any. Rules are looked at in the order in which they were added; the
  * first one that matches and still has times left is used up by one.
  */
@@ -20,7 +24,7 @@ enum faulty_kind {
 	FAULTY_TORN,   /* writes: the first half is done, .error is the answer */
 	FAULTY_SHORT,  /* reads: the second half is missing, -ENODATA */
 	FAULTY_FLIP,   /* reads: one bit of the middle is wrong */
-	FAULTY_HOLD,   /* asynchronous reads: until store_faulty_release */
+	FAULTY_HOLD,   /* asynchronous reads, writes: until store_faulty_release */
 };
 
 struct faulty_rule {
@@ -34,6 +38,9 @@ struct faulty_rule {
 /* Takes over below, which is closed with it. Slow (not mapped) whatever below
    is. `remote` adds STORE_REMOTE. NULL and errno, below is closed then. */
 struct store *store_faulty_new(struct store *below, bool remote);
+/* Its rules are those in the file from now on, none while it is not there. 0 or
+   negative errno. */
+int store_faulty_follow(struct store *store, const char *path);
 void store_faulty_add(struct store *store, const struct faulty_rule *rule);
 /* Called before each call, by who makes it; it may wait. NULL: none. */
 void store_faulty_notice(struct store *store, void (*notice)(enum faulty_call call));

@@ -149,6 +149,23 @@ static void file_read_submit(void *self, struct store_read *read)
 	file_reader_submit(f->reader, read, position(read->segment, read->offset));
 }
 
+/* The superblock as it is, and room for a segment where one is left to give. */
+static int file_probe(void *self)
+{
+	struct file *f = self;
+	uint32_t segment;
+	int r = file_super_write_again(f->fd);
+
+	if (r || f->device || take(f, &segment))
+		return r;
+	r = allocate(f, segment);
+	if (r)
+		give(f, segment);
+	else
+		file_segment_free(f, segment);
+	return r;
+}
+
 static uint64_t file_used_bytes(void *self)
 {
 	struct file *f = self;
@@ -195,6 +212,7 @@ static const struct store_ops file_ops = {
 	.read_submit = file_read_submit,
 	.segment_adopt = file_segment_adopt,
 	.segment_free = file_segment_free,
+	.probe = file_probe,
 	.used_bytes = file_used_bytes,
 	.destroy = file_destroy,
 };

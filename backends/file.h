@@ -32,6 +32,8 @@ struct store *store_file_new(const struct store_file_options *options, const cha
 int file_super_open(const struct store_file_options *options, bool *device, const char **error);
 /* It will not be kept for a later worker: the store is closed. */
 void file_super_forget(const char *path);
+/* The same bytes once more. 0 or negative errno. */
+int file_super_write_again(int fd);
 #define FILE_SUPER_BYTES STORE_SEGMENT /* segments begin behind it */
 
 /* ---- file_read.c: asynchronous reads ---- */

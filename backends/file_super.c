@@ -211,6 +211,19 @@ static bool take_over(int fd, const struct stat *st, const struct store_file_opt
 	return !r;
 }
 
+int file_super_write_again(int fd)
+{
+	_cleanup_free_ void *block = aligned_alloc(STORE_BLOCK, STORE_BLOCK);
+
+	if (!block)
+		return -ENOMEM;
+	errno = EIO; /* of a part */
+	if (pread(fd, block, STORE_BLOCK, 0) != (ssize_t)STORE_BLOCK ||
+	    pwrite(fd, block, STORE_BLOCK, 0) != (ssize_t)STORE_BLOCK)
+		return -errno;
+	return 0;
+}
+
 static void kept_name(const char *path, char name[KEPT_NAME])
 {
 	snprintf(name, KEPT_NAME, "file.%08x", crc32c(0, path, strlen(path)));

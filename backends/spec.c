@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backends/faulty.h"
 #include "backends/file.h"
 #include "backends/store.h"
 #include "common/units.h"
@@ -150,6 +151,45 @@ static struct store *open_file(const char *text, const char **error)
 	return parse_file(copy, &file, error) ? store_file_new(&file, error) : NULL;
 }
 
+/* ---- faulty:RULES,STORE: for tests (faulty.h) ---- */
+
+/* What follows the path, which is cut off; NULL after a refusal. */
+static char *parse_faulty(char *text, const char **error)
+{
+	char *comma = strchr(text, ',');
+
+	if (*text != '/' || !comma) {
+		store_refuse(error, "store \"faulty:\" is for tests: faulty:RULES,STORE with the absolute path "
+				    "of a file of rules");
+		return NULL;
+	}
+	*comma = '\0';
+	return comma + 1;
+}
+
+static bool check_faulty(const char *text, const char **error)
+{
+	_cleanup_free_ char *copy = strdup(text);
+	char *below = copy ? parse_faulty(copy, error) : NULL;
+
+	return below && store_check(below, error);
+}
+
+static struct store *open_faulty(const char *text, const char **error)
+{
+	_cleanup_free_ char *path = strdup(text);
+	char *below = path ? parse_faulty(path, error) : NULL;
+	struct store *store = below ? store_open(below, error) : NULL;
+
+	if (!store)
+		return NULL;
+	store = store_faulty_new(store, false);
+	if (store && !store_faulty_follow(store, path))
+		return store;
+	store_close(store);
+	return store_refuse(error, "store \"faulty:\": out of memory");
+}
+
 /* ---- */
 
 static const struct {
@@ -160,6 +200,7 @@ static const struct {
 	{ "memory", check_memory, open_memory },
 	{ "file", check_file, open_file },
 	{ "rados", store_rados_check, store_rados_open },
+	{ "faulty", check_faulty, open_faulty },
 };
 
 bool store_next_word(const char **list, char *word, size_t size)

@@ -433,6 +433,11 @@ void store_get_status(struct store *store, struct store_status *status)
 		store->ops->get_status(store->self, status);
 }
 
+int store_probe(struct store *store)
+{
+	return store->ops->probe ? store->ops->probe(store->self) : -EOPNOTSUPP;
+}
+
 const char *store_name(const struct store *store)
 {
 	return store->ops->name;

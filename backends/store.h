@@ -204,6 +204,9 @@ struct store_ops {
 	uint64_t (*used_bytes)(void *self);
 	/* NULL: nobody else uses the place. */
 	const struct store_share_ops *share;
+	/* Could something be written now? Tries, and changes nothing. Waits for the
+	   medium. 0 or negative errno; NULL: that can't be told. */
+	int (*probe)(void *self);
 	/* NULL: always up. */
 	void (*get_status)(void *self, struct store_status *status);
 	/* No read is pending by then. */
@@ -256,6 +259,8 @@ int store_borrow(struct store *store, const char *where, uint32_t *segment);
 void store_publish(struct store *store, uint32_t segment, const struct store_hint *hints, unsigned n);
 void store_get_stats(struct store *store, struct store_stats *stats);
 void store_get_status(struct store *store, struct store_status *status);
+/* As in store_ops; -EOPNOTSUPP: can't be told. Not counted. */
+int store_probe(struct store *store);
 const char *store_name(const struct store *store);
 unsigned store_caps(const struct store *store);
 /* Bytes that may be written a day, 0: any number. Told to those who write in

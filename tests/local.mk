@@ -372,6 +372,7 @@ LIVE_TESTS = \
 	tests/live/test_databases.sh \
 	tests/live/test_domains.sh \
 	tests/live/test_exec.sh \
+	tests/live/test_faulty.sh \
 	tests/live/test_fill.sh \
 	tests/live/test_fork.sh \
 	tests/live/test_full.sh \
@@ -430,4 +431,5 @@ EXTRA_DIST += \
 	tests/live/distinct.py \
 	tests/live/lib.sh \
 	tests/live/manager.py \
+	tests/live/tiers.sh \
 	tests/unit/test_shim_symbols.sh

@@ -212,9 +212,10 @@ int blobstore_check(struct blobstore *bs, blob_id id, const struct segment *seg,
 
 	if (!r && page_hash(page, seg->seed) != blob_hash(bs->blobs, id))
 		r = -EBADMSG;
+	if (r == -EBADMSG || r == -ENODATA || r == -ENOENT)
+		health_corrupt(bs, t, 1);
 	if (r == -EBADMSG) {
-		atomic_fetch_add_explicit(&bs->corrupt, 1, memory_order_relaxed);
-		atomic_fetch_add_explicit(&t->corrupt, 1, memory_order_relaxed);
+		return r; /* the medium has answered */
 	} else if (!r) {
 		if (atomic_load_explicit(&t->read_error_ns, memory_order_relaxed))
 			atomic_store_explicit(&t->read_error_ns, 0, memory_order_relaxed);
@@ -426,25 +427,6 @@ enum blobstore_result blobstore_put(struct blobstore *bs, struct codec *codec,
 	return blobstore_put_from(bs, codec, &from, page, id);
 }
 
-/* A failed read is news for so long. */
-#define READ_ERROR_NS (60 * NSEC_PER_SEC)
-
-static void describe_health(struct tier *tier, struct blobstore_tier *t)
-{
-	uint64_t now = now_ns(), at = tier->read_error_ns;
-	struct store_status status;
-	int error = tier->write_error;
-
-	store_get_status(tier->store, &status);
-	if (status.state != STORE_UP)
-		snprintf(t->reason, sizeof(t->reason), "%s", status.reason);
-	else if (error && now < tier->retry_ns + NSEC_PER_SEC)
-		snprintf(t->reason, sizeof(t->reason), "writing: %s", strerror(-error));
-	else if (at && now - at < READ_ERROR_NS)
-		snprintf(t->reason, sizeof(t->reason), "reading: %s", strerror(-tier->read_error));
-	t->degraded = status.state != STORE_UP || t->reason[0];
-}
-
 static void add_tier_stats(struct blobstore *bs, struct blobstore_stats *stats)
 {
 	stats->nr_tiers = bs->nr_tiers;
@@ -463,7 +445,7 @@ static void add_tier_stats(struct blobstore *bs, struct blobstore_stats *stats)
 					      .daily_left_bytes = UINT64_MAX };
 		if (store_daily_writes(tier->store))
 			t->daily_left_bytes = (uint64_t)MAX(tier->budget, (int64_t)0);
-		describe_health(tier, t);
+		health_describe(tier, t);
 		store_get_stats(tier->store, &t->store);
 		store_get_status(tier->store, &t->status);
 		stats->live_bytes += t->live_bytes;

@@ -341,6 +341,7 @@ static bool gather_batch(struct blobstore *bs)
 			return false;
 		if (blobstore_open(m->seal, seg, loc, m->batch + record.offset, to)) {
 			untake_frame(m); /* whoever touches it gets to know (INV-7) */
+			health_corrupt(bs, tier_of(bs, seg), 1);
 			m->left = true;
 		}
 	}

@@ -193,7 +193,8 @@ struct tier {
 	_Atomic uint64_t in_bytes, gc_bytes; /* written: from above, to tidy up */
 	_Atomic uint64_t corrupt;  /* gets that failed their check */
 	_Atomic int read_error;	   /* the last one */
-	_Atomic uint64_t read_error_ns;
+	_Atomic uint64_t read_error_ns; /* when; 0: the last read went well */
+	uint64_t probe_ns;	   /* the mover's: not tried before */
 };
 
 /* A batch on its way to a slow tier. Until it is there its blobs are where they
@@ -503,6 +504,16 @@ void cold_deinit(struct blobstore *bs);
 /* Brings up what blobstore_want has asked for; under the carry lock. True: there is
    more. */
 bool promote_step(struct blobstore *bs);
+
+/* ---- blobstore_health.c ---- */
+
+/* What is wrong with a tier, into t. Under the lock. */
+void health_describe(struct tier *tier, struct blobstore_tier *t);
+/* Tries whether what failed works again: a tier comes back though nobody uses it.
+   Under the carry lock. */
+void health_probe(struct blobstore *bs);
+/* n pages of a tier were found damaged, or gone. */
+void health_corrupt(struct blobstore *bs, struct tier *tier, uint64_t n);
 
 /* ---- blobstore_work.c ---- */
 

@@ -35,7 +35,7 @@ static void drop_base(struct blobstore *bs, blob_id id, uint64_t loc)
 	if (base)
 		blob_unref(bs->blobs, base);
 	else
-		atomic_fetch_add_explicit(&bs->corrupt, 1, memory_order_relaxed);
+		health_corrupt(bs, &bs->tiers[0], 1);
 }
 
 static bool reap_one(struct blobstore *bs)
@@ -226,6 +226,7 @@ bool blobstore_carry(struct blobstore *bs)
 		return false;
 	pthread_mutex_lock(&bs->carry);
 	blobstore_tick(bs);
+	health_probe(bs);
 	room_answer(bs);
 	more = mover_step(bs);
 	more |= promote_step(bs);

@@ -6,18 +6,8 @@
 # shellcheck source=tests/live/crash.sh
 . "${srcdir:-.}/tests/live/crash.sh"
 
-agent_config() {
-	cat <<-'END'
-		[Store]
-		MoveDownSec=0.05
-		[Policy]
-		ScanSec=0.02
-		GraceSec=0.02
-		StallBudget=100%
-		MinResident=0
-		StartDelaySec=0
-	END
-}
+# shellcheck source=tests/live/tiers.sh
+. "${srcdir:-.}/tests/live/tiers.sh"
 
 STORE=$(mktemp -d /var/tmp/uswap-crash.XXXXXX)
 trap 'rm -rf "$STORE"' EXIT

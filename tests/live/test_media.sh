@@ -10,30 +10,8 @@ if [ "${USWAP_OWN_MOUNTS:-}" != 1 ] && [ "$(id -u)" = 0 ] && unshare -m true 2>/
 fi
 . "${srcdir:-.}/tests/live/lib.sh"
 
-agent_config() {
-	cat <<-END
-		[Store]
-		MoveDownSec=$MOVE_DOWN
-		[Policy]
-		ScanSec=0.02
-		GraceSec=0.02
-		StallBudget=100%
-		MinResident=0
-		StartDelaySec=0
-	END
-}
-
-tier() { # N KEY
-	"$CTL" --json stats | jq -er --argjson n "$1" --arg key "$2" '.agent.tiers[$n][$key]'
-}
-
-tier_has() { # N BYTES
-	[ "$(tier "$1" live_bytes)" -gt "$2" ]
-}
-
-tier_is() { # N STATE
-	[ "$(tier "$1" state)" = "$2" ]
-}
+# shellcheck source=tests/live/tiers.sh
+. "${srcdir:-.}/tests/live/tiers.sh"
 
 restart() { # MOVE_DOWN STORE...
 	MOVE_DOWN=$1

@@ -5,16 +5,13 @@
 # restoring and exits meet pages that are on their way from there.
 # shellcheck source=tests/live/lib.sh
 . "${srcdir:-.}/tests/live/lib.sh"
+# shellcheck source=tests/live/tiers.sh
+. "${srcdir:-.}/tests/live/tiers.sh"
 
 STORE=
 
 cleanup_store() {
 	[ -z "$STORE" ] || rm -rf "$STORE"
-}
-
-# tier N KEY
-tier() {
-	"$CTL" --json stats | jq -er --argjson n "$1" --arg key "$2" '.agent.tiers[$n][$key]'
 }
 
 file_has() {
@@ -32,16 +29,6 @@ raw_is_down() {
 live_begin
 STORE=$(mktemp -d /var/tmp/uswap-tiers.XXXXXX)
 trap 'status=$?; set +e; cleanup_store; (exit $status); live_cleanup' EXIT
-cat >"$DIR/uswap.conf" <<END
-[Store]
-MoveDownSec=0.05
-[Policy]
-ScanSec=0.02
-GraceSec=0.02
-StallBudget=100%
-MinResident=0
-StartDelaySec=0
-END
 AGENT_STORES=(memory:16M "file:$STORE,size=512M")
 agent_start
 

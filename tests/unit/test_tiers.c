@@ -307,7 +307,7 @@ START_TEST(test_INV_7_reads_that_fail)
 	ck_assert_int_eq(fetch(ids[5], 5), -ENODATA);
 	/* nothing was damaged but on the way */
 	ck_assert_uint_eq(expect_all(), 100);
-	ck_assert_uint_eq(stats().corrupt_total, 2);
+	ck_assert_uint_eq(stats().corrupt_total, 3);
 	drop_all();
 	expect_nothing();
 }
@@ -332,6 +332,8 @@ START_TEST(test_INV_7_damage_is_not_carried_on)
 	store_faulty_add(stores[1], &flip);
 	work_all();
 	store_faulty_clear(stores[1]);
+	ck_assert_uint_gt(stats().tier[1].corrupt_total, 0); /* told of before anybody touches it */
+	ck_assert_uint_eq(stats().tier[1].corrupt_total, stats().corrupt_total);
 	for (unsigned i = 0; i < MANY / 2; i++)
 		if (ids[i])
 			bad += get(codec, ids[i], i) != 0;
@@ -685,6 +687,43 @@ START_TEST(test_a_hanging_store_stops_no_tidying)
 }
 END_TEST
 
+/* A tier that failed is degraded until it works, though nobody uses it meanwhile. */
+START_TEST(test_degraded_until_it_works)
+{
+	struct faulty_rule write = { .call = FAULTY_WRITE, .kind = FAULTY_ERROR, .error = -EROFS };
+	struct faulty_rule read = { .call = FAULTY_READ, .kind = FAULTY_ERROR, .error = -EIO };
+
+	open_tiers(8, 8, 0);
+	put_many(1000);
+	move_all_down();
+	store_faulty_add(stores[1], &read);
+	ck_assert_int_eq(fetch(ids[1], 1), -EIO);
+	for (unsigned i = 0; i < 130; i++, usleep(10000)) /* it is tried, and fails */
+		blobstore_carry(bs);
+	ck_assert(stats().tier[1].degraded);
+	ck_assert_str_eq(stats().tier[1].reason, "reading: Input/output error");
+	store_faulty_clear(stores[1]);
+	while (stats().tier[1].degraded)
+		blobstore_carry(bs);
+	store_faulty_add(stores[1], &write);
+	ids[2000] = put(alice, 2000);
+	while (!stats().tier[1].degraded)
+		blobstore_carry(bs);
+	ck_assert_str_eq(stats().tier[1].reason, "writing: Read-only file system");
+	blobstore_unref(bs, ids[2000]); /* nothing is left to be written */
+	ids[2000] = 0;
+	for (unsigned i = 0; i < 130; i++, usleep(10000))
+		blobstore_work(bs);
+	ck_assert(stats().tier[1].degraded);
+	store_faulty_clear(stores[1]);
+	while (stats().tier[1].degraded)
+		blobstore_carry(bs);
+	expect_all();
+	drop_all();
+	expect_nothing();
+}
+END_TEST
+
 #define PUTTERS 2
 
 struct putter {
@@ -914,6 +953,7 @@ int main(void)
 	tcase_add_test(tc, test_pages_as_they_are_need_a_way_down);
 	tcase_add_test(tc, test_puts_do_not_wait_for_a_hanging_store);
 	tcase_add_test(tc, test_a_hanging_store_stops_no_tidying);
+	tcase_add_test(tc, test_degraded_until_it_works);
 	tcase_add_test(tc, test_garbage_beside_puts);
 	tcase_add_test(tc, test_INV_2_get_now_does_not_wait);
 	tcase_add_loop_test(tc, test_random_operations, 0, 2);

@@ -1,0 +1,102 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# A medium that fails under a running agent: writes and reads that fail, hang, are
+# torn or come back wrong. No wrong bytes, no hang; the store is degraded meanwhile
+# and comes back by itself, also while nobody uses it. What is lost is told.
+# shellcheck source=tests/live/lib.sh
+. "${srcdir:-.}/tests/live/lib.sh"
+
+# shellcheck source=tests/live/tiers.sh
+. "${srcdir:-.}/tests/live/tiers.sh"
+
+is_up() { tier_is 1 up; }
+is_degraded() { tier_is 1 degraded; }
+
+rules() { # LINE...: from now on
+	printf '%s\n' "$@" >"$DIR/rules.new"
+	mv "$DIR/rules.new" "$DIR/rules"
+}
+
+right() {
+	[ "$(ask "$SERVED" verify)" = $((MIB * 256)) ] || fail "verify: $*"
+}
+
+MIB=12
+live_begin
+mkdir "$DIR/store"
+rules
+AGENT_STORES=(memory:16M "faulty:$DIR/rules,file:$DIR/store,size=256M")
+agent_start
+
+# ---- no write succeeds: pages stay in memory, the store says why ----
+for error in EIO EROFS ENOSPC; do
+	rules "write error $error" "new error $error"
+	serve_start $MIB
+	wait_until 30 "$error to be noticed" is_degraded
+	say "$error: $(tier 1 reason)"
+	[ "$(tier 1 live_bytes)" = 0 ] || fail "$error: something was written"
+	right "$error"
+	# idle: whatever wants to be written is gone, and still it is not "up"
+	serve_stop "$SERVED"
+	wait_until 20 "the agent to give everything up" nothing_held
+	is_degraded || fail "$error: up, though nothing can be written"
+	rules
+	wait_until 60 "the store to come back by itself after $error" is_up
+done
+
+# ---- a write that hangs: nobody waits for it ----
+rules "write hold"
+serve_start $MIB
+hangs() { [ "$(tier 1 writes_pending)" -gt 0 ]; }
+wait_until 30 "a write to hang" hangs
+right "a write hangs"
+[ "$(ask "$SERVED" change)" -gt 0 ] || fail "change"
+right "a write hangs, after a change"
+evicted_run fill_verify 8 1
+reaped() { [ "$(total store_blobs)" -le $((MIB * 256 + 256)) ]; }
+wait_until 20 "what has died to be given back beside a write that hangs" reaped
+hangs || fail "vacuous: no write hangs any more"
+rules "write torn EIO"
+wait_until 30 "a torn write to be noticed" is_degraded
+right "torn writes"
+rules
+wait_until 60 "pages to be in the file" tier_has 1 $((2 << 20))
+right "after torn writes"
+
+# ---- reads: an error is tried again, wrong bits once, and neither gets through ----
+wait_until 60 "pages to be in the file" tier_has 1 $((2 << 20))
+rules "read error EIO"
+echo verify >&"${PEER_IN[$SERVED]}"
+wait_until 30 "failing reads to be noticed" is_degraded
+say "reads: $(tier 1 reason), $(tier 1 io_errors_total) of them"
+[ "$(total poisoned_pages_total)" = 0 ] || fail "given up at once"
+rules
+read -r -t $((60 * FACTOR)) -u "${PEER_OUT[$SERVED]}" line || fail "no answer after reads failed for a while"
+[ "${line#* }" = $((MIB * 256)) ] || fail "verify: $line"
+wait_until 20 "the store to be up again" is_up
+wait_until 60 "pages to be in the file" tier_has 1 $((2 << 20))
+rules "read hold"
+echo verify >&"${PEER_IN[$SERVED]}"
+waits() { [ "$(tier 1 reads_pending)" -gt 0 ]; }
+wait_until 30 "a read to hang" waits
+evicted_run fork_verify 1
+rules
+read -r -t $((60 * FACTOR)) -u "${PEER_OUT[$SERVED]}" line || fail "no answer after a read hung for a while"
+[ "${line#* }" = $((MIB * 256)) ] || fail "verify: $line"
+[ "$(total poisoned_pages_total)" = 0 ] || fail "pages were poisoned"
+
+# ---- the medium is wrong for good: SIGBUS, told and counted; others are right ----
+wait_until 60 "pages to be in the file" tier_has 1 $((2 << 20))
+rules "read flip"
+echo verify >&"${PEER_IN[$SERVED]}"
+wait_until 40 "the program to end by SIGBUS" peer_gone "${PEER_PIDS[$SERVED]}"
+peer_close "$SERVED"
+rules
+wait_until 20 "a word of the loss" grep -q "process .*SIGBUS" "$DIR/agent.log"
+[ "$(total poisoned_pages_total)" -gt 0 ] || fail "nothing was poisoned"
+[ "$(tier 1 corrupt_total)" -gt 0 ] || fail "nothing is counted as damaged"
+say "$(grep SIGBUS "$DIR/agent.log" | tail -n 1)"
+evicted_run fill_verify 4 1
+wait_until 20 "the agent to give everything up" nothing_held
+agent_stop
+say passed
