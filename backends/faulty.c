@@ -362,14 +362,15 @@ static bool parse_rule(const char *line, struct faulty_rule *rule)
 	static const char *const calls[] = { "new", "write", "read" };
 	static const char *const kinds[] = { "error", "landed", "torn", "short", "flip", "hold" };
 	char call[16], kind[16], error[32] = "EIO";
+	unsigned times = 0;
 	int c, k;
 
-	if (sscanf(line, "%15s %15s %31s", call, kind, error) < 2)
+	if (sscanf(line, "%15s %15s %31s %u", call, kind, error, &times) < 2)
 		return false;
 	c = find(calls, (int)ARRAY_SIZE(calls), call);
 	k = find(kinds, (int)ARRAY_SIZE(kinds), kind);
 	*rule = (struct faulty_rule){ .call = (enum faulty_call)c, .kind = (enum faulty_kind)k,
-				      .error = -error_number(error) };
+				      .error = -error_number(error), .times = times };
 	return c >= 0 && k >= 0;
 }
 

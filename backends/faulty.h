@@ -5,7 +5,7 @@
  * reads, flipped bits, writes that land and are reported as timed out.
  *
  * Rules may come from a file (Store=faulty:RULES,STORE; for tests of a whole agent),
- * a line each: CALL KIND [ERRNO], as in "write error EIO", "read hold", "read flip".
+ * a line each: CALL KIND [ERRNO [TIMES]], as in "write error EIO 3", "read hold".
  * They hold until the file changes, which ends what is held as well.
  *
  * Threads: any. Rules are looked at in the order in which they were added; the
