@@ -283,8 +283,8 @@ void blobstore_put_run(struct blobstore *bs, struct codec *codec, const struct b
 }
 
 /*
- * ---- collecting: under the house lock, without which nothing moves and nothing that
- * has died is reaped. So what was seen to live may be dead by the time it has moved, but
+ * ---- collecting: under the house lock, without which no cluster moves (the mover leaves
+ * them where they are) and nothing that has died is reaped. So what was seen to live may be dead by the time it has moved, but
  * it is still in the table and paid for. ----
  */
 
