@@ -14,6 +14,7 @@
 
 #define TICK_USEC 1000000
 #define EXTEND "\nEXTEND_TIMEOUT_USEC=30000000" /* the service manager's patience */
+#define LEAVE_NS (60 * NSEC_PER_SEC) /* when the machine goes down */
 #define PATIENCE_NS (60 * NSEC_PER_SEC) /* without any progress */
 
 _Static_assert(DRAIN_MESSAGE == CONTROL_MESSAGE, "one buffer");
@@ -37,6 +38,15 @@ static void tell_progress(struct drain *d)
 		 moving ? "" : ", but nothing moves");
 }
 
+static void go_on_waiting(struct drain *d, const char *message)
+{
+	if (d->leave_ns && now_ns() > d->leave_ns) {
+		log_error("leaving programs that nobody has ended: %s", message);
+		d->leave(d->ctx);
+	}
+	sd_notifyf(false, "STATUS=Can't stop yet. %s" EXTEND, message);
+}
+
 static int on_tick(sd_event_source *source, uint64_t usec, void *ctx)
 {
 	struct drain *d = ctx;
@@ -44,8 +54,8 @@ static int on_tick(sd_event_source *source, uint64_t usec, void *ctx)
 
 	if (d->under_way)
 		tell_progress(d);
-	else if (d->wanted)
-		(void)drain_start(d, message); /* it has been said what is missing */
+	else if (d->wanted && drain_start(d, message) < 0)
+		go_on_waiting(d, message);
 	sd_event_source_set_time(source, usec + TICK_USEC);
 	return sd_event_source_set_enabled(source, SD_EVENT_ON);
 }
@@ -69,7 +79,7 @@ static int check_memory(struct drain *d, char *message)
 		return 0;
 	snprintf(message, DRAIN_MESSAGE,
 		 "Restoring everything takes %s of memory, and %s are available: "
-		 "free some, or end programs",
+		 "free some, end programs, or leave them to a later start (uswapctl drain --leave)",
 		 units_format_size(a, needed), units_format_size(b, available));
 	return -ENOMEM;
 }
@@ -86,18 +96,18 @@ int drain_start(struct drain *d, char *message)
 	d->under_way = true;
 	d->left = UINT64_MAX;
 	d->moved_ns = now_ns();
-	sd_notify(false, "STOPPING=1\nSTATUS=Stopping" EXTEND);
-	log_info("stopping: restoring everything first");
+	sd_notify(false, "STOPPING=1");
 	d->begun(d->ctx);
 	control_set_state(d->control, CONTROL_DRAINING);
 	r = start_timer(d);
 	if (r < 0)
 		log_warning("no progress will be shown: %s", strerror(-r));
+	tell_progress(d);
 	engine_drain(d->engine);
 	return 0;
 }
 
-void drain_when_possible(struct drain *d)
+void drain_when_possible(struct drain *d, bool going_down)
 {
 	char message[DRAIN_MESSAGE];
 	int r;
@@ -110,7 +120,9 @@ void drain_when_possible(struct drain *d)
 		return;
 	d->wanted = true;
 	log_error("can't stop yet. %s. Programs are served meanwhile", message);
-	sd_notifyf(false, "STATUS=Can't stop yet. %s", message);
+	if (going_down)
+		d->leave_ns = now_ns() + LEAVE_NS;
+	go_on_waiting(d, message);
 	r = start_timer(d);
 	if (r < 0)
 		log_error("nor will it be tried again by itself: %s", strerror(-r));

@@ -53,7 +53,7 @@ struct agent {
 	struct drain drain;
 	sd_event_source *ticker;
 	uint64_t tick_usec;
-	bool watchdog;
+	uint64_t watchdog_usec; /* 0: there is none */
 	bool alone;    /* without a keeper */
 	bool succeeds; /* another worker, that has died */
 	bool found;    /* sessions of an agent before this one */
@@ -154,16 +154,11 @@ static void on_drain_begun(void *ctx)
 	close_attach(agent);
 }
 
-static int on_drain_call(void *ctx, char *message)
-{
-	return drain_start(&((struct agent *)ctx)->drain, message);
-}
-
 /*
  * Everything stays as it is, for the agent that comes next: it finds all of it
  * with the service manager, as after a death. Programs wait meanwhile.
  */
-static void leave_to_the_next(void)
+static void leave_to_the_next(void *ctx)
 {
 	log_info("leaving the programs to the next agent");
 	sd_notify(false, "STOPPING=1\nSTATUS=Leaving the programs to the next agent");
@@ -171,16 +166,41 @@ static void leave_to_the_next(void)
 	_exit(EXIT_SUCCESS);
 }
 
-static int on_stop_signal(sd_event_source *source, const struct signalfd_siginfo *info, void *ctx)
+static int on_leave(sd_event_source *source, void *ctx)
+{
+	leave_to_the_next(ctx);
+	return 0;
+}
+
+static int on_drain_call(void *ctx, bool leave, char *message)
 {
 	struct agent *agent = ctx;
 
+	if (!leave)
+		return drain_start(&agent->drain, message);
+	if (agent->drain.under_way || !fdstore_is_there() || !manager_keeps_stopped(keeper_pid())) {
+		snprintf(message, CONTROL_MESSAGE, "%s", agent->drain.under_way ? "It is stopping already" :
+			 "Nobody would keep what programs have with the agent: that takes a service manager "
+			 "that does (systemd 254 and FileDescriptorStorePreserve=yes)");
+		return -EOPNOTSUPP;
+	}
+	/* When the answer is on its way. */
+	return sd_event_add_defer(agent->event, NULL, on_leave, agent);
+}
+
+static int on_stop_signal(sd_event_source *source, const struct signalfd_siginfo *info, void *ctx)
+{
+	struct agent *agent = ctx;
+	enum manager_job job = MANAGER_UNKNOWN;
+
 	/* The keeper was killed; the manager clears us away, to start anew. */
 	if (fdstore_is_there() && !keeper_is_there() && keeper_pid() != getpid())
-		leave_to_the_next();
-	if (fdstore_is_there() && !agent->drain.under_way && manager_job(keeper_pid()) == MANAGER_RESTART)
-		leave_to_the_next();
-	drain_when_possible(&agent->drain);
+		leave_to_the_next(agent);
+	if (!agent->drain.under_way)
+		job = manager_job(keeper_pid());
+	if (fdstore_is_there() && job == MANAGER_RESTART)
+		leave_to_the_next(agent);
+	drain_when_possible(&agent->drain, job == MANAGER_SHUTDOWN);
 	return 0;
 }
 
@@ -329,7 +349,8 @@ static void close_attach(struct agent *agent)
 /* The watchdog hears of the loop only while the fault threads answer too. */
 static void tell_watchdog(struct agent *agent)
 {
-	if (!agent->engine || engine_is_well(agent->engine))
+	/* One with a slow call can be late. */
+	if (!agent->engine || engine_is_well(agent->engine, agent->watchdog_usec * NSEC_PER_USEC / 3))
 		sd_notify(false, "WATCHDOG=1");
 	else
 		log_error("a fault thread does not answer");
@@ -339,7 +360,7 @@ static int on_tick(sd_event_source *source, uint64_t usec, void *ctx)
 {
 	struct agent *agent = ctx;
 
-	if (agent->watchdog)
+	if (agent->watchdog_usec)
 		tell_watchdog(agent);
 	if (!agent->alone && keeper_pid() != getpid() && !keeper_is_there()) {
 		agent->alone = true;
@@ -357,8 +378,8 @@ static int start_ticking(struct agent *agent)
 {
 	uint64_t usec = 0;
 
-	agent->watchdog = sd_watchdog_enabled(false, &usec) > 0;
-	agent->tick_usec = agent->watchdog ? MIN(usec / 4, (uint64_t)TICK_USEC) : TICK_USEC;
+	agent->watchdog_usec = sd_watchdog_enabled(false, &usec) > 0 ? usec : 0;
+	agent->tick_usec = usec ? MIN(usec / 4, (uint64_t)TICK_USEC) : TICK_USEC;
 	return sd_event_add_time_relative(agent->event, &agent->ticker, CLOCK_MONOTONIC, 0, 0, on_tick,
 					  agent);
 }
@@ -413,6 +434,7 @@ static int start(struct agent *agent)
 				       .engine = agent->engine,
 				       .control = agent->control,
 				       .begun = on_drain_begun,
+				       .leave = leave_to_the_next,
 				       .ctx = agent };
 	r = sd_event_add_io(agent->event, NULL, engine_fd(agent->engine), EPOLLIN, on_engine,
 			    agent);
@@ -472,6 +494,19 @@ static void print_settings(const struct settings *settings)
 	}
 }
 
+/* As the one before it: the configuration may have been read again since the keeper
+   did. One that is wrong by now changes nothing. */
+static void reread(struct agent *agent)
+{
+	struct settings new;
+
+	if (options_load(&agent->options, &new, log_report, NULL) < 0)
+		return;
+	agent->settings.policy = new.policy;
+	agent->settings.log_level = new.log_level;
+	log_set_level((enum log_level)new.log_level);
+}
+
 /* A kernel known to lose or crash is not touched without being told to. */
 static bool kernel_is_fit(void)
 {
@@ -500,8 +535,10 @@ static int work(void *arg, const struct keeper_life *life)
 	agent->found = kept_fd("sessions") >= 0;
 	if (life->in_a_row >= DAMAGED)
 		engine_expect_damage();
-	if (life->deaths)
+	if (life->deaths) {
 		log_warning("a new worker, after %u that have died", life->deaths);
+		reread(agent);
+	}
 	return run(agent);
 }
 

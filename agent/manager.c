@@ -12,17 +12,28 @@
 #define PATH "/org/freedesktop/systemd1"
 #define PATIENCE_USEC 2000000
 
+static int open_bus(sd_bus **bus)
+{
+	int r = sd_bus_open_system(bus);
+
+	return r < 0 ? r : sd_bus_set_method_call_timeout(*bus, PATIENCE_USEC);
+}
+
+static int get_unit(sd_bus *bus, pid_t pid, sd_bus_message **reply, const char **path)
+{
+	int r = sd_bus_call_method(bus, SYSTEMD, PATH, SYSTEMD ".Manager", "GetUnitByPID", NULL, reply, "u",
+				   (uint32_t)pid);
+
+	return r < 0 ? r : sd_bus_message_read(*reply, "o", path);
+}
+
 static int get_job(sd_bus *bus, pid_t pid, char **type)
 {
 	sd_bus_message *unit = NULL, *job = NULL;
 	const char *path = NULL;
 	uint32_t id = 0;
-	int r;
+	int r = get_unit(bus, pid, &unit, &path);
 
-	r = sd_bus_call_method(bus, SYSTEMD, PATH, SYSTEMD ".Manager", "GetUnitByPID", NULL, &unit, "u",
-			       (uint32_t)pid);
-	if (r >= 0)
-		r = sd_bus_message_read(unit, "o", &path);
 	if (r >= 0)
 		r = sd_bus_get_property(bus, SYSTEMD, path, SYSTEMD ".Unit", "Job", NULL, &job, "(uo)");
 	if (r >= 0)
@@ -34,6 +45,17 @@ static int get_job(sd_bus *bus, pid_t pid, char **type)
 	return r;
 }
 
+static bool is_going_down(sd_bus *bus)
+{
+	char *state = NULL;
+	bool down = sd_bus_get_property_string(bus, SYSTEMD, PATH, SYSTEMD ".Manager", "SystemState", NULL,
+					       &state) >= 0 &&
+		    strcmp(state, "stopping") == 0;
+
+	free(state);
+	return down;
+}
+
 enum manager_job manager_job(pid_t pid)
 {
 	enum manager_job job = MANAGER_UNKNOWN;
@@ -43,9 +65,7 @@ enum manager_job manager_job(pid_t pid)
 
 	if (!getenv("NOTIFY_SOCKET"))
 		return MANAGER_UNKNOWN;
-	r = sd_bus_open_system(&bus);
-	if (r >= 0)
-		r = sd_bus_set_method_call_timeout(bus, PATIENCE_USEC);
+	r = open_bus(&bus);
 	if (r >= 0)
 		r = get_job(bus, pid, &type);
 	if (r < 0)
@@ -53,7 +73,30 @@ enum manager_job manager_job(pid_t pid)
 			    strerror(-r));
 	else if (type)
 		job = strstr(type, "restart") ? MANAGER_RESTART : MANAGER_STOP;
+	if (job == MANAGER_STOP && is_going_down(bus))
+		job = MANAGER_SHUTDOWN;
 	free(type);
 	sd_bus_flush_close_unref(bus);
 	return job;
+}
+
+bool manager_keeps_stopped(pid_t pid)
+{
+	sd_bus_message *unit = NULL;
+	const char *path;
+	char *value = NULL;
+	sd_bus *bus = NULL;
+	bool keeps;
+	int r = open_bus(&bus);
+
+	if (r >= 0)
+		r = get_unit(bus, pid, &unit, &path);
+	if (r >= 0) /* systemd 254 */
+		r = sd_bus_get_property_string(bus, SYSTEMD, path, SYSTEMD ".Service", "FileDescriptorStorePreserve",
+					       NULL, &value);
+	keeps = r >= 0 && strcmp(value, "yes") == 0;
+	free(value);
+	sd_bus_message_unref(unit);
+	sd_bus_flush_close_unref(bus);
+	return keeps;
 }

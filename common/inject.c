@@ -45,11 +45,14 @@ bool inject_fails(enum inject_point point)
 
 void inject_hit(enum inject_point point)
 {
+	struct inject_words *w = inject_words;
+
 	if (!is_hit(point))
 		return;
-	if (inject_words->both)
+	if (w->how == 1)
 		kill(getppid(), SIGKILL);
-	kill(getpid(), SIGKILL);
+	if (w->how != 2)
+		kill(getpid(), SIGKILL);
 	for (;;)
 		pause();
 }

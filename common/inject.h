@@ -3,9 +3,9 @@
  * Fault injection: named points at which a test has the worker killed, as by
  * kill -9. Off, and one load and branch, unless USWAP_INJECT names a file when
  * the agent starts; the test writes into that file (16 bytes: which point, how
- * often to pass it first, how often it was hit, whether the keeper is killed too;
- * tests/live/test_crash.sh), and
- * the keeper and all workers share it.
+ * often to pass it first, how often it was hit, and what else: the keeper is killed
+ * too, or instead of dying the thread stops there for ever; tests/live/test_crash.sh,
+ * tests/systemd/test_unit.sh), and the keeper and all workers share it.
  *
  * Any thread.
  */
@@ -60,7 +60,7 @@ struct inject_words {
 	_Atomic uint32_t point;
 	_Atomic uint32_t pass;
 	_Atomic uint32_t hits;
-	_Atomic uint32_t both; /* the keeper goes first */
+	_Atomic uint32_t how; /* 1: the keeper goes first, 2: nobody, the thread hangs */
 };
 
 extern struct inject_words *inject_words; /* NULL: off */

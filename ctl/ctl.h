@@ -26,6 +26,7 @@ struct ctl {
 	bool json, pretty, no_legend, bytes;
 	const char *address; /* --address, $USWAP_BUS_ADDRESS or NULL */
 	bool all;	     /* --all of orders */
+	bool leave;	     /* --leave of drain */
 	uint64_t limit;	     /* --limit of run, 0: none */
 	bool allow_unmanaged;
 	const char *host;    /* --host of gc */

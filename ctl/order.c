@@ -29,6 +29,8 @@ static const struct kind disable = { .verb = "disable", .all = true };
 static const struct kind enable = { .verb = "enable", .all = true };
 static const struct kind drain = { "drain", "Drain", "restoring",
 				   "left",  "restored; the agent has ended", false, false };
+static const struct kind leave = { "drain", "Drain", "leaving",
+				   "are out", "restored; the agent has ended, programs wait for the next", false, false };
 
 struct pending {
 	const struct kind *kind;
@@ -98,7 +100,8 @@ static int send_order(struct ctl *ctl, struct pending *p, uint64_t bytes)
 	if (!m)
 		return CTL_FAILED;
 	r = p->kind->size ? sd_bus_message_append(m, "ta{sv}", bytes, 0) :
-			    sd_bus_message_append(m, "a{sv}", 0);
+	    p->kind == &leave ? sd_bus_message_append(m, "a{sv}", 1, "leave", "b", 1) :
+				sd_bus_message_append(m, "a{sv}", 0);
 	if (r >= 0) /* it takes as long as it takes */
 		r = sd_bus_call_async(ctl->bus, NULL, m, on_reply, p, UINT64_MAX);
 	sd_bus_message_unref(m);
@@ -207,5 +210,5 @@ int verb_enable(struct ctl *ctl, int argc, char *argv[])
 
 int verb_drain(struct ctl *ctl, int argc, char *argv[])
 {
-	return order(ctl, argc, argv, &drain);
+	return order(ctl, argc, argv, ctl->leave ? &leave : &drain);
 }

@@ -24,6 +24,7 @@ enum {
 	OPT_LIMIT,
 	OPT_ALLOW_UNMANAGED,
 	OPT_HOST,
+	OPT_LEAVE,
 };
 
 /* Options of all verbs, then those of some. */
@@ -38,6 +39,7 @@ static const struct option long_options[] = {
 	{ "limit", required_argument, NULL, OPT_LIMIT },
 	{ "allow-unmanaged", no_argument, NULL, OPT_ALLOW_UNMANAGED },
 	{ "host", required_argument, NULL, OPT_HOST },
+	{ "leave", no_argument, NULL, OPT_LEAVE },
 	{ NULL, 0, NULL, 0 },
 };
 
@@ -99,6 +101,7 @@ static int verb_help(struct ctl *ctl, int argc, char *argv[])
 	       "  --address=ADDRESS          D-Bus address of a bus, or path of a control.sock\n"
 	       "  --all                      evict, restore, disable, enable: all programs\n"
 	       "  --limit=SIZE               run: resident memory COMMAND is held to\n"
+	       "  --leave                    drain: give nothing back, programs wait for the next agent\n"
 	       "  --allow-unmanaged          run: run COMMAND even if the agent is not running\n"
 	       "  --host=ID                  gc: the host\n"
 	       "  --help, --version\n"
@@ -210,6 +213,9 @@ static int set_option(struct ctl *ctl, int c, const struct verb **verb)
 	case OPT_HOST:
 		ctl->host = optarg;
 		return CTL_OK;
+	case OPT_LEAVE:
+		ctl->leave = true;
+		return CTL_OK;
 	case OPT_ALLOW_UNMANAGED:
 		ctl->allow_unmanaged = true;
 		return CTL_OK;
@@ -244,6 +250,8 @@ static int check_usage(const struct ctl *ctl, const struct verb *verb, int argc)
 {
 	if (ctl->all && !verb->all)
 		ctl_complain("%s: takes no --all", verb->name);
+	else if (ctl->leave && verb->run != verb_drain)
+		ctl_complain("%s: takes no --leave", verb->name);
 	else if ((ctl->limit || ctl->allow_unmanaged) && !verb->command)
 		ctl_complain("%s: --limit and --allow-unmanaged are for run", verb->name);
 	else if (ctl->host && verb->run != verb_gc)

@@ -53,6 +53,7 @@ SOAK_TESTS = \
 	tests/live/test_soak.sh \
 	tests/live/test_crash_soak.sh \
 	tests/live/test_media.sh \
+	tests/systemd/test_unit.sh \
 	tests/live/test_stress.sh \
 	tests/live/test_databases.sh \
 	tests/live/test_runtimes.sh
@@ -377,6 +378,7 @@ LIVE_TESTS = \
 	tests/live/test_fork.sh \
 	tests/live/test_full.sh \
 	tests/live/test_hostile.sh \
+	tests/live/test_kept.sh \
 	tests/live/test_mappings.sh \
 	tests/live/test_never.sh \
 	tests/live/test_odd.sh \
@@ -432,4 +434,5 @@ EXTRA_DIST += \
 	tests/live/lib.sh \
 	tests/live/manager.py \
 	tests/live/tiers.sh \
+	tests/systemd/lib.sh \
 	tests/unit/test_shim_symbols.sh

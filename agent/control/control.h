@@ -28,9 +28,10 @@ struct control_hooks {
 	/* Reads the configuration again. 0, or negative errno and what is
 	   wrong (CONTROL_MESSAGE bytes). */
 	int (*reload)(void *ctx, char *message);
-	/* Begins to stop; control_drained() when all is restored. 0, or negative
-	   errno and why not (CONTROL_MESSAGE bytes). */
-	int (*drain)(void *ctx, char *message);
+	/* Begins to stop; control_drained() when all is restored. leave: ends at once,
+	   and leaves all as it is to the next agent. 0, or negative errno and why not
+	   (CONTROL_MESSAGE bytes). */
+	int (*drain)(void *ctx, bool leave, char *message);
 	void *ctx;
 };
 

@@ -224,9 +224,10 @@ static int restore(sd_bus_message *m, void *userdata, sd_bus_error *error)
 static int drain(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
 	struct control *control = ((struct manager_view *)userdata)->control;
-	int r = order_read_options(m, error);
+	bool leave;
+	int r = order_read_drain_options(m, &leave, error);
 
-	return r < 0 ? r : order_drain(control, m, error);
+	return r < 0 ? r : order_drain(control, m, leave, error);
 }
 
 static int verify(sd_bus_message *m, void *userdata, sd_bus_error *error)

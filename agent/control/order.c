@@ -28,22 +28,40 @@ int order_error(int status, sd_bus_error *error)
 	return sd_bus_error_set_errno(error, status);
 }
 
-int order_read_options(sd_bus_message *m, sd_bus_error *error)
+/* flag: the only one that is known, or NULL. */
+static int read_options(sd_bus_message *m, const char *flag, bool *value, sd_bus_error *error)
 {
 	const char *name;
-	int r = sd_bus_message_enter_container(m, 'a', "{sv}");
+	int set = 0, r = sd_bus_message_enter_container(m, 'a', "{sv}");
 
 	if (r < 0)
 		return r;
-	r = sd_bus_message_enter_container(m, 'e', "sv");
-	if (r > 0) {
+	while ((r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
 		r = sd_bus_message_read(m, "s", &name);
 		if (r < 0)
 			return r;
-		return sd_bus_error_setf(error, SD_BUS_ERROR_INVALID_ARGS,
-					 "Unknown option \"%s\"", name);
+		if (!flag || strcmp(name, flag) != 0)
+			return sd_bus_error_setf(error, SD_BUS_ERROR_INVALID_ARGS,
+						 "Unknown option \"%s\"", name);
+		r = sd_bus_message_read(m, "v", "b", &set);
+		if (r >= 0)
+			r = sd_bus_message_exit_container(m);
+		if (r < 0)
+			return r;
+		*value = set;
 	}
 	return r < 0 ? r : sd_bus_message_exit_container(m);
+}
+
+int order_read_options(sd_bus_message *m, sd_bus_error *error)
+{
+	return read_options(m, NULL, NULL, error);
+}
+
+int order_read_drain_options(sd_bus_message *m, bool *leave, sd_bus_error *error)
+{
+	*leave = false;
+	return read_options(m, "leave", leave, error);
 }
 
 static void unlink_order(struct order *order)
@@ -127,7 +145,7 @@ int order_start(struct control *control, sd_bus_message *call, enum engine_order
 	return 1; /* answered later */
 }
 
-int order_drain(struct control *control, sd_bus_message *call, sd_bus_error *error)
+int order_drain(struct control *control, sd_bus_message *call, bool leave, sd_bus_error *error)
 {
 	char message[CONTROL_MESSAGE] = "";
 	struct engine_stats stats;
@@ -142,10 +160,15 @@ int order_drain(struct control *control, sd_bus_message *call, sd_bus_error *err
 		return -ENOMEM;
 	order->drain = true;
 	order->before = stats.counters.evicted_bytes;
-	r = control->hooks.drain(control->hooks.ctx, message);
+	r = control->hooks.drain(control->hooks.ctx, leave, message);
 	if (r < 0) {
 		order_free(order);
-		return sd_bus_error_set(error, ERROR_NO_MEMORY, message);
+		return sd_bus_error_set(error, r == -EOPNOTSUPP ? SD_BUS_ERROR_NOT_SUPPORTED : ERROR_NO_MEMORY,
+					message);
+	}
+	if (leave) {
+		on_done(order, 0, 0);
+		return sd_bus_flush(sd_bus_message_get_bus(call)) < 0 ? -EIO : 1;
 	}
 	return 1; /* answered later */
 }

@@ -115,12 +115,14 @@ int access_check(struct control *control, sd_bus_message *m, sd_bus_error *error
 int order_start(struct control *control, sd_bus_message *call, enum engine_order kind, uint64_t id,
 		uint64_t bytes, sd_bus_error *error);
 /* Begins to stop the agent; answered by order_drained. */
-int order_drain(struct control *control, sd_bus_message *call, sd_bus_error *error);
+int order_drain(struct control *control, sd_bus_message *call, bool leave, sd_bus_error *error);
 void order_drained(struct control *control);
 /* A negative errno of the engine's as one of ours; returns it. */
 int order_error(int status, sd_bus_error *error);
 /* Skips a{sv}; there are no options yet, so each is an error. */
 int order_read_options(sd_bus_message *m, sd_bus_error *error);
+/* ... of Drain */
+int order_read_drain_options(sd_bus_message *m, bool *leave, sd_bus_error *error);
 /* Answers all that still wait; the engine is gone. */
 void order_cancel_all(struct control *control);
 

@@ -359,7 +359,10 @@ static void make_session(struct engine *e, struct attaching *a, int *fds, const 
 	int r = s ? fill_session(e, s, a, fds, m) : -ENOMEM;
 
 	if (r < 0) {
-		refuse(e, a, r == -EINVAL ? WIRE_UNSUPPORTED : WIRE_FAILED, strerror(-r));
+		refuse(e, a, r == -EINVAL ? WIRE_UNSUPPORTED : r == -ENOSPC ? WIRE_LIMIT : WIRE_FAILED,
+		       r == -ENOSPC ? "no room for its descriptors in the service manager's store "
+				      "(FileDescriptorStoreMax=, LimitNOFILE=)" :
+				      strerror(-r));
 		if (!s)
 			return;
 		/* Or the next to get its record would find them under its own names. */

@@ -262,10 +262,7 @@ static void report_drained(struct engine *e)
 		e->news.drained(e->news.ctx);
 }
 
-/* An idle one goes round four times a second; one with a slow call can be late. */
-#define WELL_NS (10 * NSEC_PER_SEC)
-
-bool engine_is_well(struct engine *e)
+bool engine_is_well(struct engine *e, uint64_t patience_ns)
 {
 	uint64_t now = now_ns();
 	bool well = true;
@@ -278,7 +275,7 @@ bool engine_is_well(struct engine *e)
 			t->rounds_seen = rounds;
 			t->seen_ns = now;
 		}
-		well &= now - t->seen_ns < WELL_NS;
+		well &= now - t->seen_ns < patience_ns;
 	}
 	return well;
 }

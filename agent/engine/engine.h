@@ -169,9 +169,9 @@ struct engine *engine_new(const struct settings *settings, const struct engine_n
 struct engine *engine_free(struct engine *engine);
 
 int engine_fd(const struct engine *engine);
-/* Every fault thread has gone round lately. Asked once a second at most; each call
-   asks them anew. */
-bool engine_is_well(struct engine *e);
+/* Every fault thread has gone round within that time; an idle one does four times a
+   second. Each call looks anew. */
+bool engine_is_well(struct engine *e, uint64_t patience_ns);
 void engine_dispatch(struct engine *engine);
 
 /* A connection accepted on the attach socket (becomes the engine's). */

@@ -27,7 +27,8 @@ struct keeper_life {
    there); another one is to try, after a pause. */
 #define KEEPER_AGAIN 75
 
-/* What a worker does with its life, and its exit status. All signals are blocked. */
+/* What a worker does with its life, and its exit status. Signals are blocked, but
+   for those that kill. */
 typedef int (*keeper_worker_fn)(void *arg, const struct keeper_life *life);
 
 /*

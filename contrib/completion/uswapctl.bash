@@ -31,6 +31,9 @@ _uswapctl() {
 		mapfile -t words < <(compgen -W "$opts $(uswapctl list -n 2>/dev/null |
 			awk '{ print $1 }')" -- "$cur")
 		;;
+	drain)
+		mapfile -t words < <(compgen -W "--leave $opts" -- "$cur")
+		;;
 	gc)
 		mapfile -t words < <(compgen -W "--host= $opts" -- "$cur")
 		;;

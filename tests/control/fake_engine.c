@@ -347,7 +347,7 @@ int engine_import_fds(const struct engine_kept_fd *v, unsigned nr)
 	return nr ? -ENODATA : 0;
 }
 
-bool engine_is_well(struct engine *e)
+bool engine_is_well(struct engine *e, uint64_t patience_ns)
 {
 	(void)e;
 	return true;

@@ -5,6 +5,7 @@ the agent, again when it was killed, with all the descriptors it has given away.
 
 usage: manager.py DIRECTORY COMMAND [OPTION...]
 
+MANAGER_FDSTORE is how many descriptors it says to keep.
 DIRECTORY/pid holds the agent's pid. SIGTERM is passed on, and the agent's end by
 itself is the manager's. SIGUSR1 restarts it: it is told to stop, while
 DIRECTORY/restart is there, and started again whatever it says.
@@ -54,7 +55,7 @@ class Manager:
 
     def start(self):
         pairs = [(name, fd) for name, fds in self.store.items() for fd in fds]
-        environment = dict(os.environ, NOTIFY_SOCKET=f'{self.directory}/notify', FDSTORE='16384',
+        environment = dict(os.environ, NOTIFY_SOCKET=f'{self.directory}/notify', FDSTORE=os.environ.get('MANAGER_FDSTORE', '16384'),
                            LISTEN_FDS=str(len(pairs)),
                            LISTEN_FDNAMES=':'.join(name for name, _ in pairs))
 

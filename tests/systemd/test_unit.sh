@@ -3,100 +3,11 @@
 # The installed tree in a container with a real systemd as PID 1: the unit
 # starts and says it is ready, an ordinary user's program attaches, its memory
 # leaves and comes back over the system bus, a stop gives everything back, and
-# a program that attaches starts the agent.
-set -eu
-src=$(realpath "${srcdir:-.}")
-build=$(realpath "${top_builddir:-.}")
-name=uswap-test-$$
-say() { echo "test_unit: $*"; }
-skip() {
-	say "skipped: $*"
-	exit 77
-}
-[ "$(id -u)" = 0 ] || skip "not root"
-for tool in unshare nsenter findmnt jq ip; do
-	command -v $tool >/dev/null || skip "$tool is not installed"
-done
-[ -x /lib/systemd/systemd ] || skip "systemd is not installed"
-[ -x "$(command -v dbus-daemon)" ] || skip "dbus-daemon is not installed"
-[ -n "$(findmnt -n -t cgroup2 -o TARGET | head -n 1)" ] || skip "no cgroup2 hierarchy is mounted"
-[ -c /dev/userfaultfd ] || skip "no /dev/userfaultfd"
-unshare --pid --fork --mount --uts --ipc --cgroup --net true 2>/dev/null ||
-	skip "namespaces can't be made here"
-[ -x "$build/agent/uswap-agent" ] || { say "uswap-agent is not built"; exit 1; }
-reason=$("$build/tests/workloads/have_move") || skip "$reason"
-
-dir=$(mktemp -d "${TMPDIR:-/tmp}/uswap-systemd.XXXXXX")
-chmod 755 "$dir"
-box() { "$src/scripts/sdbox" "$name" exec "$@"; }
-cleanup() {
-	local status=$?
-	trap - EXIT
-	set +e
-	if [ $status -ne 0 ] && [ $status -ne 77 ]; then
-		echo "---- journal of the agent"
-		box journalctl -u uswap-agent --no-pager -n 60
-		echo "---- status"
-		box systemctl status --no-pager uswap-agent uswap-agent.socket
-		box systemctl --failed --no-pager
-	fi
-	"$src/scripts/sdbox" "$name" stop
-	rm -rf "$dir"
-	exit $status
-}
-trap cleanup EXIT
-trap 'exit 1' INT TERM HUP
-fail() {
-	say "FAILED: $*" >&2
-	exit 1
-}
-wait_until() { # SECONDS WHAT COMMAND...
-	local end=$((SECONDS + $1)) what=$2
-	shift 2
-	until "$@"; do
-		[ $SECONDS -lt $end ] || fail "still waiting: $what"
-		sleep .1
-	done
-}
-
-# ---- install: a build of its own, since the places are compiled in ----
-mkdir "$dir/build"
-(
-	cd "$dir/build"
-	"$src/configure" --quiet --prefix=/usr --sysconfdir=/etc --localstatedir=/var \
-		CC="${CC:-gcc}" && make -s -j "$(nproc)" all &&
-		make -s install DESTDIR="$dir/stage"
-) >"$dir/install.log" 2>&1 || {
-	tail -n 40 "$dir/install.log"
-	fail "make install DESTDIR="
-}
-cp "$build/tests/workloads/fill_serve" "$dir/stage/usr/bin/uswap-test-work"
-mkdir -p "$dir/stage/etc/uswap/uswap.conf.d"
-cat >"$dir/stage/etc/uswap/uswap.conf.d/test.conf" <<'END'
-[Policy]
-StartDelaySec=0
-MinResident=0
-END
-chmod -R go+rX "$dir/stage"
-
-# ---- boot ----
-SDBOX_LAYER=$dir/stage SDBOX_KEEP="dbus.service dbus.socket" \
-	"$src/scripts/sdbox" "$name" start / || {
-	# other units of this machine may fail in a box; ours must not
-	say "the box is up, but not all of its units"
-	box systemctl --failed --no-pager || skip "systemd does not boot here"
-}
-say "$(box systemctl --version | head -n 1)"
-box systemd-sysusers
-box systemd-tmpfiles --create /usr/lib/tmpfiles.d/uswap.conf
-[ "$(box stat -c '%U:%G %a' /dev/userfaultfd)" = "root:uswap 660" ] ||
-	fail "/dev/userfaultfd: $(box stat -c '%U:%G %a' /dev/userfaultfd)"
-box systemd-analyze verify /usr/lib/systemd/system/uswap-agent.service \
-	/usr/lib/systemd/system/uswap-agent.socket 2>&1 | grep -i uswap >"$dir/verify" || :
-if grep -v -E 'Unknown key|notify-reload|RestartSteps|RestartMaxDelaySec' "$dir/verify"; then
-	fail "systemd-analyze verify"
-fi
-box systemctl daemon-reload
+# a program that attaches starts the agent. Then what goes wrong: kills in a row,
+# a fault thread that hangs, a stop without memory, another build, a machine that
+# goes down with pages away.
+# shellcheck source=tests/systemd/lib.sh
+. "${srcdir:-.}/tests/systemd/lib.sh"
 
 # ---- start: READY, and that's an ordinary user with one capability ----
 box systemctl enable -q uswap-agent
@@ -176,7 +87,7 @@ kill_both() {
 	local main
 	main=$(main_pid)
 	# shellcheck disable=SC2046
-	box kill -KILL "$main" $(box pgrep -P "$main")
+	box kill -KILL "$main" $(box pgrep -P "$main") || : # the second goes with the first
 }
 [ "$(stored)" -ge 15 ] || fail "only $(stored) descriptors are stored"
 survives "kill -9 of keeper and worker" kill_both
@@ -193,11 +104,119 @@ ask verify right
 [ "$(box systemctl show -P NRestarts uswap-agent)" -le 3 ] || fail "restarted without need"
 say "kill -9 of the worker with pages away: $answer pages right"
 
-# ---- stop: everything is given back, the program goes on ----
-box uswapctl evict "$work"
-box systemctl stop uswap-agent
+# ---- killed again and again, under programs that verify every byte ----
+# More often than any start limit allows; the manager itself executes anew meanwhile.
+storm() { # until $dir/share/storm is gone
+	# shellcheck disable=SC2016
+	as_user sh -c 'while [ -e "$0" ]; do for one in "fork_verify 1" "threads_verify 1 3" "mremap_verify 1" \
+			"madvise_verify 1"; do
+			uswapctl run --allow-unmanaged -- /usr/lib/uswap-test/$one || { echo "$one: $?"; exit 1; }
+			[ -e "$0" ] || break
+		done; done' "$dir/share/storm" >"$dir/storm.log" 2>&1
+}
+kill_in_the_box() { # HOW MANY; every other time the keeper too, and once the manager
+	# shellcheck disable=SC2016
+	box bash -c 'for ((i = 1; i <= $0; i++)); do
+			until main=$(systemctl show -P MainPID uswap-agent) && [ "$main" -gt 1 ] &&
+				worker=$(pgrep -P "$main"); do sleep .02; done
+			if [ $((i % 2)) = 0 ]; then kill -KILL "$main" $worker; else kill -KILL $worker; fi 2>/dev/null
+			[ "$i" != 5 ] || systemctl daemon-reexec
+			sleep "0.$((RANDOM % 4))"
+		done' "$1"
+}
+total() { box uswapctl --json stats | jq -er ".agent.$1"; }
+kills=14
+[ -z "${SOAK_MINUTES:-}" ] || kills=$((SOAK_MINUTES * 60))
+# what a reload has brought holds for the workers after it
+printf '%s\n' '[Policy]' ScanSec=0.05 GraceSec=0.05 StallBudget=100% | box tee /etc/uswap/uswap.conf.d/storm.conf >/dev/null
+box systemctl reload uswap-agent
+touch "$dir/share/storm"
+storm &
+storm=$!
+before=$(total pages_out_total)
+kill_in_the_box $kills
+answers() { box uswapctl --json stats >/dev/null 2>&1; }
+wait_until 20 "the agent after $kills kills" answers
+rm "$dir/share/storm"
+wait $storm || fail "a program under kills: $(tail -n 3 "$dir/storm.log")"
+ask verify right
+left=$(($(total pages_out_total) - before))
+[ $left -ge 1000 ] || fail "vacuous: only $left pages have left meanwhile"
+say "$kills kills, $(box systemctl show -P NRestarts uswap-agent) restarts: $answer pages right," \
+	"$left have left meanwhile"
+
+box rm /etc/uswap/uswap.conf.d/storm.conf
+
+# ---- a fault thread hangs: the watchdog has it started anew ----
+drop_in() { # NAME LINE...
+	box mkdir -p /etc/systemd/system/uswap-agent.service.d
+	printf '%s\n' '[Service]' "${@:2}" | box tee "/etc/systemd/system/uswap-agent.service.d/$1.conf" >/dev/null
+	box systemctl daemon-reload
+}
+placed=$(awk '/^enum inject_point/ { on = 1; next } on && /^\tINJECT_/ { if ($1 == "INJECT_PLACED,") print n + 0; n++ }' \
+	"$src/common/inject.h")
+box sh -c 'head -c 4096 /dev/zero >/run/uswap/inject; chown uswap /run/uswap/inject'
+drop_in watchdog WatchdogSec=3s Environment=USWAP_INJECT=/run/uswap/inject
+box systemctl restart uswap-agent
+box uswapctl evict "$work" >/dev/null
+old=$(main_pid)
+# which point, not to be passed, never hit, the thread hangs (common/inject.h)
+printf '%b\0\0\0\0\0\0\0\0\0\0\0\2\0\0\0' "\0$(printf %o "$placed")" |
+	box dd of=/run/uswap/inject conv=notrunc status=none
+ask verify right
+[ "$(main_pid)" != "$old" ] || fail "the fault thread has not hung"
+box journalctl -u uswap-agent --no-pager -o cat -n 200 >"$dir/journal"
+grep -q 'a fault thread does not answer' "$dir/journal" || fail "nobody noticed the thread"
+grep -qi 'watchdog timeout' "$dir/journal" || fail "it was not the watchdog"
+say "a fault thread that hangs: the watchdog has fired, $answer pages right"
+box rm /etc/systemd/system/uswap-agent.service.d/watchdog.conf
+
+# ---- no memory for a stop: it says so, and goes on ----
+available() { # KIB; in place, since the file is bound over the kernel's
+	sed "s/^MemAvailable:.*/MemAvailable: $1 kB/" /proc/meminfo | box tee /run/meminfo >/dev/null
+}
+starve() {
+	available 4
+	box nsenter -t "$(main_pid)" -m mount --bind /run/meminfo /proc/meminfo
+}
+says() { [[ $(box systemctl show -P StatusText uswap-agent) == *"$1"* ]]; }
+drop_in patience TimeoutStopSec=2s
+box systemctl restart uswap-agent
+wait_until 20 "the program to be there" stats "$work" >"$dir/attached"
+starve
+box uswapctl evict "$work" >/dev/null
+status=0
+box uswapctl drain >"$dir/refused" 2>&1 || status=$?
+[ $status = 1 ] || fail "drain without memory: $status, $(cat "$dir/refused")"
+grep -q 'takes .* of memory, and .* are available' "$dir/refused" || fail "drain: $(cat "$dir/refused")"
+box systemctl stop --no-block uswap-agent
+wait_until 10 "the agent to say that it can't stop" says "Can't stop yet. Restoring everything takes"
+sleep 3 # longer than the manager would wait
+[ "$(box systemctl show -P ActiveState uswap-agent)" = deactivating ] || fail "it was not waited for"
+ask work right # some of them: for all there would be memory when they are back
+say "a stop without memory: $(box systemctl show -P StatusText uswap-agent | cut -c1-90)..., programs are served"
+# what would be lost is not left; where it is kept, another start takes it. Then there
+# is memory: everything is given back, the program goes on without the agent
+ended() { ! box pgrep -x uswap-agent >/dev/null; }
+if [ "$(box systemctl show -P FileDescriptorStorePreserve uswap-agent)" = yes ]; then
+	box uswapctl drain --leave
+	wait_until 10 "the agent to leave" ended
+	box systemctl start uswap-agent
+	wait_until 20 "the program to be served by another start" is_served
+	ask verify right
+	box uswapctl evict "$work" >/dev/null
+	say "left to a later start, which serves it: $answer pages right"
+	box systemctl stop uswap-agent
+else
+	if box uswapctl drain --leave >"$dir/refused" 2>&1; then fail "programs are left to nobody"; fi
+	grep -q 'systemd 254' "$dir/refused" || fail "drain --leave: $(cat "$dir/refused")"
+	say "not left to a later start: $(cat "$dir/refused")"
+	available 40000000
+	wait_until 30 "the stop, when there is memory" ended
+fi
 [ "$(box systemctl show -P Result uswap-agent)" = success ] || fail "the stop has failed"
-say "stopped with $evicted bytes out, the program goes on without the agent"
+box journalctl -u uswap-agent --no-pager -o cat -n 20 | grep -m 1 'stopping: .* of 1 programs to be restored' ||
+	fail "no progress was told"
 end_work
 
 # ---- socket activation ----
@@ -209,6 +228,30 @@ box uswapctl evict "$work"
 end_work
 box systemctl stop uswap-agent.socket uswap-agent
 
+# ---- another build, whose kept memory is of the layouts before ----
+use() { # it has the name, whoever runs
+	box sh -c "cp '/usr/sbin/uswap-agent.$1' /usr/sbin/uswap-agent.new && mv /usr/sbin/uswap-agent.new /usr/sbin/uswap-agent"
+}
+use older
+box systemctl start uswap-agent
+start_work
+use newer
+survives "a restart with a newer build" box systemctl restart uswap-agent
+box uswapctl evict "$work" >/dev/null
+use older
+held=$(stored)
+if box systemctl restart uswap-agent 2>/dev/null; then fail "an older agent has started over a newer one's"; fi
+sleep 1.5 # it is started again, too
+box journalctl -u uswap-agent --no-pager -o cat -n 20 | grep -m 1 'served by a newer agent, .*start that one again' ||
+	fail "the older one does not say what to do"
+[ "$(stored)" -ge "$held" ] || fail "$(stored) descriptors are kept of $held"
+use newer
+box systemctl restart uswap-agent
+wait_until 20 "the program to be served by the newer one again" is_served
+ask verify right
+say "an older build leaves it alone; the newer one again: $answer pages right"
+end_work
+
 # ---- D-Bus activation ----
 if box busctl --no-pager call org.uswap1 /org/uswap1 org.freedesktop.DBus.Properties Get ss \
 	org.uswap1.Manager Version >"$dir/version" 2>&1; then
@@ -217,13 +260,46 @@ else
 	fail "D-Bus activation: $(cat "$dir/version")"
 fi
 
+# offline, so that it scores what is shipped
+say "$(box systemd-analyze security --no-pager uswap-agent.service 2>&1 | tail -n 1)"
+
 # ---- and nothing is wrong ----
 box journalctl -u uswap-agent --no-pager -o cat -p err |
-	grep -v -e 'the worker was killed by signal 9' >"$dir/errors" || :
+	grep -v -e 'the worker was killed by signal 9' -e 'fork children were lost' -e 'a fault thread does not answer' \
+		-e 'Watchdog timeout' -e "can't stop yet" -e 'served by a newer agent' -e 'Failed to start' >"$dir/errors" || :
 if [ -s "$dir/errors" ]; then
 	cat "$dir/errors"
 	fail "errors in the journal"
 fi
-# offline, so that it scores what is shipped
-say "$(box systemd-analyze security --no-pager uswap-agent.service 2>&1 | tail -n 1)"
+# ---- the machine goes down with pages away, and no memory for them ----
+# whoever runs under uswap ends before the agent
+[[ " $(box systemctl show -P Before uswap-agent) " == *" systemd-user-sessions.service "* ]] ||
+	fail "people's sessions end after the agent"
+box tee /etc/systemd/system/uswap-test.service >/dev/null <<END
+[Unit]
+After=uswap-agent.service
+[Service]
+User=nobody
+ExecStart=/bin/sh -c 'exec uswapctl run -- uswap-test-work 32 <>"$dir/share/in" >"$dir/share/out"'
+ExecStop=/bin/sh -c 'echo verify >"$dir/share/in"; until grep -q right "$dir/share/out"; do sleep .1; done'
+ExecStop=/bin/sh -c 'test -e "$dir/share/agent-ended" || echo in order >>"$dir/share/out"'
+END
+mkfifo -m 666 "$dir/share/in"
+drop_in ended "ExecStopPost=+/bin/touch $dir/share/agent-ended"
+box systemctl restart uswap-agent
+box systemctl start uswap-test
+wait_until 20 "the service to be ready" grep -q ready "$dir/share/out"
+work=$(sed -n 's/^ready //p' "$dir/share/out")
+wait_until 20 "the service to be attached" stats "$work" >"$dir/attached"
+starve
+box uswapctl evict "$work"
+rm -f "$dir/share/agent-ended" # of the restart
+init=$("$src/scripts/sdbox" "$name" pid)
+box systemctl poweroff
+gone() { ! kill -0 "$init" 2>/dev/null; }
+wait_until 50 "the machine to be off" gone
+if ! grep -q '^right' "$dir/share/out" || ! grep -q 'in order' "$dir/share/out"; then
+	fail "the service at the end: $(tail -n 2 "$dir/share/out")"
+fi
+say "the machine is off, the service has ended before the agent: $(grep '^right' "$dir/share/out") pages"
 say passed
