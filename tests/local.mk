@@ -113,6 +113,8 @@ tests_flow_test_event_order_LDADD = $(tests_unit_test_blobstore_LDADD)
 # agent.c for common/reaper.c, so the archives' own members are not taken.
 tests_flow_test_interleavings_SOURCES = \
 	tests/flow/agent.c \
+	tests/flow/agent.h \
+	tests/flow/crash.c \
 	tests/flow/explore.c \
 	tests/flow/invariants.c \
 	tests/flow/kernel.c \
@@ -121,7 +123,7 @@ tests_flow_test_interleavings_SOURCES = \
 	tests/flow/threads.c \
 	tests/flow/world.h
 tests_flow_test_interleavings_LDFLAGS = $(AM_LDFLAGS) \
-	-Wl,--wrap=clock_gettime -Wl,--wrap=sched_yield -Wl,--wrap=getrandom -Wl,--wrap=send -Wl,--wrap=blobstore_get_now \
+	-Wl,--wrap=clock_gettime -Wl,--wrap=sched_yield -Wl,--wrap=getrandom -Wl,--wrap=send -Wl,--wrap=blobstore_get_now -Wl,--wrap=inject_hit \
 	-Wl,--wrap=malloc -Wl,--wrap=calloc -Wl,--wrap=realloc -Wl,--wrap=pthread_mutex_lock
 tests_flow_test_interleavings_LDADD = agent/libengine.a agent/libpolicy.a $(tests_unit_test_blobstore_LDADD)
 
@@ -139,6 +141,14 @@ EXTRA_DIST += \
 	tests/flow/planted/checksum-not-compared.patch \
 	tests/flow/planted/child-not-heard.patch \
 	tests/flow/planted/child-without-its-batch.patch \
+	tests/flow/planted/crash-drop-before-stage.patch \
+	tests/flow/planted/crash-event-done-before-it-is.patch \
+	tests/flow/planted/crash-event-read-forgotten.patch \
+	tests/flow/planted/crash-late-report-taken.patch \
+	tests/flow/planted/crash-no-wake.patch \
+	tests/flow/planted/crash-old-order-still-good.patch \
+	tests/flow/planted/crash-references-not-counted.patch \
+	tests/flow/planted/crash-waiting-events-not-settled.patch \
 	tests/flow/planted/double-commit.patch \
 	tests/flow/planted/eagain-is-done.patch \
 	tests/flow/planted/eexist-without-wake.patch \

@@ -71,6 +71,8 @@ static void start_serving(struct owner *o, struct session *s)
 			session_set_state(s, SESSION_ACTIVE);
 	}
 	notice_send(&o->flow->engine, &s->to_engine, SESSION_NEWS_STATE);
+	/* Of a recovered one events may wait, which nobody has looked after so far. */
+	o->unquiet |= !events_are_quiet(s);
 	if (s->recover)
 		owner_recover(o, s);
 }

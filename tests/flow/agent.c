@@ -16,20 +16,16 @@
 
 #include "backends/store.h"
 #include "common/reaper.h"
-#include "engine/private.h"
 #include "flow/blobstore.h"
 #include "page/domain.h"
-#include "world.h"
+#include "agent.h"
 
 #define UID 1000
 
 extern const struct uffd_ops uffd_scripted;
 
-static struct flow flow;
-static struct owner_thread owner_thread;
-static struct owner *const owner = &owner_thread.owner;
-static struct worker worker;
-static struct packers packers;
+struct engine engine;
+static struct owner *const owner = &engine.owners[0].owner;
 static struct codec *codec;
 static struct store *stores[2];
 static int empty_dir = -1, smaps = -1, statm = -1;
@@ -124,6 +120,14 @@ void reaper_close(int fd)
 static unsigned char *segments;
 static bool segment_used[SEGMENTS];
 
+static int scripted_segment_adopt(void *self, uint32_t segment, uint32_t written)
+{
+	(void)self;
+	(void)written;
+	segment_used[segment] = true;
+	return 0;
+}
+
 static int scripted_segment_new(void *self, uint32_t *segment)
 {
 	(void)self;
@@ -185,15 +189,22 @@ static uint64_t scripted_used_bytes(void *self)
 	return n;
 }
 
+static void scripted_destroy(void *self)
+{
+	(void)self; /* the bytes outlive a worker */
+}
+
 static const struct store_ops scripted_store = {
 	.name = "scripted",
 	.caps = STORE_MAPPED,
 	.segment_new = scripted_segment_new,
+	.segment_adopt = scripted_segment_adopt,
 	.write = scripted_store_write,
 	.read = scripted_store_read,
 	.map = scripted_store_map,
 	.segment_free = scripted_segment_free,
 	.used_bytes = scripted_used_bytes,
+	.destroy = scripted_destroy,
 };
 
 /* ---- the slow store: reads end one by one, when the walk wants it ---- */
@@ -300,16 +311,16 @@ void agent_sink(void)
 	struct blobstore_stats stats;
 
 	w.in_owner = w.in_fault_path = false; /* another thread's work */
-	blobstore_set_move_down(flow.blobstore, 1);
+	blobstore_set_move_down(engine.flow.blobstore, 1);
 	for (unsigned i = 0; i < 100; i++) {
 		w.clock_ns += NSEC_PER_SEC;
-		while (blobstore_work(flow.blobstore))
+		while (blobstore_work(engine.flow.blobstore))
 			;
-		blobstore_get_stats(flow.blobstore, &stats);
+		blobstore_get_stats(engine.flow.blobstore, &stats);
 		if (!stats.tier[0].live_bytes)
 			break;
 	}
-	blobstore_set_move_down(flow.blobstore, 0);
+	blobstore_set_move_down(engine.flow.blobstore, 0);
 	w.in_owner = in_owner;
 	w.in_fault_path = in_fault_path;
 }
@@ -350,38 +361,53 @@ static int open_empty_dir(void)
 
 static void open_flow(void)
 {
-	must(mailbox_init(&flow.worker) == 0 && mailbox_init(&flow.engine) == 0, "mailbox");
-	flow.next_session_id = 1;
-	flow.backoff_ns = 0; /* what has come back may leave again at once */
-	flow.zeros = calloc(FLOW_WINDOW_MAX, PAGE_BYTES);
-	flow.domains = domain_registry_new();
-	flow.staging = staging_new(256 * PAGE_BYTES);
-	flow.blobstore = blobstore_new_tiers(stores, stores[1] ? 2 : 1, 1024, NULL, 0);
-	must(flow.zeros && flow.domains && flow.staging && flow.blobstore, "flow");
+	must(mailbox_init(&engine.flow.worker) == 0 && mailbox_init(&engine.flow.engine) == 0, "mailbox");
+	engine.flow.next_session_id = 1;
+	engine.flow.backoff_ns = 0; /* what has come back may leave again at once */
+	if (!engine.flow.zeros)
+		engine.flow.zeros = calloc(FLOW_WINDOW_MAX, PAGE_BYTES);
+	engine.flow.domains = domain_registry_new();
+	engine.flow.staging = staging_new(256 * PAGE_BYTES);
+	engine.flow.blobstore = blobstore_new_tiers(stores, stores[1] ? 2 : 1, 1024, NULL, 0);
+	must(engine.flow.zeros && engine.flow.domains && engine.flow.staging && engine.flow.blobstore, "flow");
+}
+
+static void open_stores(void)
+{
+	store_close(stores[0]);
+	memset(segment_used, 0, sizeof(segment_used));
+	stores[0] = store_new(&scripted_store, NULL, SEGMENTS);
+	if (w.scenario->slow && !stores[1])
+		stores[1] = store_new(&slow_store, NULL, SEGMENTS);
+	must(stores[0] && (stores[1] || !w.scenario->slow), "store");
+}
+
+void agent_open_worker(void)
+{
+	if (crash_is_on())
+		crash_open();
+	open_stores();
+	open_flow();
+	must(owner_open(owner, &engine.flow, -1) == 0, "owner");
+	must(packers_start(&engine.packers, &engine.flow, 0, -1) == 0, "packers");
+	engine.worker = (struct worker){ .flow = &engine.flow, .packers = &engine.packers, .scan_ns = 1,
+					 .policy = { .stall_budget = 1.0 } };
+	engine.worker.epoll = epoll_create1(EPOLL_CLOEXEC);
+	must(engine.worker.epoll >= 0, "worker");
 }
 
 void agent_open(void)
 {
 	uffd_ops = &uffd_scripted;
 	segments = calloc(SEGMENTS, STORE_SEGMENT);
-	stores[0] = store_new(&scripted_store, NULL, SEGMENTS);
-	if (w.scenario->slow) {
-		slow_segments = calloc(SEGMENTS, STORE_SEGMENT);
-		stores[1] = store_new(&slow_store, NULL, SEGMENTS);
-		must(slow_segments && stores[1], "slow store");
-	}
-	must(segments && stores[0], "store");
-	open_flow();
-	must(owner_open(owner, &flow, -1) == 0, "owner");
-	must(packers_start(&packers, &flow, 0, -1) == 0, "packers");
-	worker = (struct worker){ .flow = &flow, .packers = &packers, .scan_ns = 1,
-				  .policy = { .stall_budget = 1.0 } };
-	worker.epoll = epoll_create1(EPOLL_CLOEXEC);
+	slow_segments = w.scenario->slow ? calloc(SEGMENTS, STORE_SEGMENT) : NULL;
+	must(segments && (slow_segments || !w.scenario->slow), "segments");
+	agent_open_worker();
 	codec = codec_new(-1);
 	empty_dir = open_empty_dir();
 	smaps = memfd_create("smaps", MFD_CLOEXEC);
 	statm = memfd_create("statm", MFD_CLOEXEC);
-	must(worker.epoll >= 0 && codec && empty_dir >= 0 && smaps >= 0 && statm >= 0, "agent");
+	must(codec && empty_dir >= 0 && smaps >= 0 && statm >= 0, "agent");
 }
 
 /* ---- one process's /proc ---- */
@@ -430,11 +456,14 @@ static void open_proc(int i, struct session_fds *fds)
 	w.mm[i].mover = true;
 }
 
-static struct wire_gate *new_gate(void)
+/* Also a worker after this one finds it. */
+static struct wire_gate *new_gate(struct session_fds *fds)
 {
-	struct wire_gate *gate = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE,
-				      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct wire_gate *gate;
 
+	fds->gate = memfd_create("gate", MFD_CLOEXEC);
+	must(fds->gate >= 0 && ftruncate(fds->gate, PAGE_BYTES) == 0, "memfd");
+	gate = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fds->gate, 0);
 	must(gate != MAP_FAILED, "gate");
 	return gate;
 }
@@ -445,28 +474,30 @@ static void attach_first(void)
 {
 	int i = mm_new(-1);
 	struct mm *mm = &w.mm[i];
-	struct session *s = session_new(atomic_fetch_add(&flow.next_session_id, 1), UID);
+	struct session *s = session_new(atomic_fetch_add(&engine.flow.next_session_id, 1), UID);
 
 	must(s, "session");
 	mm->uffd = s->fds.uffd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	mm_bind_fd(mm->uffd, i);
 	open_proc(i, &s->fds);
 	s->owner = owner;
-	s->domain = domain_get(flow.domains, UID, UINT64_MAX);
+	s->domain = domain_get(engine.flow.domains, UID, UINT64_MAX);
 	s->store_max = UINT64_MAX;
 	s->transit = TRANSIT_START;
 	s->identity = IDENTITY_START;
-	s->gate = new_gate();
+	s->gate = new_gate(&s->fds);
 	slotmap_init(&s->slots, owner->slots, &flow_slot_refs, s);
 	uffd_register(s->fds.uffd, s->transit, WIRE_TRANSIT_PAGES * PAGE_BYTES);
 	uffd_register(s->fds.uffd, s->identity, PAGE_BYTES);
 	mm->session = s;
 	mm->held = true;
 	s->mover_pid = 1;
+	if (crash_is_on())
+		crash_keep(s);
 	notice_send(&owner->box, &s->to_owner, SESSION_OWN_ADD);
-	notice_send(&flow.worker, &s->to_worker, SESSION_WORK_ADD);
+	notice_send(&engine.flow.worker, &s->to_worker, SESSION_WORK_ADD);
 	owner_take_mail(owner);
-	worker_take_mail(&worker);
+	worker_take_mail(&engine.worker);
 }
 
 unsigned agent_reserve(void)
@@ -499,7 +530,7 @@ void agent_begin(const struct scenario *s)
 
 static void forked(struct session *s)
 {
-	s->domain = domain_get(flow.domains, s->uid, UINT64_MAX);
+	s->domain = domain_get(engine.flow.domains, s->uid, UINT64_MAX);
 	s->store_max = UINT64_MAX;
 	w.mm[mm_of_fd(s->fds.uffd)].session = s;
 }
@@ -511,7 +542,9 @@ static void adopted(struct session *s)
 	s->adoption = NULL;
 	if (a->done) {
 		s->mover_pid = 1;
-		notice_send(&flow.worker, &s->to_worker, SESSION_WORK_ADD);
+		if (s->record)
+			s->record->mover_pid = 1;
+		notice_send(&engine.flow.worker, &s->to_worker, SESSION_WORK_ADD);
 	} else {
 		session_close_fds(&a->fds);
 		munmap(a->gate, PAGE_BYTES);
@@ -527,7 +560,7 @@ static void bury(struct session *s)
 			w.mm[i].held = false;
 			kernel_put_uffd(i);
 		}
-	domain_unref(flow.domains, s->domain);
+	domains_leave(&engine, s);
 	session_free(s);
 }
 
@@ -549,7 +582,7 @@ void agent_after(void)
 {
 	struct mail *next;
 
-	for (struct mail *mail = mailbox_take(&flow.engine); mail; mail = next) {
+	for (struct mail *mail = mailbox_take(&engine.flow.engine); mail; mail = next) {
 		next = mail->next;
 		if (mail->kind == SESSION_MAIL)
 			take_news(CONTAINER_OF(mail, struct session, to_engine.mail));
@@ -607,11 +640,11 @@ bool agent_may(const struct action *a)
 	case DO_SETTLE:
 		return owner->unquiet;
 	case DO_FORGET:
-		return staging_forwarders(flow.staging) != 0;
+		return staging_forwarders(engine.flow.staging) != 0;
 	case DO_TICK:
 		return may_tick(a->a);
 	case DO_WORKER_MAIL:
-		return flow.worker.head != NULL;
+		return engine.flow.worker.head != NULL;
 	case DO_MESSAGE:
 		/* ended: out of the worker's epoll set */
 		return s && s->gate && !s->ended && (w.mm[a->a].reports || w.mm[a->a].socket_shut);
@@ -620,7 +653,7 @@ bool agent_may(const struct action *a)
 	case DO_ROOM:
 		return may_make_room(a->a);
 	case DO_PACK:
-		return packers.urgent || packers.head;
+		return engine.packers.urgent || engine.packers.head;
 	case DO_FETCH:
 		return fetch_has_again(owner);
 	case DO_READ:
@@ -644,11 +677,11 @@ static void tick(int i)
 	struct session *s = session_at(i);
 
 	write_smaps(&w.mm[i]);
-	worker.grace_ns = w.scenario->grace ? 1000 * NSEC_PER_SEC : 0;
+	engine.worker.grace_ns = engine.settings.policy.grace_ns = w.scenario->grace ? 1000 * NSEC_PER_SEC : 0;
 	s->mappings_ns = 0; /* read anew */
 	s->next_tick_ns = 0;
 	w.clock_ns += NSEC_PER_USEC;
-	evictor_tick(&worker, s, w.clock_ns);
+	evictor_tick(&engine.worker, s, w.clock_ns);
 }
 
 static void take_message(int i)
@@ -659,14 +692,14 @@ static void take_message(int i)
 		mm->reports--;
 	else
 		mm->socket_shut = false; /* read once, and out of the epoll set */
-	evictor_message(&worker, mm->session);
+	evictor_message(&engine.worker, mm->session);
 }
 
 static void pack(void)
 {
-	struct batch *b = packers_take(&packers, UINT64_MAX);
+	struct batch *b = packers_take(&engine.packers, UINT64_MAX);
 
-	evict_pack(&flow, codec, b);
+	evict_pack(&engine.flow, codec, b);
 	mailbox_send(&session_owner(b->session)->box, &b->mail);
 }
 
@@ -675,7 +708,16 @@ static bool is_owners(unsigned kind)
 	return (kind >= DO_SERVE && kind <= DO_FORGET) || kind == DO_FETCH;
 }
 
-void agent_do(const struct action *a)
+/* True: unless it was to die at a point that there is not. */
+bool agent_do(const struct action *a)
+{
+	if (a->b)
+		return crash_inside(a, a->b);
+	agent_act(a);
+	return true;
+}
+
+void agent_act(const struct action *a)
 {
 	w.in_owner = is_owners(a->kind);
 	switch (a->kind) {
@@ -705,14 +747,14 @@ void agent_do(const struct action *a)
 		tick(a->a);
 		break;
 	case DO_WORKER_MAIL:
-		worker_take_mail(&worker);
+		worker_take_mail(&engine.worker);
 		break;
 	case DO_MESSAGE:
 		take_message(a->a);
 		break;
 	case DO_GONE:
 		w.mm[a->a].pidfd_seen = true;
-		evictor_leave(&worker, session_at(a->a));
+		evictor_leave(&engine.worker, session_at(a->a));
 		break;
 	case DO_PACK:
 		pack();
@@ -764,7 +806,7 @@ static void say_hello(int i)
 	a->fds = SESSION_FDS_NONE;
 	open_proc(i, &a->fds);
 	a->attach.transit = TRANSIT_START;
-	a->gate = new_gate();
+	a->gate = new_gate(&a->fds);
 	s->adoption = a;
 	notice_send(&owner->box, &s->to_owner, SESSION_OWN_ADOPT);
 }
@@ -783,6 +825,8 @@ bool agent_may_trouble(enum trouble t)
 		return s && session_state(s) <= SESSION_ACTIVE;
 	case TROUBLE_HELLO:
 		return child_to_adopt() >= 0;
+	case TROUBLE_CRASH:
+		return crash_may();
 	default:
 		return true;
 	}
@@ -804,9 +848,11 @@ static void reclaim(void)
 		}
 }
 
-void agent_trouble(enum trouble t)
+bool agent_trouble(enum trouble t, unsigned again)
 {
 	switch (t) {
+	case TROUBLE_CRASH:
+		return crash_now(again);
 	case TROUBLE_NOMEM:
 		w.nomem = true;
 		break;
@@ -867,6 +913,7 @@ void agent_trouble(enum trouble t)
 	default:
 		break;
 	}
+	return true;
 }
 
 /* ---- a run ends ---- */
@@ -907,6 +954,7 @@ static void round_of_all(void)
 void agent_end(void)
 {
 	struct blobstore_stats stats;
+	uint32_t record = 0;
 
 	for (unsigned n = 0; (anything_left() || nr_reads || owner->box.head) && n < 1000; n++) {
 		round_of_all();
@@ -920,18 +968,20 @@ void agent_end(void)
 	}
 	if (anything_left())
 		violated("a process has ended, and its session stays");
-	while (blobstore_work(flow.blobstore))
+	while (blobstore_work(engine.flow.blobstore))
 		;
-	blobstore_get_stats(flow.blobstore, &stats);
+	blobstore_get_stats(engine.flow.blobstore, &stats);
 	if (stats.blobs || stats.live_bytes)
 		violated("INV-8: %llu blobs are held for nobody", (unsigned long long)stats.blobs);
-	if (staging_used_bytes(flow.staging) || staging_forwarders(flow.staging))
+	if (staging_used_bytes(engine.flow.staging) || staging_forwarders(engine.flow.staging))
 		violated("INV-8: staging holds %llu bytes for nobody",
-			 (unsigned long long)staging_used_bytes(flow.staging));
+			 (unsigned long long)staging_used_bytes(engine.flow.staging));
+	if (crash_is_on() && record_next(&engine.records, &record))
+		violated("INV-8: a record is left of nobody");
 	if ((slot_pool_bytes(owner->slots) >> PAGE_SHIFT) - slot_pool_ready(owner->slots) != nodes_taken)
 		violated("INV-8: nodes of slots are held for nobody");
-	if (worker.reserved)
-		violated("%llu pages of staging stay reserved", (unsigned long long)worker.reserved);
+	if (engine.worker.reserved)
+		violated("%llu pages of staging stay reserved", (unsigned long long)engine.worker.reserved);
 	if (slot_pool_ready(owner->slots) < 64)
 		(void)slot_pool_reserve(owner->slots, 512);
 }
@@ -963,10 +1013,10 @@ static void put_slot(struct out *o, slot_t slot)
 
 	PUT(o, (uint8_t)slot_state(slot));
 	PUT(o, (uint8_t)(slot_flags(slot) & SLOT_F_WAITING));
-	if (slot_state(slot) == SLOT_STAGED && !staging_forwarded(flow.staging, (uint32_t)slot_value(slot)))
-		bytes = staging_page(flow.staging, (uint32_t)slot_value(slot));
+	if (slot_state(slot) == SLOT_STAGED && !staging_forwarded(engine.flow.staging, (uint32_t)slot_value(slot)))
+		bytes = staging_page(engine.flow.staging, (uint32_t)slot_value(slot));
 	else if ((slot_state(slot) == SLOT_STORED || slot_state(slot) == SLOT_FETCHING) && !w.corrupt &&
-		 blobstore_get(flow.blobstore, codec, (blob_id)slot_value(slot), page) == 0)
+		 blobstore_get(engine.flow.blobstore, codec, (blob_id)slot_value(slot), page) == 0)
 		bytes = page;
 	if (bytes)
 		PUT(o, (int8_t)token_of(bytes));
@@ -985,7 +1035,7 @@ static void put_batch(struct out *o, const struct batch *b)
 		PUT(o, b->page[i].vpn);
 		PUT(o, b->page[i].result);
 		if (b->page[i].result == BATCH_PAGE_PULLED)
-			PUT(o, (int8_t)token_of(staging_page(flow.staging, b->page[i].value)));
+			PUT(o, (int8_t)token_of(staging_page(engine.flow.staging, b->page[i].value)));
 	}
 }
 
@@ -1012,6 +1062,8 @@ static void put_session(struct out *o, const struct session *s)
 			       s->heir_of != NULL, s->heirs != NULL, s->tampered, s->adoption != NULL };
 
 	PUT(o, s->state);
+	PUT(o, s->recover);
+	PUT(o, s->salvaged);
 	put(o, flags, sizeof(flags));
 	for (unsigned p = 0; p < PAGES; p++)
 		put_slot(o, slotmap_get(&s->slots, page_address(p) >> PAGE_SHIFT));
@@ -1045,7 +1097,7 @@ size_t agent_hash(void *to, size_t room)
 		if (session_at(i))
 			put_session(&o, session_at(i));
 	put_box(&o, &owner->box);
-	put_box(&o, &flow.worker);
+	put_box(&o, &engine.flow.worker);
 	PUT(&o, fetch_has_again(owner));
 	for (unsigned i = 0; i < nr_reads; i++) {
 		PUT(&o, reads[i].read->offset);
@@ -1053,9 +1105,9 @@ size_t agent_hash(void *to, size_t room)
 	}
 	for (struct batch *b = owner->deferred; b; b = b->next)
 		put_batch(&o, b);
-	for (struct batch *b = packers.urgent; b; b = b->next)
+	for (struct batch *b = engine.packers.urgent; b; b = b->next)
 		put_batch(&o, b);
-	for (struct batch *b = packers.head; b; b = b->next)
+	for (struct batch *b = engine.packers.head; b; b = b->next)
 		put_batch(&o, b);
 	return (size_t)(o.at - (unsigned char *)to);
 }

@@ -24,6 +24,7 @@
 
 #define SEQUENCE_MAX 256
 #define DRAIN_MAX 5000
+#define CRASH_AGAIN 3u /* points of a recovery at which the next worker dies too */
 
 struct shared {
 	struct result result;
@@ -76,6 +77,7 @@ static void print_action(FILE *to, const struct action *a)
 		[TROUBLE_READ_EIO] = "the next read that ends fails",
 		[TROUBLE_READ_LATE] = "the next read that ends was too late",
 		[TROUBLE_READ_LOST] = "the next read that ends finds nothing",
+		[TROUBLE_CRASH] = "the worker dies",
 		[TROUBLE_SINK] = "pages will go down just before the next one is read",
 	};
 	const struct scenario *s = w.scenario;
@@ -88,8 +90,12 @@ static void print_action(FILE *to, const struct action *a)
 		fprintf(to, "thread %u: goes on", a->a);
 	} else if (a->kind == DO_TROUBLE) {
 		fprintf(to, "%s", troubles[a->b]);
+		if (a->a)
+			fprintf(to, ", and the next one at point %u of its recovery", a->a);
 	} else {
 		fprintf(to, "%s %u", names[a->kind], a->a);
+		if (a->b)
+			fprintf(to, ", and dies at point %u of that", a->b);
 	}
 }
 
@@ -114,17 +120,22 @@ static bool is_enabled(const struct action *a)
 		return thread_may_step(&w.thread[a->a]);
 	case DO_MOVER:
 		return w.mm[a->a].used && scripted_mover_may_step(&w.mm[a->a]);
+	case DO_READ:
+		return agent_may(a);
 	case DO_TROUBLE:
 		return (w.scenario->trouble >> a->b & 1) && !(w.troubles >> a->b & 1) &&
 		       (unsigned)(unsigned)__builtin_popcount(w.troubles) < MAX(w.scenario->troubles, 1u) &&
 		       agent_may_trouble(a->b);
 	default:
-		return agent_may(a);
+		return agent_may(a) && (!a->b || agent_may_trouble(TROUBLE_CRASH));
 	}
 }
 
-static void perform(const struct action *a)
+/* False: it was to die at a point that there is not. */
+static bool perform(const struct action *a)
 {
+	bool done = true;
+
 	if (tracing) {
 		fputs("#   ", stdout);
 		print_action(stdout, a);
@@ -144,14 +155,15 @@ static void perform(const struct action *a)
 		break;
 	case DO_TROUBLE:
 		w.troubles |= 1u << a->b;
-		agent_trouble(a->b);
+		done = agent_trouble(a->b, a->a);
 		break;
 	default:
-		agent_do(a);
+		done = agent_do(a);
 	}
 	agent_after();
 	check_step();
 	shared->result.actions++;
+	return done;
 }
 
 static void list_one(struct action *to, unsigned *n, unsigned kind, unsigned a, unsigned b)
@@ -183,6 +195,22 @@ static unsigned list_running(struct action *to)
 	return n;
 }
 
+static bool is_agents(const struct action *a)
+{
+	return a->kind >= DO_SERVE && a->kind <= DO_FETCH;
+}
+
+/* Each of the agent's own actions once more for each point at which it may die. */
+static unsigned add_deaths(struct action *to, unsigned n)
+{
+	unsigned all = n;
+
+	for (unsigned i = 0; i < n; i++)
+		for (unsigned point = 1; is_agents(&to[i]) && point <= CRASH_POINTS; point++)
+			list_one(to, &all, to[i].kind, to[i].a, point);
+	return all;
+}
+
 static unsigned list_all(struct action *to)
 {
 	const struct scenario *s = w.scenario;
@@ -197,8 +225,9 @@ static unsigned list_all(struct action *to)
 	for (unsigned m = 0; m < MMS; m++)
 		list_one(to, &n, DO_TICK, m, 0);
 	for (unsigned t = 0; t < TROUBLES; t++)
-		list_one(to, &n, DO_TROUBLE, 0, t);
-	return n;
+		for (unsigned again = 0; again <= (t == TROUBLE_CRASH ? CRASH_AGAIN : 0); again++)
+			list_one(to, &n, DO_TROUBLE, again, t);
+	return s->trouble & TROUBLE(CRASH) ? add_deaths(to, n) : n;
 }
 
 /* ---- a run ---- */
@@ -385,11 +414,21 @@ struct node {
 };
 static struct node nodes[SEQUENCE_MAX];
 
-static void record(const struct action *a)
+static bool record(const struct action *a)
 {
 	if (shared->nr < SEQUENCE_MAX)
 		shared->sequence[shared->nr++] = *a;
-	perform(a);
+	return perform(a);
+}
+
+/* There was no such point in the last action, nor those behind it in the list. */
+static void skip_deaths(struct node *node)
+{
+	const struct action *last = &node->list[node->at];
+
+	while (node->at + 1 < node->n && node->list[node->at + 1].kind == last->kind &&
+	       (last->kind == DO_TROUBLE ? node->list[node->at + 1].b == last->b : node->list[node->at + 1].a == last->a))
+		node->at++;
 }
 
 /* One order: what the nodes say, then the first of each. Returns how deep it
@@ -415,7 +454,11 @@ static unsigned run_order(const struct scenario *s, unsigned depth, unsigned kno
 		   up, what is to go down a tier may stay once. */
 		if (!is_enabled(&node->list[node->at]))
 			break;
-		record(&node->list[node->at]);
+		if (!record(&node->list[node->at])) {
+			skip_deaths(node);
+			d++;
+			break;
+		}
 	}
 	end_run();
 	shared->result.runs++;

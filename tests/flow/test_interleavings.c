@@ -142,6 +142,22 @@ static const struct scenario scenarios[] = {
 	{ .name = "INV-4: a child that changes mappings beside its parent", .threads = 2, .ops = 3, .quota = 2,
 	  .depth = 13, .evicted = true, .choices = { CALL(FORK, 0), CALL(REMAP, 0), CALL(UNMAP, 0) },
 	  .child = { CALL(UNMAP, 0), CALL(REMAP, 0), READ(2) } },
+	{ .name = "crash: pages leave", .threads = 1, .ops = 1, .ticks = 2, .quota = 2, .depth = 12,
+	  .trouble = TROUBLE(CRASH), .troubles = 1, .choices = { READ(0), WRITE(0) } },
+	{ .name = "crash: touches of stored pages", .threads = 2, .ops = 2, .ticks = 1, .quota = 2, .depth = 10,
+	  .evicted = true, .trouble = TROUBLE(CRASH), .troubles = 1, .choices = { READ(0), WRITE(1) } },
+	{ .name = "crash: staged pages", .threads = 1, .ops = 2, .ticks = 1, .quota = 2, .depth = 10,
+	  .staged = true, .trouble = TROUBLE(CRASH), .troubles = 1,
+	  .choices = { READ(0), PAGE(DONTNEED, 0), CALL(FORK, 0) }, .child = { READ(0) } },
+	{ .name = "crash: changes of mappings", .threads = 2, .ops = 2, .quota = 2, .depth = 9,
+	  .evicted = true, .trouble = TROUBLE(CRASH), .troubles = 1,
+	  .choices = { CALL(REMAP, 0), CALL(UNMAP, 0), PAGE(DONTNEED, 0), READ(2) } },
+	{ .name = "crash: forks", .threads = 1, .ops = 3, .ticks = 1, .quota = 2, .depth = 11,
+	  .trouble = TROUBLE(CRASH), .troubles = 1, .choices = { CALL(FORK, 0), WRITE(0), CALL(EXIT, 0) },
+	  .child = { READ(0), CALL(UNMAP, 0) } },
+	{ .name = "crash: ends and orders", .threads = 1, .ops = 2, .ticks = 1, .quota = 2, .depth = 9,
+	  .trouble = TROUBLE(CRASH) | TROUBLE(MOVER) | TROUBLE(RESTORE) | TROUBLE(DETACH), .troubles = 2,
+	  .choices = { READ(0), CALL(EXIT, 0) } },
 };
 
 static uint64_t number(const char *name, uint64_t otherwise)

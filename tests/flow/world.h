@@ -8,6 +8,7 @@
  *   threads.c     threads of the workload: each system call in its atomic parts
  *   mover.c       the mover's orders, each in its atomic parts
  *   agent.c       the agent's own code, step by step: owner, worker, packer
+ *   crash.c       its worker dies, at any step, and another one takes over
  *   invariants.c  what must be true after every action, and in the end
  *   explore.c     all orders, a short trace of a bad one
  *
@@ -149,6 +150,7 @@ enum trouble {
 	TROUBLE_READ_EIO,   /* the next read of the slow store that ends: a way that fails */
 	TROUBLE_READ_LATE,  /* ... no answer in time */
 	TROUBLE_READ_LOST,  /* ... the bytes are not there any more */
+	TROUBLE_CRASH,	    /* the worker dies: here, or inside of the next action (crash.c) */
 	TROUBLE_SINK,	    /* pages go down a tier just before the next one is read */
 	TROUBLES
 };
@@ -203,12 +205,14 @@ enum action_kind {
 	DO_FETCH, /* owner: reads that have to be tried again, and pages to be placed */
 	DO_READ,  /* the slow store: its read number a ends */
 	DO_MOVER, /* the mover of mm a */
-	DO_TROUBLE, /* b */
+	DO_TROUBLE, /* b; CRASH: again at point a of the recovery */
 };
 struct action {
-	uint8_t kind, a, b;
+	uint8_t kind, a;
+	uint8_t b; /* of the agent's own: it dies at its point so many; 0: it does not */
 };
-#define ACTIONS_MAX 64
+#define ACTIONS_MAX 128
+#define CRASH_POINTS 8u /* at most, of one action, that are tried */
 
 struct world {
 	const struct scenario *scenario;
@@ -267,8 +271,10 @@ void scripted_mover_receive(int mm); /* takes the orders out of the socket */
 void agent_open(void); /* once in a process */
 void agent_begin(const struct scenario *s);
 bool agent_may(const struct action *a);
-void agent_do(const struct action *a);
-void agent_trouble(enum trouble t);
+/* False: it was to die at a point that it has not. */
+bool agent_do(const struct action *a);
+/* False: again was a point that there is not (TROUBLE_CRASH). */
+bool agent_trouble(enum trouble t, unsigned again);
 bool agent_may_trouble(enum trouble t);
 /* Descriptors that the owner keeps free. */
 unsigned agent_reserve(void);

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The worker dies, between two actions or at a named point inside one
+ * (common/inject.h), and the next one recovers: agent/engine/recover.c, as it is.
+ *
+ * What is left to it: kept memory (slots, blobs, segments, staging, domains, records,
+ * the ring of events), the bytes of the store, the descriptors, and all that is the
+ * kernel's, the workload's or the mover's, reports and orders under way included.
+ * Everything else is the dead one's own: freed here without a look at it, where it
+ * would be too much to leave lying about.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "agent.h"
+#include "common/inject.h"
+#include "common/log.h"
+#include "flow/blobstore.h"
+#include "page/domain.h"
+
+static struct inject_words points; /* its content does not matter: see __wrap_inject_hit */
+static jmp_buf death;
+static unsigned left; /* points to be passed yet; 0: it lives on */
+
+void __wrap_inject_hit(enum inject_point point);
+
+void __wrap_inject_hit(enum inject_point point)
+{
+	(void)point;
+	if (left && --left == 0)
+		longjmp(death, 1);
+}
+
+bool crash_is_on(void)
+{
+	return w.scenario->trouble & TROUBLE(CRASH);
+}
+
+bool crash_may(void)
+{
+	return crash_is_on() && !(w.troubles & TROUBLE(CRASH)) &&
+	       (unsigned)__builtin_popcount(w.troubles) < MAX(w.scenario->troubles, 1u);
+}
+
+void crash_open(void)
+{
+	static struct kept_directory *directory;
+
+	inject_words = &points;
+	log_set_level(LOG_LEVEL_ERR);
+	engine.user_max = engine.process_max = UINT64_MAX;
+	if (!directory) {
+		directory = kept_directory_new();
+		kept_use(directory);
+	}
+	if (!directory || record_table_open(&engine.records) < 0 || rings_open(&engine.rings) < 0 ||
+	    kept_back(&engine.rings, 0, OWNERS_MAX * PAGE_BYTES) < 0)
+		abort();
+	engine.owners[0].owner.ring = ring_at(&engine.rings, 0);
+	engine.nr_owners = 1;
+}
+
+/* As attach.c's make_record. */
+void crash_keep(struct session *s)
+{
+	struct record *record = record_new(&engine.records);
+
+	if (!record)
+		abort();
+	s->records = &engine.records;
+	s->record = record;
+	record->uid = s->uid;
+	record->domain = s->domain->uid;
+	record->owner = 0;
+	record->identity = s->identity;
+	record->state = SESSION_ACTIVE;
+	record->mover_pid = s->mover_pid;
+	s->slots.kept_root = &record->root;
+	record_introduce(s);
+	record_commit(s, 0);
+	record_publish(record, s->id);
+}
+
+/* ---- the dead worker's own ---- */
+
+static void forget_session(struct session *s)
+{
+	mappings_deinit(&s->mappings);
+	quiet_deinit(&s->quiet);
+	ranges_deinit(&s->registered);
+	ranges_deinit(&s->guarded);
+	ranges_deinit(&s->vacated);
+	if (s->gate)
+		munmap(s->gate, PAGE_BYTES);
+	free(s);
+}
+
+static void forget_batches(struct batch *b)
+{
+	for (struct batch *next; b; b = next) {
+		next = b->next;
+		free(b);
+	}
+}
+
+static void forget_owner(struct owner *o)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(o->reserve); i++)
+		safe_close(o->reserve[i]);
+	forget_batches(o->deferred);
+	mappings_deinit(&o->fork_buffer);
+	ranges_deinit(&o->wiped);
+	free(o->page);
+	codec_free(o->codec);
+	slot_pool_free(o->slots);
+	safe_close(o->epoll);
+	mailbox_deinit(&o->box);
+}
+
+static void forget_all(void)
+{
+	const void *zeros = engine.flow.zeros;
+
+	for (int i = 0; i < MMS; i++) {
+		if (w.mm[i].used && w.mm[i].session)
+			forget_session(w.mm[i].session);
+		w.mm[i].session = NULL;
+	}
+	forget_batches(engine.packers.urgent);
+	forget_batches(engine.packers.head);
+	forget_batches(engine.worker.free_batches);
+	safe_close(engine.worker.epoll);
+	forget_owner(&engine.owners[0].owner);
+	blobstore_free(engine.flow.blobstore);
+	staging_free(engine.flow.staging);
+	domain_registry_free(engine.flow.domains);
+	mailbox_deinit(&engine.flow.worker);
+	mailbox_deinit(&engine.flow.engine);
+	kept_close(&engine.rings);
+	record_table_close(&engine.records);
+	memset(&engine, 0, sizeof(engine));
+	engine.flow.zeros = zeros;
+}
+
+/* ---- the next one ---- */
+
+static void find_sessions(void)
+{
+	for (struct session *s = engine.sessions; s; s = s->next) {
+		struct mm *mm = &w.mm[mm_of_fd(s->fds.uffd)];
+
+		mm->session = s;
+		/* Heard before, but a new worker polls them anew. */
+		mm->pidfd_seen = false;
+		mm->socket_shut |= s->fds.mover >= 0 && !mm->mover;
+	}
+}
+
+static void recover(void)
+{
+	struct batch *found;
+
+	agent_open_worker();
+	if (recover_begin(&engine, &found) < 0 || slot_pool_reserve(engine.owners[0].owner.slots, 512) < 0)
+		violated("a new worker can't take over");
+	find_sessions();
+	recover_end(&engine, found);
+}
+
+/* again: at which point of its recovery the next one dies too; 0: it does not. False:
+   there is no such point. */
+bool crash_now(unsigned again)
+{
+	w.in_owner = w.in_fault_path = false;
+	w.troubles |= TROUBLE(CRASH);
+	forget_all();
+	left = again;
+	if (setjmp(death) == 0) {
+		recover();
+	} else {
+		find_sessions();
+		forget_all();
+		recover();
+		return true;
+	}
+	again = left;
+	left = 0;
+	return again == 0;
+}
+
+/* The action, with the worker dying at its point-th named point. False: it has fewer. */
+bool crash_inside(const struct action *a, unsigned point)
+{
+	left = point;
+	if (setjmp(death) == 0) {
+		agent_act(a);
+		left = 0;
+		return false;
+	}
+	crash_now(0);
+	return true;
+}
