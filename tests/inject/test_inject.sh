@@ -119,7 +119,7 @@ trace_stop() {
 }
 
 run_program() { # [NAME=VALUE...]
-	bounded 40 env "LD_PRELOAD=$LIB" "$@" "${program[@]}" >"$DIR/out" 2>&1
+	bounded 100 env "LD_PRELOAD=$LIB" "$@" "${program[@]}" >"$DIR/out" 2>&1
 }
 
 inject_agent() { # [NAME=VALUE...]
@@ -150,21 +150,23 @@ inject_start() {
 }
 
 inject_shim() {
-	bounded 40 strace -f -qq -o "$DIR/strace" -E "LD_PRELOAD=$LIB" "${inject[@]}" "${program[@]}" >"$DIR/out" 2>&1
+	bounded 100 strace -f -qq -o "$DIR/strace" -E "LD_PRELOAD=$LIB" "${inject[@]}" "${program[@]}" >"$DIR/out" 2>&1
 }
 
-has_mover() {
-	[ -n "$(movers)" ]
+has_mover_or_ended() { # PID
+	[ -n "$(movers)" ] || ! kill -0 "$1" 2>/dev/null
 }
 
 # The mover is a process that nobody traces with its program: it is found by name.
+# A program that is over before is told by its calls that never came.
 inject_mover() {
-	local status=0 run
+	local status=0 run mover
 
 	run_program WORKLOAD_EVICT=1 &
 	run=$!
-	wait_until 20 "a mover" has_mover
-	trace_start "$(movers | tail -n 1)"
+	wait_until 40 "a mover" has_mover_or_ended "$run"
+	mover=$(movers | tail -n 1)
+	[ -z "$mover" ] || trace_start "$mover"
 	wait "$run" || status=$?
 	trace_stop
 	return $status
