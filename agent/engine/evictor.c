@@ -15,7 +15,7 @@
 #include "sys/pagemap.h"
 
 #define MAPPINGS_MAX_AGE_NS (5 * NSEC_PER_SEC)
-#define MAPPINGS_COST_SHARE 20 /* reading smaps may take 1/20 of the time */
+#define MAPPINGS_COST_SHARE 20 /* reading smaps, or all threads, may take 1/20 of the time */
 #define ANSWER_NS (2 * NSEC_PER_SEC) /* a mover that takes longer is stopped */
 #define SLOW_NS (10 * NSEC_PER_SEC)  /* ... and left in peace for a while */
 #define KCMP_NS (100 * 1000000ull)
@@ -44,9 +44,13 @@ static void let_go(struct session *s, const char *reason)
    can't come holds nothing up. 1: one is on its way, or negative errno. */
 static int read_threads(struct session *s)
 {
-	uint64_t before = atomic_load(&s->wanted_vpn), missing;
+	uint64_t before = atomic_load(&s->wanted_vpn), missing, begin = now_ns(), now;
 	int r = mappings_read_threads(&s->mappings, s->fds.mem, s->fds.tasks, s->pid);
 
+	now = now_ns();
+	s->threads_due_ns = now + (now - begin) * MAPPINGS_COST_SHARE;
+	if (r == -E2BIG)
+		s->slow_until_ns = now + SLOW_NS;
 	if (r < 0)
 		return r;
 	missing = s->mappings.missing >> PAGE_SHIFT;
@@ -119,7 +123,7 @@ void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 	}
 	if (s->busy && s->room_asked)
 		s->next_tick_ns = now + BUSY_NS;
-	if (s->busy || now < s->slow_until_ns)
+	if (s->busy || now < s->slow_until_ns || now < s->threads_due_ns)
 		return;
 	look_for_guards(w, s);
 	if (s->mappings.missing && read_threads(s) > 0) {

@@ -286,8 +286,9 @@ static int hold_word(struct mappings *m, int mem, uint64_t address, void *value,
 }
 
 /* The robust mutexes that a thread holds, newest first, as far as they lie in
-   memory that may leave: the kernel walks this list when it dies. */
-static int hold_mutexes(struct mappings *m, int mem, uint64_t at)
+   memory that may leave: the kernel walks this list when it dies. *left: how many
+   are still looked at in this process. */
+static int hold_mutexes(struct mappings *m, int mem, uint64_t at, unsigned *left)
 {
 	struct robust_list_head head;
 	uint64_t entry, next;
@@ -301,6 +302,8 @@ static int hold_mutexes(struct mappings *m, int mem, uint64_t at)
 			      &word, sizeof(word));
 	entry = (uintptr_t)head.list.next & ~1ull;
 	for (unsigned n = 0; r >= 0 && entry != at && n < ROBUST_LIST_LIMIT; n++) {
+		if (!(*left)--)
+			return -E2BIG;
 		r = hold_word(m, mem, entry + (uint64_t)head.futex_offset, &word, sizeof(word));
 		if (r >= 0)
 			r = hold_word(m, mem, entry, &next, sizeof(next));
@@ -311,7 +314,7 @@ static int hold_mutexes(struct mappings *m, int mem, uint64_t at)
 	return MIN(r, 0);
 }
 
-static int hold_thread(struct mappings *m, int mem, pid_t tid, bool is_main)
+static int hold_thread(struct mappings *m, int mem, pid_t tid, bool is_main, unsigned *left)
 {
 	const struct mapping *map;
 	uint64_t block, from;
@@ -328,13 +331,14 @@ static int hold_thread(struct mappings *m, int mem, pid_t tid, bool is_main)
 	from = is_main ? block - PAGE_BYTES : block - MIN(THREAD_STACK_MAX, block - map->start);
 	if (ranges_add(&m->held, MAX(from, map->start), block + THREAD_BLOCK_BYTES) < 0)
 		return -ENOMEM;
-	return hold_mutexes(m, mem, (uintptr_t)head);
+	return hold_mutexes(m, mem, (uintptr_t)head, left);
 }
 
 int mappings_read_threads(struct mappings *m, int mem, int tasks, pid_t pid)
 {
 	int fd = openat(tasks, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	unsigned left = MAPPINGS_MUTEXES_MAX;
 	struct dirent *entry;
 	int r = 0;
 
@@ -348,7 +352,7 @@ int mappings_read_threads(struct mappings *m, int mem, int tasks, pid_t pid)
 		long tid = strtol(entry->d_name, NULL, 10);
 
 		if (tid > 0)
-			r = hold_thread(m, mem, (pid_t)tid, (pid_t)tid == pid);
+			r = hold_thread(m, mem, (pid_t)tid, (pid_t)tid == pid, &left);
 	}
 	closedir(dir);
 	return r;

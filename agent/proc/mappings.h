@@ -52,8 +52,10 @@ int mappings_read_flagged(struct mappings *m, int smaps, const char *flag, struc
  * they hold. The kernel writes to those words when a thread dies and can't wait
  * for us then, so they must not be missing. A mutex may have been taken while its
  * page left: that page is m->missing, and should be brought back.
- * 0 or negative errno: then nothing may leave.
+ * 0 or negative errno: then nothing may leave. -E2BIG: the threads' lists name more
+ * than MAPPINGS_MUTEXES_MAX; they are the program's to write, and may go in circles.
  */
+#define MAPPINGS_MUTEXES_MAX 1024u
 int mappings_read_threads(struct mappings *m, int mem, int tasks, pid_t pid);
 
 /* The first eligible mapping that ends after address, or NULL. */

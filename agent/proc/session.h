@@ -261,7 +261,7 @@ struct session {
 	/* worker */
 	_Atomic uint64_t wanted_vpn; /* for the owner: a page that must not be away */
 	struct mappings mappings;
-	uint64_t mappings_ns, mappings_cost_ns;
+	uint64_t mappings_ns, mappings_cost_ns, threads_due_ns;
 	uint64_t mappings_locked; /* VmLck before they were read */
 	struct ranges guarded;	 /* mappings seen with guards in them */
 	uint64_t guards_due_ns;	 /* no look for such before */
@@ -284,7 +284,7 @@ struct session {
 	bool closed;		 /* by the owner */
 	bool ended;		 /* the engine was told */
 	uint64_t last_kcmp_ns;
-	uint64_t slow_until_ns;	 /* its mover didn't answer: no orders before */
+	uint64_t slow_until_ns;	 /* its mover didn't answer, or it costs too much: no orders before */
 	uint64_t room_due_ns;	 /* when to look at its control group again */
 	bool hard_pressed;	 /* pages leave that came back only lately */
 	uint64_t left_since;	 /* pages that have left since the last quota */

@@ -679,7 +679,7 @@ static void tick(int i)
 	write_smaps(&w.mm[i]);
 	engine.worker.grace_ns = engine.settings.policy.grace_ns = w.scenario->grace ? 1000 * NSEC_PER_SEC : 0;
 	s->mappings_ns = 0; /* read anew */
-	s->next_tick_ns = 0;
+	s->next_tick_ns = s->threads_due_ns = 0;
 	w.clock_ns += NSEC_PER_USEC;
 	evictor_tick(&engine.worker, s, w.clock_ns);
 }

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* proc: sets of ranges against a model, and packets of a hostile peer. */
 #include <check.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -240,6 +243,50 @@ START_TEST(test_mappings_of_smaps)
 }
 END_TEST
 
+/* nr mutexes side by side that this thread says it holds, the last leading back to
+   the first, or to the end of the list. */
+static int read_threads(struct mappings *m, unsigned nr, bool endless)
+{
+	struct robust_list_head *head = mmap(NULL, 64 * PAGE_BYTES, PROT_READ | PROT_WRITE,
+					     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int mem = open("/proc/self/mem", O_RDONLY), tasks = open("/proc/self/task", O_RDONLY | O_DIRECTORY);
+	struct robust_list *entry = (struct robust_list *)(head + 1);
+	struct mapping map = { (uintptr_t)head, (uintptr_t)head + 64 * PAGE_BYTES };
+	struct robust_list_head *old;
+	size_t len;
+	int r;
+
+	ck_assert(head != MAP_FAILED && mem >= 0 && tasks >= 0 && nr * sizeof(*entry) < 60 * PAGE_BYTES);
+	for (unsigned i = 0; i < nr; i++)
+		entry[i].next = i + 1 < nr ? &entry[i + 1] : endless ? entry : &head->list;
+	head->list.next = entry;
+	*m = (struct mappings){ .v = &map, .nr = 1 };
+	ck_assert_int_eq(syscall(SYS_get_robust_list, 0, &old, &len), 0);
+	ck_assert_int_eq(syscall(SYS_set_robust_list, head, sizeof(*head)), 0);
+	r = mappings_read_threads(m, mem, tasks, 0);
+	ck_assert_int_eq(syscall(SYS_set_robust_list, old, len), 0);
+	munmap(head, 64 * PAGE_BYTES);
+	close(mem);
+	close(tasks);
+	return r;
+}
+
+/* The list is the program's: it may be as long as it likes, and without an end. */
+START_TEST(test_robust_mutexes_are_bounded)
+{
+	struct mappings m;
+
+	ck_assert_int_eq(read_threads(&m, MAPPINGS_MUTEXES_MAX, false), 0);
+	ck_assert_uint_ge(ranges_bytes(&m.held), MAPPINGS_MUTEXES_MAX * sizeof(struct robust_list));
+	ck_assert_uint_eq(m.missing, 0);
+	ranges_deinit(&m.held);
+	ck_assert_int_eq(read_threads(&m, MAPPINGS_MUTEXES_MAX + 1, false), -E2BIG);
+	ranges_deinit(&m.held);
+	ck_assert_int_eq(read_threads(&m, 3, true), -E2BIG);
+	ranges_deinit(&m.held);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("proc");
@@ -255,6 +302,7 @@ int main(void)
 	tcase_add_test(tc, test_hello);
 	tcase_add_test(tc, test_INV_2_gate_gives_up);
 	tcase_add_test(tc, test_mappings_of_smaps);
+	tcase_add_test(tc, test_robust_mutexes_are_bounded);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_ENV);
 	failed = srunner_ntests_failed(runner);
