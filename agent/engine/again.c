@@ -45,17 +45,11 @@ static pid_t pid_of(int pidfd)
 	return pidfd >= 0 && fdpass_info(pidfd, "Pid", pid, sizeof(pid)) ? (pid_t)MAX(atoi(pid), 0) : 0;
 }
 
-int again_fill(struct session *s, pid_t mover, int *passed, int *pidfd)
+int again_fill(struct session *s, int passed)
 {
-	s->pid = pid_of(*passed);
+	s->pid = pid_of(passed);
 	if (!s->pid)
 		return -ESRCH;
-	/* Whose maps are read must not be for the peer to choose; nor, by ending, who
-	   has its number by now. */
-	if (!session_is_shared(s->pid, mover, s->uid) || !attach_is_running(*pidfd))
-		return -EPERM;
-	safe_close(*pidfd);
-	*pidfd = take_fd(passed);
 	if (!uffd_has_features(s->fds.uffd, UFFD_REQUIRED_FEATURES))
 		return -EINVAL;
 	s->strange = true;
@@ -63,6 +57,17 @@ int again_fill(struct session *s, pid_t mover, int *passed, int *pidfd)
 	s->busy = true; /* nothing leaves before transit has been looked at */
 	s->state = SESSION_ACTIVE;
 	s->blind = s->barred = s->attach.away != 1;
+	return 0;
+}
+
+int again_vouch(const struct session *s, pid_t mover, int *passed, int *pidfd)
+{
+	/* Whose maps are read must not be for the peer to choose; nor, by ending, who
+	   has its number by now. */
+	if (!session_is_shared(s->pid, mover, s->uid) || !attach_is_running(*pidfd))
+		return -EPERM;
+	safe_close(*pidfd);
+	*pidfd = take_fd(passed);
 	return 0;
 }
 

@@ -315,7 +315,7 @@ static int fill_session(struct engine *e, struct session *s, struct attaching *a
 	s->owner = &e->owners[e->next_owner++ % e->nr_owners].owner;
 	slotmap_init(&s->slots, session_owner(s)->slots, &flow_slot_refs, s);
 	if (a->kind == WIRE_AGAIN)
-		r = again_fill(s, a->peer.pid, &fds[3], &a->pidfd);
+		r = again_fill(s, fds[3]);
 	else
 		r = uffd_api(s->fds.uffd, UFFD_REQUIRED_FEATURES);
 	if (r == 0)
@@ -325,9 +325,13 @@ static int fill_session(struct engine *e, struct session *s, struct attaching *a
 	if (r == 0)
 		r = session_open_proc(s->pid, &s->fds);
 	/* Only now is it certain whose files these are: the pid may have gone
-	   to another process meanwhile. */
+	   to another process meanwhile, or to another program. */
+	if (r == 0 && a->kind == WIRE_AGAIN)
+		r = again_vouch(s, a->peer.pid, &fds[3], &a->pidfd);
 	if (r == 0 && !attach_is_running(a->pidfd))
 		r = -ESRCH;
+	if (r == 0 && a->kind != WIRE_AGAIN && !session_runs_as(s->pid, s->uid))
+		r = -EPERM;
 	if (r < 0)
 		return r;
 	gate = make_gate(&s->gate, &s->fds.gate_event, &s->token);
@@ -397,7 +401,7 @@ static bool ask_owner(struct engine *e, struct attaching *a, int *fds, const str
 	/* The socket is duplicated: the answer goes out by the connection. */
 	adoption->fds.mover = fcntl(a->sock, F_DUPFD_CLOEXEC, 0);
 	if (adoption->fds.mover >= 0 && session_open_proc(a->peer.pid, &adoption->fds) == 0 &&
-	    attach_is_running(a->pidfd))
+	    attach_is_running(a->pidfd) && session_runs_as(a->peer.pid, a->peer.uid))
 		adoption->fds.gate = make_gate(&adoption->gate, &adoption->fds.gate_event, &adoption->token);
 	if (adoption->fds.gate < 0) {
 		session_close_fds(&adoption->fds);

@@ -217,9 +217,12 @@ bool attach_is_running(int pidfd);
 /* There is a session of that token. */
 bool again_is_known(const struct engine *e, uint64_t token);
 /* A session made for such a mover, with the descriptors and the ATTACH it has sent:
-   whose it is, and what can be known of it. Takes *passed, a pidfd, in the place of
-   the peer's own. 0 or negative errno. */
-int again_fill(struct session *s, pid_t mover, int *passed, int *pidfd);
+   whose it is by the pidfd it has passed, and what can be known of it. 0 or negative
+   errno. */
+int again_fill(struct session *s, int passed);
+/* Now that the files of that process are open: are they its? Takes *passed in the place
+   of the peer's own pidfd. 0 or negative errno. */
+int again_vouch(const struct session *s, pid_t mover, int *passed, int *pidfd);
 /* Says what has become of it. */
 void again_report(struct session *s);
 

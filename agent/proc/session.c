@@ -194,19 +194,13 @@ bool session_has_execed(const struct session *s)
 	       !leader_is_zombie(s->pid);
 }
 
-static bool runs_as(pid_t pid, uid_t uid)
+bool session_runs_as(pid_t pid, uid_t uid)
 {
 	struct stat st;
 	char path[32];
 
 	snprintf(path, sizeof(path), "/proc/%d", (int)pid);
 	return stat(path, &st) == 0 && st.st_uid == uid;
-}
-
-bool session_is_shared(pid_t pid, pid_t mover, uid_t uid)
-{
-	return syscall(SYS_kcmp, pid, mover, KCMP_VM, 0, 0) == 0 ||
-	       (leader_is_zombie(pid) && runs_as(pid, uid));
 }
 
 static void read_text(pid_t pid, const char *name, char *text, size_t size)
@@ -225,6 +219,17 @@ static bool is_of_user(const char *status, uid_t uid)
 	if (!line || sscanf(line, "\nUid: %u %u %u %u", &id[0], &id[1], &id[2], &id[3]) != 4)
 		return true; /* it has ended */
 	return id[0] == uid && id[1] == uid && id[2] == uid && id[3] == uid;
+}
+
+bool session_is_shared(pid_t pid, pid_t mover, uid_t uid)
+{
+	char text[4096];
+
+	read_text(mover, "status", text, sizeof(text));
+	if (pid == mover || !is_of_user(text, uid))
+		return false;
+	return syscall(SYS_kcmp, pid, mover, KCMP_VM, 0, 0) == 0 ||
+	       (leader_is_zombie(pid) && session_runs_as(pid, uid));
 }
 
 int session_read_user(const struct session *s, uid_t *uid)

@@ -381,8 +381,11 @@ uint64_t session_read_locked(const struct session *s, bool *changed);
 /* The mover runs in another address space than the process by now: an exec.
    Worker. */
 bool session_has_execed(const struct session *s);
-/* Two processes are known to have one address space; one whose main thread has
-   ended shows none, then they must be of one user. Any thread. */
+/* The process runs as that user, and has not executed a program that is to do more
+   than he may. Any thread. */
+bool session_runs_as(pid_t pid, uid_t uid);
+/* A mover, of that user alone, and another process are known to have one address
+   space; one whose main thread has ended shows none, then it must be of him. Any thread. */
 bool session_is_shared(pid_t pid, pid_t mover, uid_t uid);
 /* comm and cgroup; engine. */
 void session_read_names(struct session *s);

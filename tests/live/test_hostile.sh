@@ -37,7 +37,14 @@ say "$rounds rounds of another program verified meanwhile"
 
 # as another user, who can't even see our processes' memory
 if [ -n "$(type -P setpriv)" ]; then
-	bounded 90 setpriv --reuid=65534 --regid=65534 --clear-groups \
+	# a program with more rights than he has, where such a one can be
+	setuid=$DIR/more
+	install -m 4755 "$(type -P sleep)" "$setuid"
+	if findmnt -no OPTIONS -T "$DIR" | grep -qw nosuid; then
+		say "no set-user-ID programs here"
+		setuid=
+	fi
+	HOSTILE_SETUID=$setuid bounded 90 setpriv --reuid=65534 --regid=65534 --clear-groups \
 		"$WORKLOADS/hostile_peer" "$USWAP_SOCKET" >"$DIR/hostile2.out" 2>&1 ||
 		fail "hostile peer of another user: $(cat "$DIR/hostile2.out")"
 fi

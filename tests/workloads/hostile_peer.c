@@ -13,11 +13,13 @@
 #include <linux/userfaultfd.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sched.h>
 #include <stddef.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -139,13 +141,11 @@ struct session {
 	struct wire_attach attach;
 };
 
-static bool session_prepare(struct session *s)
+/* Of this process, by a connection that is welcome. */
+static bool session_fill(struct session *s, int fd, int device)
 {
-	int device;
-
 	memset(s, 0, sizeof(*s));
-	s->fd = connect_agent();
-	device = s->fd < 0 ? -1 : welcomed(s->fd);
+	s->fd = fd;
 	if (device < 0)
 		return false;
 	s->uffd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
@@ -165,6 +165,13 @@ static bool session_prepare(struct session *s)
 	s->attach.never[1].start = (uintptr_t)s->identity;
 	s->attach.never[1].end = (uintptr_t)s->identity + WL_PAGE;
 	return s->uffd >= 0;
+}
+
+static bool session_prepare(struct session *s)
+{
+	int fd = connect_agent();
+
+	return session_fill(s, fd, fd < 0 ? -1 : welcomed(fd));
 }
 
 static void session_post(struct session *s)
@@ -652,23 +659,50 @@ static void check_worker(const char *after)
 }
 
 /* Says that it is the mover of a process whose agent has gone. */
-static void again(struct session *s, int uffd, int pidfd, uint64_t token, uint32_t away)
+struct again {
+	struct session *s;
+	int uffd, pidfd;
+	uint64_t token;
+	uint32_t away;
+	bool taken;
+};
+
+static int again_inside(void *arg)
 {
-	struct wire_hello packet = { .head = head_of(WIRE_HELLO), .kind = WIRE_AGAIN, .nonce = token };
+	struct again *a = arg;
+	struct wire_hello packet = { .head = head_of(WIRE_HELLO), .kind = WIRE_AGAIN, .nonce = a->token };
 	struct wire_welcome reply;
 	struct wire_attached attached;
-	int fd = connect_agent(), fds[4] = { uffd, s->mem, s->pagemap, pidfd }, got[2];
+	int fd = connect_agent(), fds[4] = { a->uffd, a->s->mem, a->s->pagemap, a->pidfd }, got[2];
 
 	post(fd, &packet, sizeof(packet), NULL, 0);
 	if (!answer(fd, &reply, sizeof(reply), got))
-		return;
-	s->attach.away = away;
-	post(fd, &s->attach, sizeof(s->attach), fds, 4);
+		return 0;
+	a->s->attach.away = a->away;
+	post(fd, &a->s->attach, sizeof(a->s->attach), fds, 4);
 	(void)answer(fd, &attached, sizeof(attached), got);
-	if (got[0] >= 0 && rand64() % 2) { /* taken: half of them say no more */
-		s->fd = fd;
-		session_ready(s);
+	a->taken = got[0] >= 0;
+	if (a->taken && rand64() % 2) { /* half of them say no more */
+		a->s->fd = fd;
+		session_ready(a->s);
 	}
+	return 0;
+}
+
+/* By a process that shares this one's memory, as movers do, or by this one itself. */
+static bool again(struct session *s, int uffd, int pidfd, uint64_t token, uint32_t away, bool shared)
+{
+	static _Alignas(16) char stack[65536];
+	struct again a = { .s = s, .uffd = uffd, .pidfd = pidfd, .token = token, .away = away };
+	pid_t pid;
+
+	if (shared) {
+		pid = (pid_t)WL_OK(clone(again_inside, stack + sizeof(stack), CLONE_VM | CLONE_FILES | CLONE_VFORK | SIGCHLD, &a));
+		WL_CHECK(waitpid(pid, NULL, 0) == pid, "waitpid");
+	} else {
+		again_inside(&a);
+	}
+	return a.taken;
 }
 
 /* It is not, its process is another, its agent is there; then one that is. */
@@ -681,15 +715,51 @@ static void step_again(void)
 
 	if (!session_attach(&s) || !session_prepare(&other))
 		return;
-	again(&s, s.uffd, own, s.words->token, 1);
-	again(&s, s.uffd, parent, rand64(), 1);
-	again(&s, s.uffd, null, rand64(), 1);
-	again(&s, other.uffd, own, rand64(), 1); /* has no API yet */
-	again(&s, null, own, rand64(), 1);
+	again(&s, s.uffd, own, s.words->token, 1, true);
+	again(&s, null, own, rand64(), 1, true);
+	WL_CHECK(!again(&s, s.uffd, parent, rand64(), 1, true) && !again(&s, s.uffd, null, rand64(), 1, true),
+		 "taken for the mover of another process");
+	WL_CHECK(!again(&s, other.uffd, own, rand64(), 1, true), "taken without an API");
+	WL_CHECK(!again(&s, s.uffd, own, rand64(), 1, false), "a process has vouched for itself");
 	for (i = 0; i < 8; i++)
-		again(&s, s.uffd, own, rand64(), (uint32_t)(rand64() % 3));
+		WL_CHECK(again(&s, s.uffd, own, rand64(), (uint32_t)(rand64() % 3), true), "a mover is refused");
 	check_control("movers that are none");
 	check_worker("movers that are none");
+}
+
+/* In a process that shares the descriptors: connects, and then executes a program
+   that runs with more rights. */
+static int exec_for_more(void *arg)
+{
+	int *fds = arg;
+
+	fds[0] = connect_agent();
+	fds[1] = fds[0] < 0 ? -1 : welcomed(fds[0]);
+	execl(getenv("HOSTILE_SETUID"), "sleep", "2", (char *)NULL);
+	return 1;
+}
+
+/* The connection is of one process, all else is of another. */
+static void step_exec_for_more(void)
+{
+	static _Alignas(16) char stack[65536];
+	struct wire_attached packet;
+	struct session s;
+	int fds[2], got[2];
+	struct stat st = { .st_uid = 1 };
+	char path[32];
+	pid_t pid;
+
+	if (!getenv("HOSTILE_SETUID") || !geteuid())
+		return;
+	pid = (pid_t)WL_OK(clone(exec_for_more, stack + sizeof(stack), CLONE_VM | CLONE_FILES | CLONE_VFORK | SIGCHLD, fds));
+	snprintf(path, sizeof(path), "/proc/%d", (int)pid);
+	WL_CHECK(!stat(path, &st) && !st.st_uid, "it has no more rights");
+	WL_CHECK(session_fill(&s, fds[0], fds[1]), "not welcome");
+	session_post(&s);
+	packet.status = WIRE_OK;
+	WL_CHECK(answer(s.fd, &packet, sizeof(packet), got) && packet.status != WIRE_OK && got[0] < 0,
+		 "taken for a program that runs with more rights");
 }
 
 static void step_lingering_control(void)
@@ -839,6 +909,7 @@ static const struct step {
 	{ "strange descriptors", step_strange_descriptors },
 	{ "others' descriptors", step_foreign_descriptors },
 	{ "movers without an agent", step_again },
+	{ "exec of a program with more rights", step_exec_for_more },
 	{ "damaged ATTACH", step_attach_damaged },
 	{ "left at each step", step_leave_early },
 	{ "attached memory unmapped", step_pull_the_rug },
