@@ -19,7 +19,8 @@ verifying() { # NAME ARG...: one after another until the end
 
 	while [ -e "$DIR/storming" ]; do
 		status=0
-		(bounded 120 env "LD_PRELOAD=$LIB" WORKLOAD_EVICT=1 "$WORKLOADS/$1" "${@:2}") >"$DIR/$1.out" 2>&1 || status=$?
+		(bounded 120 env "LD_PRELOAD=$LIB" WORKLOAD_EVICT=managed "WORKLOAD_NOTE=$DIR/managed" \
+			"$WORKLOADS/$1" "${@:2}") >"$DIR/$1.out" 2>&1 || status=$?
 		[ $status -eq 0 ] || note "$*: status $status: $(tail -n 5 "$DIR/$1.out")"
 		echo . >>"$DIR/rounds"
 	done
@@ -109,7 +110,7 @@ read -r -a AGENT_STORES <<<"${CRASH_STORES:-memory:64M file:$STORE,size=1G}"
 # Less eager than other tests: seven programs want to get somewhere.
 { printf '[Store]\nMoveDownSec=0.2\n'; agent_config | sed 's/^\(ScanSec\|GraceSec\)=.*/\1=0.2/'; } >"$DIR/uswap.conf"
 crash_start
-touch "$DIR/storming" "$DIR/failed" "$DIR/rounds"
+touch "$DIR/storming" "$DIR/failed" "$DIR/rounds" "$DIR/managed"
 serve_start 16
 one=$SERVED
 storms=()
@@ -161,6 +162,12 @@ for pid in "${storms[@]}"; do
 	wait "$pid" || note "a storm ended with $?"
 done
 [ ! -s "$DIR/failed" ] || fail "$(cat "$DIR/failed")"
+# A program that starts while there is no agent runs unmanaged, and is right to.
+managed=$(grep -cx managed "$DIR/managed" || true)
+unmanaged=$(grep -cx unmanaged "$DIR/managed" || true)
+[ "$managed" -gt "$unmanaged" ] || fail "vacuous: $managed programs were managed, $unmanaged not"
+out=$(total pages_out_total)
+[ "$out" -ge $((KILLS * 100)) ] || fail "vacuous: $out pages have left"
 [ -z "$have_redis" ] || { cli shutdown nosave || true; wait "$redis" || true; }
 serve_stop "$one"
 wait_until 20 "the agent to listen" agent_up
@@ -170,6 +177,6 @@ wait_until 30 "segments to be given back" segments
 few_fds() { [ "$(fds)" -le $((before + 6)) ]; }
 wait_until 20 "descriptors to be closed: $(fds) instead of $before" few_fds
 agent_stop
-say "$KILLS kills, $both of them of keeper and worker; $(wc -l <"$DIR/rounds") runs of workloads, python $(cat "$DIR/python.out")," \
+say "$KILLS kills, $both of them of keeper and worker; $(wc -l <"$DIR/rounds") runs of workloads ($managed managed, $unmanaged not), $out pages left, python $(cat "$DIR/python.out")," \
 	"redis $(cat "$DIR/redis.out" 2>/dev/null || echo 'not there'); a look at all of 16 MiB took $worst ms at most"
 say passed

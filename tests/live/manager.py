@@ -20,6 +20,14 @@ import sys
 import threading
 
 PR_SET_CHILD_SUBREAPER = 36
+SYS_KCMP = 312
+KCMP_FILE = 0
+LIBC = ctypes.CDLL(None)
+
+
+def is_same_file(one, two):
+    me = os.getpid()
+    return LIBC.syscall(SYS_KCMP, me, me, KCMP_FILE, one, two) == 0
 
 
 class Manager:
@@ -28,6 +36,7 @@ class Manager:
         self.store = {}  # name -> [descriptor]
         self.stopping = False
         self.restarting = False
+        self.read = threading.Event()
         self.agent = None
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(f'{directory}/notify')
@@ -40,8 +49,15 @@ class Manager:
                 fds.frombytes(payload)
         lines = dict(line.split('=', 1) for line in data.decode().split('\n') if '=' in line)
         name = lines.get('FDNAME')
+        if 'DRAINED' in lines:
+            self.read.set()
         if 'FDSTORE' in lines:
-            self.store.setdefault(name, []).extend(fds)
+            kept = self.store.setdefault(name, [])
+            for fd in fds:  # a file that is there already is not kept twice
+                if any(is_same_file(fd, other) for other in kept):
+                    os.close(fd)
+                else:
+                    kept.append(fd)
             return
         for fd in fds:  # a barrier: its end is the answer
             os.close(fd)
@@ -53,7 +69,16 @@ class Manager:
         while True:
             self.receive()
 
+    def drain(self):
+        """What the agent has said before its death is heard before it is started
+        again, as a service manager does it."""
+        self.read.clear()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
+            own.sendto(b'DRAINED=1', f'{self.directory}/notify')
+        self.read.wait()
+
     def start(self):
+        self.drain()
         pairs = [(name, fd) for name, fds in self.store.items() for fd in fds]
         environment = dict(os.environ, NOTIFY_SOCKET=f'{self.directory}/notify', FDSTORE=os.environ.get('MANAGER_FDSTORE', '16384'),
                            LISTEN_FDS=str(len(pairs)),
@@ -83,7 +108,7 @@ class Manager:
         self.agent.send_signal(signal.SIGTERM)
 
     def run(self):
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         signal.signal(signal.SIGTERM, self.on_stop)
         signal.signal(signal.SIGUSR1, self.on_restart)
         threading.Thread(target=self.listen, daemon=True).start()

@@ -4,6 +4,9 @@
  * nothing of uswap and must pass without it. Under the test harness
  * WORKLOAD_EVICT=1 says that pages are being taken away: then they wait, within
  * bounds, until that has happened to them, and fail if it never does.
+ * WORKLOAD_EVICT=managed says that there may have been no agent when a program
+ * started: it looks whether it is managed, says so in a line of the file
+ * WORKLOAD_NOTE, and waits only then. Forked ones don't wait at all.
  *
  * WORKLOAD_STOP=1 stops a program (SIGSTOP) where it found a wrong byte.
  * Include this first: it asks for GNU extensions.
@@ -117,11 +120,45 @@ static inline double wl_arg(int argc, char **argv, int n, double otherwise)
 	return value;
 }
 
+/* Somebody watches its memory by a userfaultfd. */
+static inline bool wl_is_watched(void)
+{
+	FILE *file = fopen("/proc/self/smaps", "re");
+	char line[512];
+	bool found = false;
+
+	while (file && !found && fgets(line, sizeof(line), file))
+		found = !strncmp(line, "VmFlags:", 8) && strstr(line, " um");
+	if (file)
+		fclose(file);
+	return found;
+}
+
+static inline bool wl_is_managed(void)
+{
+	static bool known, managed;
+	static pid_t asked;
+	const char *note = getenv("WORKLOAD_NOTE");
+	FILE *file;
+
+	if (known)
+		return managed && asked == getpid();
+	known = true;
+	asked = getpid();
+	managed = wl_is_watched();
+	file = note ? fopen(note, "ae") : NULL;
+	if (file) {
+		fprintf(file, "%s\n", managed ? "managed" : "unmanaged");
+		fclose(file);
+	}
+	return managed;
+}
+
 static inline bool wl_evicting(void)
 {
 	const char *text = getenv("WORKLOAD_EVICT");
 
-	return text && *text == '1';
+	return text && (*text == '1' || (!strcmp(text, "managed") && wl_is_managed()));
 }
 
 /* An empty file without a name, opened with these flags besides O_RDWR. */
