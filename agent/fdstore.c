@@ -108,7 +108,7 @@ bool fdstore_take(const char *name, int fd)
 		return true;
 	}
 	/* Sessions' are counted with their sessions. */
-	if (!strchr(ENGINE_KEPT_KINDS, name[0]))
+	if (!strchr(ENGINE_KEPT_KINDS, name[0]) && name[0] != ENGINE_KEPT_FORK)
 		return false;
 	if (passed.nr == passed.room) {
 		v = realloc(passed.v, (passed.room * 2 + 64) * sizeof(*v));
@@ -136,6 +136,9 @@ bool fdstore_taken(void)
 		snprintf(message, sizeof(message), "what the agent before this one has left can't be read: %s",
 			 strerror(-r));
 	}
+	for (unsigned i = 0; r == 0 && i < passed.nr; i++)
+		if (passed.v[i].fd < 0)
+			fdstore_remove(passed.v[i].kind, passed.v[i].record);
 	free(passed.v);
 	passed = (struct passed){ 0 };
 	if (r == 0)

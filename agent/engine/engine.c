@@ -52,6 +52,7 @@ static int open_flow(struct engine *e)
 		f->latency_bound_ns[i] = engine_latency_bound_ns(i);
 	f->next_session_id = 1;
 	f->keep_child = registry_keep_child;
+	f->keep_fork = registry_keep_fork;
 	f->keep_ctx = e;
 	/* Never written, so it is the kernel's one zero page over and over. */
 	e->zeros = mmap(NULL, FLOW_WINDOW_MAX * PAGE_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

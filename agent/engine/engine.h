@@ -144,17 +144,20 @@ struct engine_news { /* any may be NULL; run by engine_dispatch */
 	void *ctx;
 };
 
-/* What a session's descriptors are called outside, each with its record's number. */
+/* What a session's descriptors are called outside, each with its record's number; and
+   the userfaultfd of one that came by a fork, with a name that it has from before. */
 #define ENGINE_KEPT_KINDS "umpsge"
+#define ENGINE_KEPT_FORK 'f'
 struct engine_kept_fd {
 	char kind;
-	unsigned record;
-	int fd;
+	unsigned record; /* or the name */
+	int fd;		 /* -1 after the import: nobody needs it, it is closed */
+	int was;	 /* import: its number when it was read, plus one */
 };
 /* Keeper and worker had died; these have come back, under other numbers. Once,
    before there is a worker. 0 or negative errno: -ENOTSUP if what is kept is in
    a format that this agent doesn't know. */
-int engine_import_fds(const struct engine_kept_fd *v, unsigned nr);
+int engine_import_fds(struct engine_kept_fd *v, unsigned nr);
 
 /* The first thing in a worker's life: closes what the one before had open and no
    session needs. */

@@ -247,6 +247,7 @@ static inline struct owner_ring *ring_at(const struct kept *rings, unsigned i)
 void registry_add(struct engine *e, struct session *s);
 /* flow->keep_child: until then the child's userfaultfd is the keeper's alone. */
 void registry_keep_child(void *ctx, struct session *child);
+bool registry_keep_fork(void *ctx, unsigned name, int uffd); /* flow->keep_fork */
 void registry_notice(struct engine *e, struct session *s);
 /* Logs what the threads that must not log have counted. */
 void registry_report(struct engine *e, uint64_t now);

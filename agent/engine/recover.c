@@ -517,29 +517,98 @@ static void reopen(struct record *record)
 	record->fds[RECORD_PIDFD] = fds.pidfd + 1;
 }
 
-/* Numbers that nothing has brought back mean other descriptors by now. */
-static unsigned forget_forks(struct uffd_msg *msgs, unsigned nr)
-{
-	unsigned lost = 0;
+/* The descriptors that have come back. */
+struct import {
+	struct engine_kept_fd *v;
+	unsigned nr;
+	unsigned lost; /* fork children */
+};
 
-	for (unsigned i = 0; i < nr; i++)
-		if (msgs[i].event == UFFD_EVENT_FORK) {
+static struct engine_kept_fd *find_fork(const struct import *in, unsigned name)
+{
+	for (unsigned i = 0; name && i < in->nr; i++)
+		if (in->v[i].kind == ENGINE_KEPT_FORK && in->v[i].record == name)
+			return &in->v[i];
+	return NULL;
+}
+
+/* Forks that wait go by new numbers. Those that nothing has brought back mean other
+   descriptors by now. */
+static void import_forks(struct import *in, struct uffd_msg *msgs, unsigned nr)
+{
+	for (unsigned i = 0; i < nr; i++) {
+		struct engine_kept_fd *fork;
+
+		if (msgs[i].event != UFFD_EVENT_FORK)
+			continue;
+		fork = find_fork(in, event_fork_name(&msgs[i]));
+		if (fork) {
+			fork->was = (int)msgs[i].arg.fork.ufd + 1;
+			msgs[i].arg.fork.ufd = (uint32_t)fork->fd;
+		} else {
 			msgs[i].event = UFFD_EVENT_PAGEFAULT; /* nothing to be done */
-			lost++;
+			in->lost++;
 		}
-	return lost;
+	}
+}
+
+/* The new number of a fork child that waits; -1: it was lost. */
+static int renumbered(const struct import *in, int uffd)
+{
+	for (unsigned i = 0; uffd >= 0 && i < in->nr; i++)
+		if (in->v[i].was == uffd + 1)
+			return in->v[i].fd;
+	return -1;
+}
+
+/* ... and what such children have done themselves. */
+static void import_children(const struct import *in, struct uffd_msg *msgs, unsigned nr)
+{
+	for (unsigned i = 0; i < nr; i++) {
+		int uffd;
+
+		if (!event_is_of_child(&msgs[i]))
+			continue;
+		uffd = renumbered(in, event_child(&msgs[i]));
+		if (uffd >= 0)
+			event_set_child(&msgs[i], uffd);
+		else
+			msgs[i].event = UFFD_EVENT_PAGEFAULT;
+	}
+}
+
+static void import_events(struct import *in, const struct record_table *records, const struct kept *rings)
+{
+	struct record *record;
+
+	for (uint32_t i = 0; (record = record_next(records, &i));) {
+		struct record_state *now = &record->states[record->now & 1];
+
+		import_forks(in, now->waiting, MIN(now->nr_waiting, RECORD_WAITING));
+	}
+	for (unsigned i = 0; rings->found && i < OWNERS_MAX; i++) {
+		import_forks(in, ring_at(rings, i)->messages, FLOW_MESSAGES);
+		import_forks(in, ring_at(rings, i)->heard, FLOW_HEARD);
+	}
+	for (uint32_t i = 0; (record = record_next(records, &i));) {
+		struct record_state *now = &record->states[record->now & 1];
+
+		import_children(in, now->waiting, MIN(now->nr_waiting, RECORD_WAITING));
+	}
+	for (unsigned i = 0; rings->found && i < OWNERS_MAX; i++) {
+		struct owner_ring *ring = ring_at(rings, i);
+		int child = renumbered(in, (int)ring->child - 1);
+
+		if (child < 0)
+			memset(ring->heard, 0, sizeof(ring->heard));
+		ring->child = (uint64_t)(child + 1);
+	}
 }
 
 /* Of two by one name, which the service manager keeps when they are different files,
    neither can be trusted to be the record's. */
-static void import_fd(struct record *record, const struct engine_kept_fd *v)
+static void import_fd(struct record *record, struct engine_kept_fd *v, enum record_fd kind)
 {
-	enum record_fd kind = kinds[strchr(ENGINE_KEPT_KINDS, v->kind) - ENGINE_KEPT_KINDS];
-
-	if (!record || !record->id) {
-		reaper_close(v->fd);
-		return;
-	}
 	if (!(record->stored >> kind & 1)) {
 		record->fds[kind] = v->fd + 1;
 		record->stored |= 1u << kind;
@@ -553,13 +622,33 @@ static void import_fd(struct record *record, const struct engine_kept_fd *v)
 	record->fds[kind] = 0;
 }
 
-int engine_import_fds(const struct engine_kept_fd *v, unsigned nr)
+static void import_all(struct import *in, const struct record_table *records)
+{
+	for (unsigned i = 0; i < in->nr; i++) {
+		struct engine_kept_fd *v = &in->v[i];
+		struct record *record = NULL;
+
+		if (v->kind != ENGINE_KEPT_FORK)
+			record = record_at(records, v->record);
+		else
+			for (uint32_t k = 0; (record = record_next(records, &k)) && record->fork_name != v->record;)
+				;
+		if (record && record->id) {
+			import_fd(record, v, v->kind == ENGINE_KEPT_FORK ? RECORD_UFFD :
+				  kinds[strchr(ENGINE_KEPT_KINDS, v->kind) - ENGINE_KEPT_KINDS]);
+		} else if (!v->was) { /* nor does a fork wait for it */
+			reaper_close(v->fd);
+			v->fd = -1;
+		}
+	}
+}
+
+int engine_import_fds(struct engine_kept_fd *v, unsigned nr)
 {
 	struct record_table records = { .kept = KEPT_NONE };
+	struct import in = { .v = v, .nr = nr };
 	struct kept rings = KEPT_NONE;
 	struct record *record;
-	unsigned lost = 0;
-	uint32_t i = 0;
 	int r;
 
 	if (kept_fd("sessions") < 0)
@@ -571,24 +660,17 @@ int engine_import_fds(const struct engine_kept_fd *v, unsigned nr)
 		record_table_close(&records);
 		return r;
 	}
-	while ((record = record_next(&records, &i))) {
-		struct record_state *now = &record->states[record->now & 1];
-
+	import_events(&in, &records, &rings);
+	for (uint32_t i = 0; (record = record_next(&records, &i));) {
 		for (unsigned k = 0; k < RECORD_FDS; k++)
 			record->fds[k] = 0;
 		record->stored = 0;
-		lost += forget_forks(now->waiting, MIN(now->nr_waiting, RECORD_WAITING));
 	}
-	for (i = 0; i < nr; i++)
-		import_fd(record_at(&records, v[i].record), &v[i]);
-	for (i = 0; rings.found && i < OWNERS_MAX; i++) {
-		lost += forget_forks(ring_at(&rings, i)->messages, FLOW_MESSAGES);
-		lost += forget_forks(ring_at(&rings, i)->heard, FLOW_HEARD);
-	}
-	for (i = 0; (record = record_next(&records, &i));)
+	import_all(&in, &records);
+	for (uint32_t i = 0; (record = record_next(&records, &i));)
 		reopen(record);
-	if (lost)
-		log_error("%u fork children were lost with their descriptors", lost);
+	if (in.lost)
+		log_error("%u fork children were lost with their descriptors", in.lost);
 	kept_close(&rings);
 	record_table_close(&records);
 	return 0;

@@ -138,19 +138,31 @@ void registry_keep_child(void *ctx, struct session *child)
 	const struct engine *e = ctx;
 
 	if (!child->record || !e->news.keep_fd_now ||
-	    e->news.keep_fd_now(e->news.ctx, ENGINE_KEPT_KINDS[RECORD_UFFD],
-				record_index(child->records, child->record), child->fds.uffd) < 0)
+	    (!child->record->fork_name &&
+	     e->news.keep_fd_now(e->news.ctx, ENGINE_KEPT_KINDS[RECORD_UFFD],
+				 record_index(child->records, child->record), child->fds.uffd) < 0))
 		return; /* the engine will */
 	child->kept_kinds = 1u << RECORD_UFFD;
 	atomic_fetch_or(&child->record->stored, 1u << RECORD_UFFD);
 }
 
+bool registry_keep_fork(void *ctx, unsigned name, int uffd)
+{
+	const struct engine *e = ctx;
+
+	return e->news.keep_fd_now && e->news.keep_fd_now(e->news.ctx, ENGINE_KEPT_FORK, name, uffd) == 0;
+}
+
 void engine_forget_fds(struct engine *e, struct session *s)
 {
-	for (unsigned i = 0; e->news.forget_fd && s->record && ENGINE_KEPT_KINDS[i]; i++)
-		if (s->kept_kinds >> i & 1)
-			e->news.forget_fd(e->news.ctx, ENGINE_KEPT_KINDS[i],
-					  record_index(s->records, s->record));
+	for (unsigned i = 0; e->news.forget_fd && s->record && ENGINE_KEPT_KINDS[i]; i++) {
+		if (!(s->kept_kinds >> i & 1))
+			continue;
+		if (i == RECORD_UFFD && s->record->fork_name)
+			e->news.forget_fd(e->news.ctx, ENGINE_KEPT_FORK, s->record->fork_name);
+		else
+			e->news.forget_fd(e->news.ctx, ENGINE_KEPT_KINDS[i], record_index(s->records, s->record));
+	}
 }
 
 static void bury(struct engine *e, struct session *s)

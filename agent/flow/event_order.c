@@ -104,6 +104,7 @@ static void hear_child(struct owner *o, struct session *s, int child)
 	atomic_store_explicit(&ring->child, (uint64_t)child + 1, memory_order_relaxed);
 	atomic_store_explicit(&ring->base, base, memory_order_release);
 	n = room ? uffd_read(child, ring->heard, MIN(room, (unsigned)FLOW_HEARD)) : 0;
+	events_keep_forks(o, s, ring->heard, n);
 	inject(INJECT_CHILD_HEARD);
 	for (int i = 0; i < n; i++) {
 		struct uffd_msg *msg = &ring->heard[i];

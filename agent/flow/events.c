@@ -178,7 +178,7 @@ static void forget_wiped(struct owner *o, struct session *child, const struct se
 
 /* A session that no worker after us would know of can't be had: its descriptor
    would be closed, and what is away would read as zeros. */
-static int make_record(struct owner *o, struct session *parent, struct session *child)
+static int make_record(struct owner *o, struct session *parent, struct session *child, unsigned name)
 {
 	struct record *record;
 
@@ -188,6 +188,7 @@ static int make_record(struct owner *o, struct session *parent, struct session *
 	record = child->record = record_new(parent->records);
 	if (!record)
 		return -ENOMEM;
+	record->fork_name = name;
 	record->uid = child->uid;
 	record->domain = child->domain->uid;
 	record->is_private = child->user == SESSION_USER_PRIVATE;
@@ -201,6 +202,18 @@ static int make_record(struct owner *o, struct session *parent, struct session *
 	record_set_fds(record, child);
 	child->slots.kept_root = &record->root;
 	return 0;
+}
+
+void events_keep_forks(struct owner *o, struct session *s, struct uffd_msg *msgs, int nr)
+{
+	for (int i = 0; i < nr && o->flow->keep_fork && s->records; i++) {
+		if (msgs[i].event != UFFD_EVENT_FORK)
+			continue;
+		/* The name first: what is there under it is found by it. */
+		event_set_fork_name(&msgs[i], record_name_fork(s->records));
+		if (!o->flow->keep_fork(o->flow->keep_ctx, event_fork_name(&msgs[i]), (int)msgs[i].arg.fork.ufd))
+			event_set_fork_name(&msgs[i], 0);
+	}
 }
 
 /* What it did itself before its fork could be applied. */
@@ -217,7 +230,7 @@ static void inherit_events(struct owner *o, struct session *child, const struct 
 	o->unquiet |= child->nr_waiting > 0;
 }
 
-static int make_child(struct owner *o, struct session *parent, struct session *child)
+static int make_child(struct owner *o, struct session *parent, struct session *child, unsigned name)
 {
 	child->owner = o;
 	child->parent_pid = parent->pid ? parent->pid : parent->parent_pid;
@@ -228,7 +241,7 @@ static int make_child(struct owner *o, struct session *parent, struct session *c
 	if (getrandom(&child->nonce, sizeof(child->nonce), GRND_NONBLOCK) < 0)
 		child->nonce = 0; /* then it stays without a mover */
 	slotmap_init(&child->slots, o->slots, &flow_slot_refs, child);
-	if (make_record(o, parent, child) < 0 || ranges_copy(&child->registered, &parent->registered) < 0 ||
+	if (make_record(o, parent, child, name) < 0 || ranges_copy(&child->registered, &parent->registered) < 0 ||
 	    slot_pool_reserve(o->slots, 64) < 0)
 		return -ENOMEM;
 	fetch_forget(o, parent, 0, SLOTMAP_VPN_MAX);
@@ -270,7 +283,7 @@ static void apply_fork(struct owner *o, struct session *parent, const struct uff
 	blobstore_family_forked(child->family);
 	child->payer = domain_ref(parent->payer);
 	child->user = atomic_load(&parent->user); /* CHANGED: it will have a domain of its own */
-	if (make_child(o, parent, child) < 0)
+	if (make_child(o, parent, child, event_fork_name(msg)) < 0)
 		return;
 	(void)uffd_wake_all(uffd); /* with its events, faults may have been read */
 	notice_send(&o->flow->engine, &child->to_engine, SESSION_NEWS_FORKED);

@@ -281,10 +281,13 @@ static int read_messages(struct owner *o, struct session *s, unsigned from)
 {
 	struct owner_ring *ring = o->ring;
 	uint64_t base = atomic_load_explicit(&ring->base, memory_order_relaxed) + FLOW_MESSAGES;
+	int n;
 
 	atomic_store_explicit(&ring->session, s->id, memory_order_relaxed);
 	atomic_store_explicit(&ring->base, base, memory_order_release);
-	return uffd_read(s->fds.uffd, ring->messages + from, FLOW_MESSAGES - from);
+	n = uffd_read(s->fds.uffd, ring->messages + from, FLOW_MESSAGES - from);
+	events_keep_forks(o, s, ring->messages + from, n);
+	return n;
 }
 
 static void serve_inside(struct owner *o, struct session *s)

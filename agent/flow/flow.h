@@ -52,6 +52,9 @@ struct flow {
 	/* A fork child's session is in its record: into safe keeping with its descriptor,
 	   now. NULL: there is none. Owners; waits for nobody. */
 	void (*keep_child)(void *ctx, struct session *child);
+	/* Its descriptor has just been read: the same, under a name of its own. False: it
+	   could not be. */
+	bool (*keep_fork)(void *ctx, unsigned name, int uffd);
 	void *keep_ctx;
 };
 
@@ -169,9 +172,10 @@ enum event_answer {
 /* complete: none is on its way. If not, the order is always known. */
 enum event_answer event_plan_make(const struct session *s, bool complete, struct event_plan *plan);
 
-/* Events that wait have two marks of ours, in fields that the kernel leaves 0:
+/* Events that wait have three marks of ours, in fields that the kernel leaves 0:
    whose they are, if not the session's but those of a child whose fork waits
-   too; and that they were taken before a death of the worker. */
+   too; that they were taken before a death of the worker; and, of a FORK, the name
+   by which the child's descriptor is in safe keeping. */
 static inline bool event_is_of_child(const struct uffd_msg *msg)
 {
 	return msg->reserved3;
@@ -196,6 +200,20 @@ static inline void event_set_again(struct uffd_msg *msg)
 {
 	msg->reserved1 = 1;
 }
+
+static inline unsigned event_fork_name(const struct uffd_msg *msg)
+{
+	return (unsigned)msg->arg.reserved.reserved2;
+}
+
+static inline void event_set_fork_name(struct uffd_msg *msg, unsigned name)
+{
+	msg->arg.reserved.reserved2 = name;
+}
+
+/* events.c: messages that have just been read: until a fork child's descriptor is in
+   safe keeping it is the keeper's alone. */
+void events_keep_forks(struct owner *o, struct session *s, struct uffd_msg *msgs, int nr);
 
 /* fault.c: reads and answers what is pending; called when the session's
    userfaultfd, or its gate's eventfd, is readable. */

@@ -29,6 +29,7 @@ struct words {
 	/* since version 5 */
 	_Atomic uint32_t now; /* which of these is good: a new one is written whole, then named */
 	struct sums sums[2];
+	_Atomic uint32_t forks; /* since version 6: names given to fork children's descriptors */
 };
 _Static_assert(sizeof(struct words) <= KEPT_OWN, "in the header");
 
@@ -155,6 +156,13 @@ void record_free(struct record_table *table, struct record *record)
 	kept_give_back(&table->kept, base, 2 * LIST_BYTES);
 	table->hint = record_index(table, record);
 	pthread_mutex_unlock(&table->lock);
+}
+
+unsigned record_name_fork(struct record_table *table)
+{
+	unsigned name = atomic_fetch_add(&words(table)->forks, 1) + 1;
+
+	return name ? name : record_name_fork(table);
 }
 
 struct record *record_next(const struct record_table *table, uint32_t *i)

@@ -105,6 +105,9 @@ struct record {
 				    a fork child's owner before */
 	/* since version 5: engine */
 	uint32_t summed; /* it is over, and its counters are in the table's sums */
+	/* since version 6: the name by which a fork child's userfaultfd is with the service
+	   manager; 0: by the record's own number, as others */
+	_Atomic uint32_t fork_name;
 	uint64_t counters[RECORD_COUNTERS]; /* as they were told last */
 };
 
@@ -127,6 +130,8 @@ struct record *record_next(const struct record_table *table, uint32_t *i);
 unsigned record_index(const struct record_table *table, const struct record *record);
 /* By its place; NULL: none that could be told apart from garbage. */
 struct record *record_at(const struct record_table *table, uint32_t i);
+/* A name for the descriptor of a fork child, that none had before. Any thread. */
+unsigned record_name_fork(struct record_table *table);
 /* Another one that hasn't ended and has this descriptor for its userfaultfd. */
 bool record_knows_uffd(const struct record_table *table, int fd);
 

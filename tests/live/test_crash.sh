@@ -63,46 +63,35 @@ done
 serve_stop "$one"
 
 # ---- at each point ----
-# What gets there: eviction and restores, events of all kinds, forks, ends. Every
-# other point with the keeper, which ones by chance; then nothing forks: a child's
-# descriptor that has just been read is the keeper's alone.
-at_points() { # STORM BOTH REMAINDER
-	local point hits nr=0
+# What gets there: eviction and restores, events of all kinds, forks, ends.
+at_points() {
+	local point hits pass missed='' both=$((RANDOM % 2))
 
 	for point in $(points); do
 		case $point in
 		NONE | POINTS) continue ;;
 		COMPACT | CHILD_HEARD) continue ;; # when there is garbage; when a fork is not the first
 		BATCH_* | SEGMENT_* | PROMOTED) continue ;; # test_crash_tiers.sh
-		FORK_* | ADOPTED) [ "$2" = 0 ] || continue ;;
-		*) [ $(((nr += 1) % 2)) = "$3" ] || continue ;;
 		esac
 		hits=$(inject_hits)
 		case $point in
-		RECOVER_*) inject "$point" 0 "$2"; kill_worker ;;
-		*) inject "$point" $((RANDOM % 3)) "$2" ;;
+		RECOVER_*) inject "$point" 0 $both; kill_worker ;;
+		*) pass=$((RANDOM % 3)); inject "$point" "$pass" $both ;;
 		esac
+		both=$((1 - both)) # every other one with the keeper, which ones by chance
 		for ((i = 0; i < 20; i++)); do
 			inject_is_hit "$hits" && break
 			kill -0 "$1" 2>/dev/null || break 2
 			sleep 0.1
 		done
-		inject_is_hit "$hits" || printf ' %s' "$point" >>"$DIR/missed"
+		inject_is_hit "$hits" || missed="$missed $point"
 	done
 	inject NONE 0
-}
-all_points() { # STORM
-	local remainder=$((RANDOM % 2))
-
-	at_points "$1" 0 $remainder
-	rm "$DIR/forking"
-	while pgrep -f "^$WORKLOADS/fork_verify" >/dev/null; do sleep 0.05; done
-	at_points "$1" 1 $((1 - remainder))
+	echo "$missed" >"$DIR/missed"
 }
 storm() {
 	while [ -e "$DIR/storming" ]; do
 		for name in "fork_verify 1" "mremap_verify 1" "munmap_verify 1" "madvise_verify 1" "threads_verify 1 3"; do
-			[ -e "$DIR/forking" ] || [ "${name%% *}" != fork_verify ] || continue
 			# shellcheck disable=SC2086
 			bounded 60 env "LD_PRELOAD=$LIB" "$WORKLOADS/"$name >>"$DIR/storm.out" 2>&1 ||
 				fail "$name: $(tail -n 3 "$DIR/storm.out")"
@@ -112,11 +101,10 @@ storm() {
 }
 serve_start 8
 one=$SERVED
-touch "$DIR/storming" "$DIR/forking"
-: >"$DIR/missed"
+touch "$DIR/storming"
 storm &
 storm=$!
-all_points $storm &
+at_points $storm &
 points=$!
 while kill -0 $points 2>/dev/null; do
 	[ "$(ask "$one" verify)" = 2048 ] || fail "verify under crashes at named points"

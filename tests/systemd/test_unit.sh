@@ -106,30 +106,23 @@ say "kill -9 of the worker with pages away: $answer pages right"
 
 # ---- killed again and again, under programs that verify every byte ----
 # More often than any start limit allows; the manager itself executes anew meanwhile.
-storm() { # until $dir/share/storm is gone; with forks while $dir/share/storm.forks is there
+storm() { # until $dir/share/storm is gone
 	# shellcheck disable=SC2016
 	as_user sh -c 'while [ -e "$0" ]; do for one in "fork_verify 1" "threads_verify 1 3" "mremap_verify 1" \
 			"madvise_verify 1"; do
-			[ "$one" != "fork_verify 1" ] || [ -e "$0.forks" ] || continue
 			uswapctl run --allow-unmanaged -- /usr/lib/uswap-test/$one || { echo "$one: $?"; exit 1; }
 			[ -e "$0" ] || break
 		done; done' "$dir/share/storm" >"$dir/storm.log" 2>&1
 }
-# Once the manager too. In the second half the keeper as well, and nothing forks then:
-# a child's descriptor that has just been read is the keeper's alone.
-kill_in_the_box() { # HOW MANY
+kill_in_the_box() { # HOW MANY; every other time the keeper too, and once the manager
 	# shellcheck disable=SC2016
 	box bash -c 'for ((i = 1; i <= $0; i++)); do
-			if [ "$i" = $(($0 / 2 + 1)) ]; then
-				rm "$1.forks"
-				while pgrep -x fork_verify >/dev/null; do sleep .1; done
-			fi
 			until main=$(systemctl show -P MainPID uswap-agent) && [ "$main" -gt 1 ] &&
 				worker=$(pgrep -P "$main"); do sleep .02; done
-			if [ "$i" -gt $(($0 / 2)) ]; then kill -KILL "$main" $worker; else kill -KILL $worker; fi 2>/dev/null
+			if [ $((i % 2)) = 0 ]; then kill -KILL "$main" $worker; else kill -KILL $worker; fi 2>/dev/null
 			[ "$i" != 5 ] || systemctl daemon-reexec
 			sleep "0.$((RANDOM % 4))"
-		done' "$1" "$dir/share/storm"
+		done' "$1"
 }
 total() { box uswapctl --json stats | jq -er ".agent.$1"; }
 kills=14
@@ -137,7 +130,7 @@ kills=14
 # what a reload has brought holds for the workers after it
 printf '%s\n' '[Policy]' ScanSec=0.05 GraceSec=0.05 StallBudget=100% | box tee /etc/uswap/uswap.conf.d/storm.conf >/dev/null
 box systemctl reload uswap-agent
-touch "$dir/share/storm" "$dir/share/storm.forks"
+touch "$dir/share/storm"
 storm &
 storm=$!
 before=$(total pages_out_total)
