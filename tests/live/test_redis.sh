@@ -42,7 +42,7 @@ server_stop() {
 load_commands() {
 	awk 'BEGIN {
 		srand(7)
-		for (i = 0; i < 20000; i++) {
+		for (i = 0; i < 12000; i++) {
 			name = "user" int(rand() * 100000)
 			printf "SET doc:%d \"{'\''id'\'':%d,'\''name'\'':'\''%s'\'',", i, i, name
 			printf "'\''mail'\'':'\''%s@example.org'\'',", name
@@ -63,8 +63,8 @@ load_commands() {
 query_commands() {
 	awk -v seed="$1" 'BEGIN {
 		srand(seed)
-		for (i = 0; i < 15000; i++) {
-			k = int(rand() * 20000)
+		for (i = 0; i < 6000; i++) {
+			k = int(rand() * 12000)
 			if (i % 7 == 0) printf "LRANGE list:%d 0 40\n", k % 200
 			else if (i % 7 == 1) printf "LLEN list:%d\n", k % 50
 			else if (i % 7 == 2) printf "HGET hash:%d n%d\n", k % 300, k

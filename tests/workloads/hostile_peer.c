@@ -754,7 +754,10 @@ static void step_exec_for_more(void)
 		return;
 	pid = (pid_t)WL_OK(clone(exec_for_more, stack + sizeof(stack), CLONE_VM | CLONE_FILES | CLONE_VFORK | SIGCHLD, fds));
 	snprintf(path, sizeof(path), "/proc/%d", (int)pid);
-	WL_CHECK(!stat(path, &st) && !st.st_uid, "it has no more rights");
+	/* vfork is over a moment before the new program has its rights. */
+	for (unsigned i = 0; i < 1000 && !stat(path, &st) && st.st_uid; i++)
+		wl_sleep_ms(1);
+	WL_CHECK(!st.st_uid, "it has no more rights");
 	WL_CHECK(session_fill(&s, fds[0], fds[1]), "not welcome");
 	session_post(&s);
 	packet.status = WIRE_OK;
