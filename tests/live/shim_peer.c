@@ -769,7 +769,7 @@ static void finish(struct workload *w, struct session *s, int expected)
 		turn(-1, 5);
 	}
 	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == expected, "status %x", status);
-	CHECK(gone_within(mover, 1000), "the mover outlives its workload");
+	CHECK(gone_within(mover, 10000), "the mover outlives its workload");
 	close(w->in);
 	close(w->out);
 }

@@ -193,7 +193,7 @@ static void test_gate(struct workload *w, struct session *s)
 	kill(w->pid, SIGKILL);
 	waitpid(w->pid, NULL, 0);
 	begin = now_ms();
-	CHECK(gone_within(s->mover, 1000), "the mover waits for the gate for ever");
+	CHECK(gone_within(s->mover, 10000), "the mover waits for the gate for ever");
 	printf("# gone %u ms after its workload\n", (unsigned int)(now_ms() - begin));
 }
 
@@ -270,9 +270,9 @@ static void test_fork(struct workload *w, struct session *s)
 	CHECK(g && g->nonce && g->nonce != c->nonce, "the grandchild");
 	ask(w, "c c check", "good");
 	ask(w, "c reap", "reaped 0");
-	CHECK(gone_within(g->mover, 1000), "the grandchild's mover");
+	CHECK(gone_within(g->mover, 10000), "the grandchild's mover");
 	ask(w, "reap", "reaped 0");
-	CHECK(gone_within(c->mover, 1000), "the child's mover");
+	CHECK(gone_within(c->mover, 10000), "the child's mover");
 	o = one_range(s, WIRE_OP_POPULATE, w->base, 8, 0);
 	order(s, &o);
 	CHECK((done_mask(s) & 255) == 255, "populate the parent");
@@ -303,7 +303,7 @@ static void test_kill(struct workload *w, struct session *s)
 	CHECK(evict(s, w->base, 64, 0) == 64, "evict");
 	kill(w->pid, SIGKILL);
 	waitpid(w->pid, NULL, 0);
-	CHECK(gone_within(s->mover, 1000), "the mover outlives its workload");
+	CHECK(gone_within(s->mover, 10000), "the mover outlives its workload");
 	printf("# gone after %u ms\n", (unsigned int)(now_ms() - begin));
 }
 
@@ -315,7 +315,7 @@ static void test_exec(struct workload *w, struct session *s)
 	tell(w, "exec");
 	begin = now_ms();
 	run_for(20);
-	CHECK(gone_within(s->mover, 1000), "the mover outlives its address space");
+	CHECK(gone_within(s->mover, 10000), "the mover outlives its address space");
 	printf("# gone %u ms after exec\n", (unsigned int)(now_ms() - begin));
 	CHECK(alive(w->pid), "the new image");
 	kill(w->pid, SIGKILL);
@@ -346,7 +346,7 @@ static void test_leave(struct workload *w, struct session *s)
 		      !ioctl(s->uffd, UFFDIO_UNREGISTER, &identity),
 	      "unregister: %s", strerror(errno));
 	send_order(s, &o);
-	CHECK(gone_within(s->mover, 1000), "the mover does not leave");
+	CHECK(gone_within(s->mover, 10000), "the mover does not leave");
 	end_session(s);
 	ask(w, "check", "good");
 	CHECK(tell(w, "fork") && read_line(w, 5000), "fork");
@@ -425,7 +425,7 @@ static void test_agent_death(const char *lib, const char *program)
 	CHECK(alive(w.pid) && alive(mover), "somebody has died");
 	kill(w.pid, SIGKILL);
 	waitpid(w.pid, NULL, 0);
-	CHECK(gone_within(mover, 1000), "the mover stays");
+	CHECK(gone_within(mover, 10000), "the mover stays");
 }
 
 /* ---- table ---- */

@@ -105,7 +105,9 @@ group_make $name-small 200
 # shellcheck disable=SC2016
 peer_start bash -c 'echo $$ >"$0" && exec env LD_PRELOAD="$1" "$2" 40' \
 	"$GROUPS_ROOT/$name-small/cgroup.procs" "$LIB" "$WORKLOADS/fill_serve"
-bounded 60 "$CTL" evict "$PEER_PID" >/dev/null || fail "evict: status $?"
+# not before its mover has said that it is there
+evicts() { bounded 60 "$CTL" evict "$PEER_PID" >/dev/null 2>&1; }
+wait_until 20 "it to be evicted" evicts
 echo $((36 << 20)) >"$GROUPS_ROOT/$name-small/$LIMIT_FILE" || fail "it can't be made smaller"
 sleep 0.5 # the agent looks ten times a second
 status=0
