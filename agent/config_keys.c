@@ -49,6 +49,8 @@ const struct config_key config_keys[] = {
 	  .fallback = "-1", .doc = "of zstd; higher is smaller and slower" },
 	{ "Store", "RecompressSec", CONFIG_TIME, FIELD(recompress_ns), .max = 86400 * SEC,
 	  .fallback = "5min", .doc = "pages stored for so long are compressed again, harder; 0: never" },
+	{ "Store", "Clusters", CONFIG_UINT, FIELD(clusters), .max = 1, .fallback = "0",
+	  .doc = "1: pages read in order are compressed together, 16 at most" },
 	{ "Store", "StagingMax", CONFIG_SIZE, FIELD(staging_bytes), .min = MIB,
 	  .max = INT64_MAX, .fallback = "256M",
 	  .doc = "most memory for pages taken out and not yet compressed" },

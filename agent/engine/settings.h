@@ -59,6 +59,7 @@ struct settings {
 	uint64_t move_down_ns;		   /* [Store] MoveDownSec=, 0: only for room */
 	int compression_level;		   /* [Store] CompressionLevel= */
 	uint64_t recompress_ns;		   /* [Store] RecompressSec=, 0: never */
+	unsigned clusters;		   /* [Store] Clusters=, 0 or 1 */
 	uint64_t staging_bytes;		   /* [Store] StagingMax= */
 	uint64_t user_max;		   /* [Store] UserMax=, bytes of the store one
 					      user may take, 0: all but a tenth */

@@ -131,6 +131,7 @@ struct blobstore *stores_join(struct engine *e, uint32_t max_blobs)
 	if (bs) {
 		blobstore_set_move_down(bs, e->settings.move_down_ns);
 		blobstore_set_recompress(bs, e->settings.recompress_ns);
+		blobstore_set_clusters(bs, e->settings.clusters);
 	}
 	return bs;
 }

@@ -140,6 +140,8 @@ struct blobstore_put {
 	blob_id id;
 };
 bool blobstore_takes_runs(const struct blobstore *bs, const struct codec *codec);
+/* Off at first. Before there are other threads. */
+void blobstore_set_clusters(struct blobstore *bs, bool on);
 void blobstore_put_run(struct blobstore *bs, struct codec *codec, const struct blobstore_source *from,
 		       struct blobstore_put *v, unsigned n);
 /* The blob shares its frame with others. */

@@ -246,7 +246,12 @@ static bool is_apart(struct blobstore *bs, const struct blobstore_source *from, 
 
 bool blobstore_takes_runs(const struct blobstore *bs, const struct codec *codec)
 {
-	return bs->nr_tiers == 1 && !codec_in_hurry(codec);
+	return bs->clusters && bs->nr_tiers == 1 && !codec_in_hurry(codec);
+}
+
+void blobstore_set_clusters(struct blobstore *bs, bool on)
+{
+	bs->clusters = on;
 }
 
 void blobstore_put_run(struct blobstore *bs, struct codec *codec, const struct blobstore_source *from,

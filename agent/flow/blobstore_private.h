@@ -259,6 +259,7 @@ struct splitter {
 };
 
 struct blobstore {
+	bool clusters; /* Clusters= */
 	struct tier tiers[TIERS_MAX]; /* const but for their accounts */
 	unsigned nr_tiers;
 	struct blob_table *blobs;

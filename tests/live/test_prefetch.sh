@@ -9,6 +9,8 @@
 
 agent_config() {
 	cat <<-'END'
+		[Store]
+		Clusters=1
 		[Policy]
 		GraceSec=0
 		MinResident=0

@@ -19,6 +19,8 @@ static void open_store(unsigned segments)
 	stores[0] = store_memory_new(segments * (uint64_t)STORE_SEGMENT);
 	bs = blobstore_new(stores[0], 1u << 20);
 	ck_assert_ptr_nonnull(bs);
+	ck_assert(!blobstore_takes_runs(bs, codec));
+	blobstore_set_clusters(bs, true);
 	ck_assert(blobstore_takes_runs(bs, codec));
 }
 
