@@ -183,14 +183,13 @@ static uint64_t file_used_bytes(void *self)
 static void file_destroy(void *self)
 {
 	struct file *f = self;
-
+	/* If not, it may be full of what another process has left. */
 	bool served = f->reader;
 
 	file_reader_free(f->reader);
-	/* One that was never served from may be full of what another process has left. */
-	if (f->fd >= 0 && !served && !kept_has_directory())
-		close(f->fd);
-	if (f->fd >= 0 && served) {
+	if (!served && !kept_has_directory())
+		safe_close(f->fd);
+	if (served) {
 		/* Nothing in it is of use to anybody. */
 		if (!f->device)
 			(void)!ftruncate(f->fd, 0);

@@ -23,7 +23,6 @@
    mapping would answer a lack of memory with SIGBUS instead of an errno. */
 #define BACKING_STEP ((size_t)64 << 10)
 
-
 struct memory {
 	struct kept kept;
 	char *base;

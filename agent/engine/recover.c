@@ -413,33 +413,47 @@ static bool is_named(int fd)
 	return false;
 }
 
-static void mark_forks(const struct uffd_msg *msgs, unsigned nr, unsigned char *used, int max)
-{
-	for (unsigned k = 0; k < nr; k++)
-		if (msgs[k].event == UFFD_EVENT_FORK && (int)msgs[k].arg.fork.ufd <= max)
-			used[msgs[k].arg.fork.ufd] = 1;
-}
+/* Events that were read and are not applied: those that wait, in the records, and
+   those in the rings. */
+typedef void (*messages_fn)(void *ctx, struct uffd_msg *msgs, unsigned nr);
 
-/* Which of the descriptors up to max the sessions have. */
-static void mark_records(const struct record_table *table, unsigned char *used, int max)
+static void each_messages(const struct record_table *records, const struct kept *rings, messages_fn fn, void *ctx)
 {
 	struct record *record;
-	uint32_t i = 0;
 
-	while ((record = record_next(table, &i))) {
-		const struct record_state *now = &record->states[record->now & 1];
+	for (uint32_t i = 0; (record = record_next(records, &i));) {
+		struct record_state *now = &record->states[record->now & 1];
 
-		for (unsigned k = 0; k < RECORD_FDS; k++)
-			if (record->fds[k] > 0 && record->fds[k] - 1 <= max)
-				used[record->fds[k] - 1] = 1;
-		mark_forks(now->waiting, MIN(now->nr_waiting, RECORD_WAITING), used, max);
+		fn(ctx, now->waiting, MIN(now->nr_waiting, RECORD_WAITING));
+	}
+	for (unsigned i = 0; rings->found && i < OWNERS_MAX; i++) {
+		fn(ctx, ring_at(rings, i)->messages, FLOW_MESSAGES);
+		fn(ctx, ring_at(rings, i)->heard, FLOW_HEARD);
 	}
 }
 
-static void mark_ring(const struct owner_ring *ring, unsigned char *used, int max)
+struct in_use { /* which of the descriptors up to max */
+	unsigned char *v;
+	int max;
+};
+
+static void mark_forks(void *ctx, struct uffd_msg *msgs, unsigned nr)
 {
-	mark_forks(ring->messages, FLOW_MESSAGES, used, max);
-	mark_forks(ring->heard, FLOW_HEARD, used, max);
+	const struct in_use *used = ctx;
+
+	for (unsigned k = 0; k < nr; k++)
+		if (msgs[k].event == UFFD_EVENT_FORK && (int)msgs[k].arg.fork.ufd <= used->max)
+			used->v[msgs[k].arg.fork.ufd] = 1;
+}
+
+static void mark_records(const struct record_table *table, const struct in_use *used)
+{
+	struct record *record;
+
+	for (uint32_t i = 0; (record = record_next(table, &i));)
+		for (unsigned k = 0; k < RECORD_FDS; k++)
+			if (record->fds[k] > 0 && record->fds[k] - 1 <= used->max)
+				used->v[record->fds[k] - 1] = 1;
 }
 
 static int highest_fd(DIR *dir)
@@ -452,13 +466,12 @@ static int highest_fd(DIR *dir)
 	return max;
 }
 
-static void close_unused(const unsigned char *used, int max, DIR *dir)
+static void close_unused(const struct in_use *used, DIR *dir)
 {
 	for (const struct dirent *d; (d = readdir(dir));) {
 		int fd = atoi(d->d_name);
 
-
-		if (d->d_name[0] != '.' && fd != dirfd(dir) && fd <= max && !used[fd] && !is_named(fd))
+		if (d->d_name[0] != '.' && fd != dirfd(dir) && fd <= used->max && !used->v[fd] && !is_named(fd))
 			reaper_close(fd); /* what came from a peer may make one wait */
 	}
 }
@@ -472,21 +485,19 @@ void engine_close_strays(void)
 {
 	struct record_table records = { .kept = KEPT_NONE };
 	struct kept rings = KEPT_NONE;
-	unsigned char *used = NULL;
 	DIR *dir = opendir("/proc/self/fd");
-	int max = dir ? highest_fd(dir) : 0;
+	struct in_use used = { .max = dir ? highest_fd(dir) : 0 };
 
 	/* Without all of the names nothing is closed. */
 	if (dir && kept_fd("sessions") >= 0 && record_table_open(&records) == 0 &&
 	    rings_open(&rings) == 0 && rings.found)
-		used = calloc((size_t)max + 1, 1);
-	if (used) {
-		mark_records(&records, used, max);
-		for (unsigned i = 0; i < OWNERS_MAX; i++)
-			mark_ring(ring_at(&rings, i), used, max);
-		close_unused(used, max, dir);
+		used.v = calloc((size_t)used.max + 1, 1);
+	if (used.v) {
+		mark_records(&records, &used);
+		each_messages(&records, &rings, mark_forks, &used);
+		close_unused(&used, dir);
 	}
-	free(used);
+	free(used.v);
 	kept_close(&rings);
 	record_table_close(&records);
 	if (dir)
@@ -534,8 +545,10 @@ static struct engine_kept_fd *find_fork(const struct import *in, unsigned name)
 
 /* Forks that wait go by new numbers. Those that nothing has brought back mean other
    descriptors by now. */
-static void import_forks(struct import *in, struct uffd_msg *msgs, unsigned nr)
+static void import_forks(void *ctx, struct uffd_msg *msgs, unsigned nr)
 {
+	struct import *in = ctx;
+
 	for (unsigned i = 0; i < nr; i++) {
 		struct engine_kept_fd *fork;
 
@@ -562,8 +575,10 @@ static int renumbered(const struct import *in, int uffd)
 }
 
 /* ... and what such children have done themselves. */
-static void import_children(const struct import *in, struct uffd_msg *msgs, unsigned nr)
+static void import_children(void *ctx, struct uffd_msg *msgs, unsigned nr)
 {
+	const struct import *in = ctx;
+
 	for (unsigned i = 0; i < nr; i++) {
 		int uffd;
 
@@ -579,22 +594,8 @@ static void import_children(const struct import *in, struct uffd_msg *msgs, unsi
 
 static void import_events(struct import *in, const struct record_table *records, const struct kept *rings)
 {
-	struct record *record;
-
-	for (uint32_t i = 0; (record = record_next(records, &i));) {
-		struct record_state *now = &record->states[record->now & 1];
-
-		import_forks(in, now->waiting, MIN(now->nr_waiting, RECORD_WAITING));
-	}
-	for (unsigned i = 0; rings->found && i < OWNERS_MAX; i++) {
-		import_forks(in, ring_at(rings, i)->messages, FLOW_MESSAGES);
-		import_forks(in, ring_at(rings, i)->heard, FLOW_HEARD);
-	}
-	for (uint32_t i = 0; (record = record_next(records, &i));) {
-		struct record_state *now = &record->states[record->now & 1];
-
-		import_children(in, now->waiting, MIN(now->nr_waiting, RECORD_WAITING));
-	}
+	each_messages(records, rings, import_forks, in);
+	each_messages(records, rings, import_children, in);
 	for (unsigned i = 0; rings->found && i < OWNERS_MAX; i++) {
 		struct owner_ring *ring = ring_at(rings, i);
 		int child = renumbered(in, (int)ring->child - 1);

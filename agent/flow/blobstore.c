@@ -18,7 +18,6 @@ struct entries_own {
 };
 _Static_assert(sizeof(struct entries_own) <= KEPT_OWN, "fits the header");
 
-
 static bool open_tiers(struct blobstore *bs, struct store *const *stores, unsigned nr)
 {
 	uint64_t segments = 0;

@@ -461,9 +461,7 @@ static bool next(struct blobstore *bs, struct draft *d, struct domain **domain, 
 		split->victim = 0;
 	}
 	*domain = bs->tenants[seg->tenant].domain;
-	*dict = -1;
-	for (const struct family *f = bs->families; f && *dict < 0; f = family_next(f))
-		*dict = family_dict_of(f, seg->tenant);
+	*dict = family_any_dict(bs, seg->tenant);
 	if (*dict >= 0 && dict_at(bs->dicts, (unsigned)*dict)->pack)
 		dict_use(bs->dicts, (unsigned)*dict);
 	else

@@ -79,8 +79,8 @@ static void choose_dict(struct blobstore *bs, unsigned kind)
 	uint32_t tenant = bs->segments[cold->victim - 1].tenant;
 	int number = kind >= BLOB_DICT ? (int)(kind - BLOB_DICT) : cold->number;
 
-	for (const struct family *f = bs->families; f && number < 0; f = family_next(f))
-		number = family_dict_of(f, tenant);
+	if (number < 0)
+		number = family_any_dict(bs, tenant);
 	if (number < 0 || number == cold->number)
 		return;
 	forget_dict(bs);

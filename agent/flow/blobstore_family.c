@@ -200,14 +200,12 @@ int family_dict(struct blobstore *bs, struct family *f)
 	return f->dict;
 }
 
-const struct family *family_next(const struct family *f)
+int family_any_dict(const struct blobstore *bs, uint32_t domain)
 {
-	return f->next;
-}
-
-int family_dict_of(const struct family *f, uint32_t domain)
-{
-	return f->domain == domain ? f->dict : -1;
+	for (const struct family *f = bs->families; f; f = f->next)
+		if (f->domain == domain && f->dict >= 0)
+			return f->dict;
+	return -1;
 }
 
 static void set_dict(struct blobstore *bs, struct family *f, int number)

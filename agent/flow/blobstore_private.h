@@ -415,10 +415,8 @@ void family_stored(struct blobstore *bs, const struct blobstore_source *from,
 		   const struct encoded *e, blob_id id);
 /* Takes the lock itself: the page was there already, as this blob. */
 void family_duplicate(struct blobstore *bs, const struct blobstore_source *from, blob_id id);
-/* Under the lock: the next one; its dictionary if it is of that domain, else
-   -1. */
-const struct family *family_next(const struct family *family);
-int family_dict_of(const struct family *family, uint32_t domain);
+/* Under the lock: the dictionary of some family of that domain, -1: none has one. */
+int family_any_dict(const struct blobstore *bs, uint32_t domain);
 /* Under the lock: a blob of this kind is there, is there no more. */
 void kind_use(struct blobstore *bs, unsigned kind);
 void kind_unuse(struct blobstore *bs, unsigned kind);

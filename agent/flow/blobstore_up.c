@@ -30,10 +30,12 @@ static struct domain *hold(struct blobstore *bs, blob_id id)
 {
 	struct domain *domain = NULL;
 	const struct segment *seg;
+	uint64_t loc;
 
 	pthread_mutex_lock(&bs->lock);
-	seg = &bs->segments[blob_loc_segment(blob_loc_of_any(bs->blobs, id))];
-	if (blob_loc_of_any(bs->blobs, id) && seg->tier && blob_ref_unless_dead(bs->blobs, id))
+	loc = blob_loc_of_any(bs->blobs, id);
+	seg = &bs->segments[blob_loc_segment(loc)];
+	if (loc && seg->tier && blob_ref_unless_dead(bs->blobs, id))
 		domain = bs->tenants[seg->tenant].domain;
 	pthread_mutex_unlock(&bs->lock);
 	return domain;

@@ -27,7 +27,6 @@ struct group {
 	uint32_t prev;
 };
 
-
 struct words { /* the kept file's own */
 	_Atomic uint32_t groups; /* ever touched */
 };

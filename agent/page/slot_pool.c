@@ -10,7 +10,6 @@
 #define STEP_BYTES ((size_t)1 << 20)
 #define STEP_NODES ((uint32_t)(STEP_BYTES / NODE_BYTES))
 
-
 static struct slot_pool_words *words(const struct slot_pool *pool)
 {
 	return pool->kept.own;
