@@ -6,23 +6,15 @@
 # done is said.
 # shellcheck source=tests/live/crash.sh
 . "${srcdir:-.}/tests/live/crash.sh"
+# shellcheck source=tests/live/tiers.sh
+. "${srcdir:-.}/tests/live/tiers.sh"
 
 # config STORES [THREADS]
 config() {
-	cat >"$DIR/uswap.conf" <<-END
-		[Agent]
-		FaultThreads=${2:-1}
-		[Store]
-		$1
-		KeyFile=$STORE/key
-		MoveDownSec=0.05
-		[Policy]
-		ScanSec=0.02
-		GraceSec=0.02
-		StallBudget=100%
-		MinResident=0
-		StartDelaySec=0
-	END
+	{
+		printf '[Agent]\nFaultThreads=%s\n' "${2:-1}"
+		agent_config | sed "s|^\[Store\]|&\n${1//$'\n'/\\n}\nKeyFile=$STORE/key|"
+	} >"$DIR/uswap.conf"
 }
 
 restart() {
@@ -35,9 +27,7 @@ restart() {
 	wait_until 20 "the agent to listen" agent_up
 }
 
-in_file() {
-	[ "$("$CTL" --json stats | jq '[.agent.tiers[] | select(.name == "file") | .live_bytes] | add')" -gt 100000 ]
-}
+in_file() { tier_has 1 100000; }
 
 STORE=$(mktemp -d /var/tmp/uswap-restart.XXXXXX)
 trap 'rm -rf "$STORE"' EXIT

@@ -4,89 +4,22 @@
 # cluster on the container's loopback: with its hardening alone the unit reaches
 # no network and says so; with the drop-in of contrib a program's memory goes to
 # the pool and comes back; and an operator collects a host that is gone.
-set -eu
-src=$(realpath "${srcdir:-.}")
-build=$(realpath "${top_builddir:-.}")
-name=uswap-rados-$$
-say() { echo "test_rados: $*"; }
-skip() {
-	say "skipped: $*"
-	exit 77
-}
-[ "$(id -u)" = 0 ] || skip "not root"
-for tool in unshare nsenter findmnt jq ip ceph-mon ceph-osd ceph rados; do
-	command -v $tool >/dev/null || skip "$tool is not installed"
-done
-[ -x /lib/systemd/systemd ] || skip "systemd is not installed"
-[ -x "$(command -v dbus-daemon)" ] || skip "dbus-daemon is not installed"
-[ -n "$(findmnt -n -t cgroup2 -o TARGET | head -n 1)" ] || skip "no cgroup2 hierarchy is mounted"
-[ -c /dev/userfaultfd ] || skip "no /dev/userfaultfd"
-unshare --pid --fork --mount --uts --ipc --cgroup --net true 2>/dev/null ||
-	skip "namespaces can't be made here"
-[ -x "$build/agent/uswap-agent" ] || { say "uswap-agent is not built"; exit 1; }
-reason=$("$build/tests/workloads/have_move") || skip "$reason"
+# shellcheck source=tests/systemd/lib.sh
+. "${srcdir:-.}/tests/systemd/lib.sh"
 
-dir=$(mktemp -d "${TMPDIR:-/tmp}/uswap-systemd.XXXXXX")
-chmod 755 "$dir"
-box() { "$src/scripts/sdbox" "$name" exec "$@"; }
-cleanup() {
-	local status=$?
-	trap - EXIT
-	set +e
-	if [ $status -ne 0 ] && [ $status -ne 77 ]; then
-		box journalctl -u uswap-agent --no-pager -n 40
-		box uswapctl status
-	fi
-	"$src/scripts/sdbox" "$name" stop
-	rm -rf "$dir"
-	exit $status
-}
-trap cleanup EXIT
-trap 'exit 1' INT TERM HUP
-fail() {
-	say "FAILED: $*" >&2
-	exit 1
-}
-wait_until() { # SECONDS WHAT COMMAND...
-	local end=$((SECONDS + $1)) what=$2
-	shift 2
-	until "$@"; do
-		[ $SECONDS -lt $end ] || fail "still waiting: $what"
-		sleep .1
-	done
-}
-
-# ---- install: a build of its own, since the places are compiled in ----
-mkdir "$dir/build"
-(
-	cd "$dir/build"
-	"$src/configure" --quiet --prefix=/usr --sysconfdir=/etc --localstatedir=/var \
-		CC="${CC:-gcc}" && make -s -j "$(nproc)" all &&
-		make -s install DESTDIR="$dir/stage"
-) >"$dir/install.log" 2>&1 || {
-	tail -n 40 "$dir/install.log"
-	fail "make install DESTDIR="
-}
-mkdir -p "$dir/stage/usr/lib/uswap-test" "$dir/stage/etc/ceph" "$dir/stage/etc/uswap/uswap.conf.d"
+need_program ceph-mon ceph-osd ceph rados
+box_install all
+mkdir -p "$dir/stage/etc/ceph"
 cp "$build/tests/workloads/fill_serve" "$src/tests/ceph/mini-ceph.sh" "$src/contrib/systemd/rados.conf" \
 	"$dir/stage/usr/lib/uswap-test"
-cat >"$dir/stage/etc/uswap/uswap.conf.d/test.conf" <<'END'
-[Policy]
-StartDelaySec=0
-MinResident=0
+cat >>"$dir/stage/etc/uswap/uswap.conf.d/test.conf" <<'END'
 [Store]
 Store=memory:64M rados:uswap,timeout=2
 MoveDownSec=0.1
 END
-chmod -R go+rX "$dir/stage"
 
 # ---- boot, and a cluster that only the box can reach ----
-SDBOX_LAYER=$dir/stage SDBOX_KEEP="dbus.service dbus.socket" "$src/scripts/sdbox" "$name" start / || {
-	say "the box is up, but not all of its units"
-	box systemctl --failed --no-pager || skip "systemd does not boot here"
-}
-box systemd-sysusers
-box systemd-tmpfiles --create /usr/lib/tmpfiles.d/uswap.conf
+box_boot
 mini_ceph() { box bash /usr/lib/uswap-test/mini-ceph.sh "$1" /run/uswap-test "${@:2}"; }
 mini_ceph start memstore >"$dir/ceph.log" 2>&1 || {
 	cat "$dir/ceph.log"

@@ -9,6 +9,24 @@
 # shellcheck source=tests/systemd/lib.sh
 . "${srcdir:-.}/tests/systemd/lib.sh"
 
+# ---- install and boot ----
+box_install all tests/systemd/older_agent
+cp "$build/tests/workloads/fill_serve" "$dir/stage/usr/bin/uswap-test-work"
+for one in fork threads mremap madvise; do
+	cp "$build/tests/workloads/${one}_verify" "$dir/stage/usr/lib/uswap-test"
+done
+cp "$dir/build/tests/systemd/older_agent" "$dir/stage/usr/sbin/uswap-agent.older"
+cp "$dir/stage/usr/sbin/uswap-agent" "$dir/stage/usr/sbin/uswap-agent.newer"
+box_boot
+[ "$(box stat -c '%U:%G %a' /dev/userfaultfd)" = "root:uswap 660" ] ||
+	fail "/dev/userfaultfd: $(box stat -c '%U:%G %a' /dev/userfaultfd)"
+box systemd-analyze verify /usr/lib/systemd/system/uswap-agent.service \
+	/usr/lib/systemd/system/uswap-agent.socket 2>&1 | grep -i uswap >"$dir/verify" || :
+if grep -v -E 'Unknown key|notify-reload|RestartSteps|RestartMaxDelaySec' "$dir/verify"; then
+	fail "systemd-analyze verify"
+fi
+box systemctl daemon-reload
+
 # ---- start: READY, and that's an ordinary user with one capability ----
 box systemctl enable -q uswap-agent
 box systemctl start uswap-agent
