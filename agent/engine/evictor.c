@@ -201,7 +201,8 @@ static bool has_changed_user(struct worker *w, struct session *s)
 /*
  * mlock or mlockall since the mappings were read: then the list of what may
  * leave is wrong. mlockall locks transit too, so that the kernel would not
- * refuse the moves.
+ * refuse the moves. A round may be long: threads begin meanwhile, on stacks that
+ * were ordinary memory.
  */
 static bool has_changed(struct worker *w, struct session *s)
 {
@@ -210,10 +211,9 @@ static bool has_changed(struct worker *w, struct session *s)
 
 	if ((user || s->user == SESSION_USER_CHANGED) && s->user != SESSION_USER_PRIVATE && has_changed_user(w, s))
 		return true;
-	if (locked == s->mappings_locked)
-		return false;
-	s->mappings_ns = 0; /* read again at the next tick */
-	return true;
+	if (locked != s->mappings_locked)
+		s->mappings_ns = 0; /* read again at the next tick */
+	return locked != s->mappings_locked || (now_ns() >= s->threads_due_ns && read_threads(s));
 }
 
 void evictor_next(struct worker *w, struct session *s)
