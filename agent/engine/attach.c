@@ -41,6 +41,9 @@
 #define ATTACHING_MAX 128u
 #define ATTACHING_PER_UID 32u
 #define FDS_PER_SESSION 12u
+#define FDS_PER_CHILD 2u /* that has not said hello */
+/* After an exec the session before is there for a moment still, and movers come again. */
+#define SESSIONS_PER_PROCESS 16u
 
 enum attaching_step { WANT_HELLO, WANT_ATTACH, WANT_OWNER };
 
@@ -89,19 +92,37 @@ static bool is_allowed(const struct engine *e, uid_t uid)
 	return false;
 }
 
+/* What an eighth of is kept for others, as long as nobody has vouched for that user. */
+static bool has_share(const struct engine *e, uid_t uid, unsigned has)
+{
+	unsigned max = e->settings.max_processes;
+
+	return has < max - max / 8 || uid == 0 || (e->settings.nr_allow_uid && is_allowed(e, uid));
+}
+
+/*
+ * Fork children come without being asked, so until they say hello they count for their
+ * own user only: he can't keep others out with them.
+ */
 static bool has_room(const struct engine *e, uid_t uid)
 {
+	unsigned attaching = 0, introduced = 0, same = 0;
 	struct rlimit limit;
-	unsigned same = 0;
 
 	for (struct attaching *a = e->attaching; a; a = a->next)
-		same += a->peer.uid == uid;
-	if (e->nr_attaching >= ATTACHING_MAX || same >= ATTACHING_PER_UID ||
-	    e->nr_sessions >= e->settings.max_processes)
+		attaching += a->peer.uid == uid;
+	for (struct session *s = e->sessions; s; s = s->next) {
+		introduced += s->introduced;
+		same += s->uid == uid;
+	}
+	if (e->nr_attaching >= ATTACHING_MAX || attaching >= ATTACHING_PER_UID ||
+	    introduced >= e->settings.max_processes || !has_share(e, uid, same + attaching))
 		return false;
 	/* Half of the descriptors stay for fork children. */
 	return getrlimit(RLIMIT_NOFILE, &limit) < 0 ||
-	       (uint64_t)(e->nr_sessions + e->nr_attaching + 1) * FDS_PER_SESSION < limit.rlim_cur / 2;
+	       (uint64_t)(introduced + e->nr_attaching + 1) * FDS_PER_SESSION +
+			       (uint64_t)(e->nr_sessions - introduced) * FDS_PER_CHILD <
+		       limit.rlim_cur / 2;
 }
 
 static int peer_pidfd(int sock, pid_t pid)
@@ -297,6 +318,16 @@ static int make_record(struct engine *e, struct session *s, const struct attachi
 	return engine_keep_fds(e, s);
 }
 
+/* Each of them costs, and one process has one address space. */
+static bool is_there_often(const struct engine *e, pid_t pid)
+{
+	unsigned n = 0;
+
+	for (const struct session *s = e->sessions; s; s = s->next)
+		n += s->introduced && s->pid == pid;
+	return n >= SESSIONS_PER_PROCESS;
+}
+
 /* What a session needs of its connection. */
 static int fill_session(struct engine *e, struct session *s, struct attaching *a, int *fds,
 			const struct wire_attach *m)
@@ -332,6 +363,8 @@ static int fill_session(struct engine *e, struct session *s, struct attaching *a
 		r = -ESRCH;
 	if (r == 0 && a->kind != WIRE_AGAIN && !session_runs_as(s->pid, s->uid))
 		r = -EPERM;
+	if (r == 0 && is_there_often(e, s->pid))
+		r = -EUSERS;
 	if (r < 0)
 		return r;
 	gate = make_gate(&s->gate, &s->fds.gate_event, &s->token);
@@ -363,7 +396,8 @@ static void make_session(struct engine *e, struct attaching *a, int *fds, const 
 	int r = s ? fill_session(e, s, a, fds, m) : -ENOMEM;
 
 	if (r < 0) {
-		refuse(e, a, r == -EINVAL ? WIRE_UNSUPPORTED : r == -ENOSPC ? WIRE_LIMIT : WIRE_FAILED,
+		refuse(e, a, r == -EINVAL ? WIRE_UNSUPPORTED : r == -ENOSPC || r == -EUSERS ? WIRE_LIMIT : WIRE_FAILED,
+		       r == -EUSERS ? "it is attached too often already" :
 		       r == -ENOSPC ? "no room for its descriptors in the service manager's store "
 				      "(FileDescriptorStoreMax=, LimitNOFILE=)" :
 				      strerror(-r));

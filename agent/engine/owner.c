@@ -190,6 +190,7 @@ static void take_domain(struct session *s)
 	struct domain *domain = s->domain;
 	struct family *family = s->family;
 
+	flow_account_bars(s, 0);
 	s->domain = s->other_domain;
 	s->family = s->other_family;
 	s->other_domain = domain;

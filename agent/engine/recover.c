@@ -510,13 +510,20 @@ static const enum record_fd kinds[] = { RECORD_UFFD, RECORD_MEM,  RECORD_PAGEMAP
 					RECORD_MOVER, RECORD_GATE, RECORD_GATE_EVENT };
 _Static_assert(ARRAY_SIZE(kinds) == sizeof(ENGINE_KEPT_KINDS) - 1, "one letter each");
 
-/* What can be opened anew, if it is still the same process. */
+static bool is_same_process(const struct record *record)
+{
+	return record->started && session_started(record->pid) == record->started;
+}
+
+/* What can be opened anew, if it is still the same process: its number may go to
+   another one at any time, and its files to a program with more rights than its
+   user, whose layout is none of his. */
 static void reopen(struct record *record)
 {
 	struct session_fds fds = SESSION_FDS_NONE;
 
-	if (!record->introduced || !record->started || session_started(record->pid) != record->started ||
-	    session_open_proc(record->pid, &fds) < 0) {
+	if (!record->introduced || !is_same_process(record) || session_open_proc(record->pid, &fds) < 0 ||
+	    !session_is_plain(record->pid) || !is_same_process(record)) {
 		session_close_fds(&fds);
 		return;
 	}

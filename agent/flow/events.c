@@ -17,6 +17,7 @@
 #define LEAF_SLOTS 512
 #define LOSE_TRIES 10000u
 #define BARRED_MAX ((uint64_t)1 << 22) /* pages, 16 GiB of address space */
+#define BARRED_USER (4 * BARRED_MAX)   /* ... of all processes of a user: 128 MiB of our memory */
 #define ANY_MASK (~1u & ((1u << SLOT_STATES) - 1))
 
 static void forget_stored_bytes(struct session *s, uint64_t vpn, uint64_t end)
@@ -27,15 +28,21 @@ static void forget_stored_bytes(struct session *s, uint64_t vpn, uint64_t end)
 		flow_account_store(s, -flow_slot_bytes(slotmap_get(&s->slots, vpn)));
 }
 
+/* Noting a bar takes 8 bytes a page of our locked memory: neither a program nor all of
+   one user's may have us take more of it than for so much. */
+static bool may_bar(struct session *s, uint64_t pages)
+{
+	uint64_t bars = counter_get(&s->slots.count[SLOT_BARRED]);
+
+	return bars + pages <= BARRED_MAX && flow_account_bars(s, bars) + pages <= BARRED_USER;
+}
+
 /* Sets slots of [start, end) to NONE or BARRED, dropping what we held. */
 static void clear(struct owner *o, struct session *s, uint64_t start, uint64_t end, enum slot_state to)
 {
 	uint64_t vpn = start >> PAGE_SHIFT, last = end >> PAGE_SHIFT;
 
-	/* Noting a bar takes 8 bytes a page of our locked memory: no program may
-	   have us take more of it than for so much. */
-	if (to == SLOT_BARRED &&
-	    counter_get(&s->slots.count[SLOT_BARRED]) + (last - vpn) > BARRED_MAX) {
+	if (to == SLOT_BARRED && !may_bar(s, last - vpn)) {
 		s->barred = true;
 		to = SLOT_NONE;
 	}

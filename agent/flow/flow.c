@@ -193,6 +193,7 @@ static bool job_close(struct owner *o, struct session *s)
 	}
 	slotmap_deinit(&s->slots);
 	flow_account_store(s, -(int64_t)counter_get(&s->counters.stored_bytes));
+	flow_account_bars(s, 0);
 	session_set_state(s, SESSION_CLOSED);
 	notice_send(&o->flow->worker, &s->to_worker, SESSION_WORK_CLOSED);
 	return false;

@@ -368,4 +368,15 @@ static inline void flow_account_store(struct session *s, int64_t bytes)
 		atomic_fetch_add_explicit(&s->payer->charged, (uint64_t)bytes, memory_order_release);
 }
 
+/* So many pages of the session are barred: into its user's account. How many those of
+   all his are. Owner. */
+static inline uint64_t flow_account_bars(struct session *s, uint64_t bars)
+{
+	struct domain *account = s->payer ? s->payer : s->domain;
+	uint64_t more = bars - s->bars_told;
+
+	s->bars_told = bars;
+	return atomic_fetch_add_explicit(&account->bars, more, memory_order_relaxed) + more;
+}
+
 #endif

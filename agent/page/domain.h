@@ -36,6 +36,7 @@ struct domain {
 	uint64_t seed;		     /* random: hashes of two domains differ */
 	_Atomic uint64_t charged;    /* bytes */
 	_Atomic uint64_t limit;	     /* bytes, UINT64_MAX: none */
+	_Atomic uint64_t bars;	     /* pages that its processes have barred (flow/events.c) */
 	/* private to domain.c */
 	_Atomic uint32_t refs;
 	struct domain *next;

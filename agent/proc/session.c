@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "proc/session.h"
 
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
@@ -194,13 +195,25 @@ bool session_has_execed(const struct session *s)
 	       !leader_is_zombie(s->pid);
 }
 
+bool session_is_plain(pid_t pid)
+{
+	_cleanup_close_ int fd = open_proc(pid, "auxv", 0);
+	Elf64_auxv_t v[64];
+	ssize_t n = fd < 0 ? -1 : read(fd, v, sizeof(v));
+
+	for (size_t i = 0; n > 0 && i < (size_t)n / sizeof(v[0]); i++)
+		if (v[i].a_type == AT_SECURE)
+			return v[i].a_un.a_val == 0;
+	return n == 0 && leader_is_zombie(pid); /* its maps show nothing either */
+}
+
 bool session_runs_as(pid_t pid, uid_t uid)
 {
 	struct stat st;
 	char path[32];
 
 	snprintf(path, sizeof(path), "/proc/%d", (int)pid);
-	return stat(path, &st) == 0 && st.st_uid == uid;
+	return stat(path, &st) == 0 && st.st_uid == uid && session_is_plain(pid);
 }
 
 static void read_text(pid_t pid, const char *name, char *text, size_t size)

@@ -245,6 +245,7 @@ struct session {
 	unsigned phase;		 /* ... and how far it had come, when it is done again */
 	bool wake_all;		 /* faults were left unanswered meanwhile */
 	bool barred;		 /* a REMOVE could not be noted: nothing leaves any more */
+	uint64_t bars_told;	 /* of its BARRED slots, as counted in its user's account */
 	uint64_t restore_vpn;	 /* how far the restoring has come */
 	uint64_t poison_at;	 /* ... and then the poisoning, by address */
 	bool detach;		 /* let go when restored */
@@ -381,8 +382,11 @@ uint64_t session_read_locked(const struct session *s, bool *changed);
 /* The mover runs in another address space than the process by now: an exec.
    Worker. */
 bool session_has_execed(const struct session *s);
-/* The process runs as that user, and has not executed a program that is to do more
-   than he may. Any thread. */
+/* Its program has not been executed with more rights, by a set-user-ID or set-group-ID
+   bit or capabilities of its file: such a one has AT_SECURE for its life, and is never
+   one of ours, since nothing is preloaded for it. Any thread. */
+bool session_is_plain(pid_t pid);
+/* The process runs as that user, and its program is plain. Any thread. */
 bool session_runs_as(pid_t pid, uid_t uid);
 /* A mover, of that user alone, and another process are known to have one address
    space; one whose main thread has ended shows none, then it must be of him. Any thread. */

@@ -21,6 +21,7 @@
 static struct flow flow;
 static struct owner owner;
 static struct session *s;
+static struct domain domain;
 static bool changing; /* the scripted kernel: is an event still to come? */
 static unsigned wakes;
 
@@ -121,6 +122,8 @@ static void setup(void)
 	ck_assert_int_eq(slot_pool_reserve(owner.slots, 256), 0);
 	s = session_new(1, 0);
 	s->owner = &owner;
+	memset(&domain, 0, sizeof(domain));
+	s->domain = &domain;
 	slotmap_init(&s->slots, owner.slots, &flow_slot_refs, s);
 	changing = true;
 	wakes = 0;
@@ -371,6 +374,30 @@ START_TEST(test_INV_4_remove_bars)
 END_TEST
 
 /* Noting bars must not take memory without bound. */
+/* Neither can all programs of a user together have us note more than so much. */
+START_TEST(test_bars_of_a_user)
+{
+	const uint64_t most = (uint64_t)1 << 24, own = LEN / PAGE_BYTES;
+
+	domain.bars = most - 2 * own; /* of others of his */
+	REMOVE(A);
+	rest();
+	ck_assert_uint_eq(domain.bars, most - 2 * own);
+	REMOVE(B);
+	rest();
+	is(A, SLOT_BARRED);
+	is(B, SLOT_BARRED);
+	ck_assert_uint_eq(domain.bars, most - own);
+	ck_assert(!s->barred);
+	REMOVE(X);
+	rest();
+	is(X, SLOT_NONE);
+	ck_assert(s->barred);
+	flow_account_bars(s, 0);
+	ck_assert_uint_eq(domain.bars, most - 2 * own);
+}
+END_TEST
+
 START_TEST(test_huge_remove_takes_no_memory)
 {
 	struct uffd_msg m = { .event = UFFD_EVENT_REMOVE };
@@ -442,6 +469,7 @@ int main(void)
 	tcase_add_test(tc, test_INV_3_withheld_faults_are_woken);
 	tcase_add_test(tc, test_INV_3_many_faults_hide_no_event);
 	tcase_add_test(tc, test_INV_4_remove_bars);
+	tcase_add_test(tc, test_bars_of_a_user);
 	tcase_add_test(tc, test_huge_remove_takes_no_memory);
 	tcase_add_test(tc, test_addresses_out_of_reach);
 	suite_add_tcase(suite, tc);

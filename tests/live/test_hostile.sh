@@ -5,7 +5,13 @@
 # shellcheck source=tests/live/crash.sh
 . "${srcdir:-.}/tests/live/crash.sh"
 
-crash_begin
+live_begin
+export HOSTILE_MAX=80
+{
+	printf '[Agent]\nMaxProcesses=%s\n' $HOSTILE_MAX
+	agent_config
+} >"$DIR/uswap.conf"
+crash_start
 agent_fds() {
 	find "/proc/$(worker)/fd" -mindepth 1 2>/dev/null | wc -l
 }
@@ -39,12 +45,15 @@ say "$rounds rounds of another program verified meanwhile"
 if [ -n "$(type -P setpriv)" ]; then
 	# a program with more rights than he has, where such a one can be
 	setuid=$DIR/more
+	setgid=$DIR/more.group
 	install -m 4755 "$(type -P sleep)" "$setuid"
+	install -m 2755 "$(type -P sleep)" "$setgid"
 	if findmnt -no OPTIONS -T "$DIR" | grep -qw nosuid; then
 		say "no set-user-ID programs here"
 		setuid=
+		setgid=
 	fi
-	HOSTILE_SETUID=$setuid bounded 90 setpriv --reuid=65534 --regid=65534 --clear-groups \
+	HOSTILE_SETUID=$setuid HOSTILE_SETGID=$setgid bounded 90 setpriv --reuid=65534 --regid=65534 --clear-groups \
 		"$WORKLOADS/hostile_peer" "$USWAP_SOCKET" >"$DIR/hostile2.out" 2>&1 ||
 		fail "hostile peer of another user: $(cat "$DIR/hostile2.out")"
 fi

@@ -17,6 +17,7 @@
 #include <stddef.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -564,6 +565,87 @@ static void step_crowd(void)
 	wl_sleep_ms(500);
 }
 
+static void check_control(const char *after)
+{
+	int fd = connect_agent(), device = welcomed(fd);
+
+	WL_CHECK(device >= 0, "no welcome any more after %s", after);
+	close(device);
+	close(fd);
+}
+
+/* The evict worker gives orders. */
+static void check_worker(const char *after)
+{
+	unsigned char *area = wl_map(256);
+	struct session s;
+	struct pollfd wait = { .events = POLLIN };
+
+	WL_CHECK(session_attach(&s), "no session any more after %s", after);
+	wl_fill(area, 256, 1);
+	session_ready(&s);
+	wait.fd = s.fd;
+	WL_CHECK(poll(&wait, 1, 2000) > 0, "no orders any more after %s", after);
+	close(s.fd);
+	wl_unmap(area, 256);
+}
+
+/* One process, again and again. */
+static unsigned attach_often(unsigned tries)
+{
+	struct session s;
+	unsigned n = 0;
+
+	while (tries--)
+		n += session_attach(&s);
+	return n;
+}
+
+static void step_often(void)
+{
+	unsigned n = attach_often(24);
+
+	WL_CHECK(n >= 1 && n <= 16, "one process is attached %u times", n);
+	check_control("one process that attaches again and again");
+}
+
+/* As another user: says how often it is attached, and stays. */
+static void attach_as_nobody(int say)
+{
+	unsigned n;
+
+	WL_OK(setresuid(65534, 65534, 65534));
+	WL_OK(prctl(PR_SET_DUMPABLE, 1)); /* or its files are root's */
+	n = attach_often(14);
+	WL_CHECK(write(say, &n, sizeof(n)) == sizeof(n), "write");
+	pause();
+	_exit(0);
+}
+
+/* One user takes all he gets, and others still find room. */
+static void step_share(void)
+{
+	unsigned max = getenv("HOSTILE_MAX") ? (unsigned)atoi(getenv("HOSTILE_MAX")) : 0, n, sum = 0;
+	struct session s;
+	pid_t pid[8];
+	int ends[2];
+
+	if (geteuid() || !max)
+		return;
+	WL_OK(pipe2(ends, O_CLOEXEC));
+	for (unsigned i = 0; i < 8; i++) {
+		pid[i] = (pid_t)WL_OK(fork());
+		if (!pid[i])
+			attach_as_nobody(ends[1]);
+		WL_CHECK(read(ends[0], &n, sizeof(n)) == sizeof(n), "read");
+		sum += n;
+	}
+	WL_CHECK(sum > max / 2 && sum <= max - max / 8, "one user is attached %u times of %u", sum, max);
+	WL_CHECK(session_attach(&s), "no room for others beside one user");
+	for (unsigned i = 0; i < 8; i++)
+		kill(pid[i], SIGKILL);
+}
+
 /* ---- closing that waits --------------------------------------------------- */
 
 /* Whose last close() waits until what it has sent was read: never. */
@@ -631,31 +713,6 @@ static int lingering_inside(void)
 	post_lingering(ends[0], "x", 1, 1);
 	close(ends[0]);
 	return ends[1];
-}
-
-static void check_control(const char *after)
-{
-	int fd = connect_agent(), device = welcomed(fd);
-
-	WL_CHECK(device >= 0, "no welcome any more after %s", after);
-	close(device);
-	close(fd);
-}
-
-/* The evict worker gives orders. */
-static void check_worker(const char *after)
-{
-	unsigned char *area = wl_map(256);
-	struct session s;
-	struct pollfd wait = { .events = POLLIN };
-
-	WL_CHECK(session_attach(&s), "no session any more after %s", after);
-	wl_fill(area, 256, 1);
-	session_ready(&s);
-	wait.fd = s.fd;
-	WL_CHECK(poll(&wait, 1, 2000) > 0, "no orders any more after %s", after);
-	close(s.fd);
-	wl_unmap(area, 256);
 }
 
 /* Says that it is the mover of a process whose agent has gone. */
@@ -729,40 +786,56 @@ static void step_again(void)
 
 /* In a process that shares the descriptors: connects, and then executes a program
    that runs with more rights. */
+struct more {
+	const char *program;
+	int sock, device;
+};
+
 static int exec_for_more(void *arg)
 {
-	int *fds = arg;
+	struct more *more = arg;
 
-	fds[0] = connect_agent();
-	fds[1] = fds[0] < 0 ? -1 : welcomed(fds[0]);
-	execl(getenv("HOSTILE_SETUID"), "sleep", "2", (char *)NULL);
+	more->sock = connect_agent();
+	more->device = more->sock < 0 ? -1 : welcomed(more->sock);
+	execl(more->program, "sleep", "2", (char *)NULL);
 	return 1;
 }
 
 /* The connection is of one process, all else is of another. */
-static void step_exec_for_more(void)
+static void exec_more(const char *program)
 {
 	static _Alignas(16) char stack[65536];
+	struct more more = { .program = program };
 	struct wire_attached packet;
-	struct session s;
-	int fds[2], got[2];
 	struct stat st = { .st_uid = 1 };
+	struct session s;
 	char path[32];
+	int got[2];
 	pid_t pid;
 
-	if (!getenv("HOSTILE_SETUID") || !geteuid())
+	if (!program || !*program || !geteuid())
 		return;
-	pid = (pid_t)WL_OK(clone(exec_for_more, stack + sizeof(stack), CLONE_VM | CLONE_FILES | CLONE_VFORK | SIGCHLD, fds));
-	snprintf(path, sizeof(path), "/proc/%d", (int)pid);
+	pid = (pid_t)WL_OK(clone(exec_for_more, stack + sizeof(stack), CLONE_VM | CLONE_FILES | CLONE_VFORK | SIGCHLD, &more));
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
 	/* vfork is over a moment before the new program has its rights. */
 	for (unsigned i = 0; i < 1000 && !stat(path, &st) && st.st_uid; i++)
 		wl_sleep_ms(1);
 	WL_CHECK(!st.st_uid, "it has no more rights");
-	WL_CHECK(session_fill(&s, fds[0], fds[1]), "not welcome");
+	WL_CHECK(session_fill(&s, more.sock, more.device), "not welcome");
 	session_post(&s);
 	packet.status = WIRE_OK;
 	WL_CHECK(answer(s.fd, &packet, sizeof(packet), got) && packet.status != WIRE_OK && got[0] < 0,
 		 "taken for a program that runs with more rights");
+}
+
+static void step_exec_setuid(void)
+{
+	exec_more(getenv("HOSTILE_SETUID"));
+}
+
+static void step_exec_setgid(void)
+{
+	exec_more(getenv("HOSTILE_SETGID"));
 }
 
 static void step_lingering_control(void)
@@ -912,7 +985,8 @@ static const struct step {
 	{ "strange descriptors", step_strange_descriptors },
 	{ "others' descriptors", step_foreign_descriptors },
 	{ "movers without an agent", step_again },
-	{ "exec of a program with more rights", step_exec_for_more },
+	{ "exec of a program with more rights", step_exec_setuid },
+	{ "exec of a program with a group's rights", step_exec_setgid },
 	{ "damaged ATTACH", step_attach_damaged },
 	{ "left at each step", step_leave_early },
 	{ "attached memory unmapped", step_pull_the_rug },
@@ -920,6 +994,8 @@ static const struct step {
 	{ "a mover that lies", step_lying_mover },
 	{ "flood of reports and descriptors", step_flood },
 	{ "crowd of connections", step_crowd },
+	{ "attached again and again", step_often },
+	{ "a user's share of all sessions", step_share },
 	{ "lingering sockets in handshakes", step_lingering_control },
 	{ "lingering sockets, never received", step_lingering_unread },
 	{ "lingering sockets from a mover", step_lingering_worker },
