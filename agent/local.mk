@@ -75,6 +75,8 @@ agent_libflow_a_SOURCES = \
 	agent/flow/blobstore_family.c \
 	agent/flow/blobstore_fetch.c \
 	agent/flow/blobstore_health.c \
+	agent/flow/blobstore_lexicon.c \
+	agent/flow/blobstore_lexicon.h \
 	agent/flow/blobstore_out.c \
 	agent/flow/blobstore_private.h \
 	agent/flow/blobstore_recover.c \

@@ -254,10 +254,54 @@ int objects_give_back_by(const struct objstore_ops *ops, void *self, const char 
 	return objects_give_back(ops, self, foreign, name + strlen("r."));
 }
 
+/* ---- small things for all ---- */
+
+static void make_thing(struct call *call, enum object_kind kind, uint64_t epoch, const unsigned char *key, void *buf,
+		       size_t len)
+{
+	make_call(call, kind, epoch, key);
+	/* Shards of the index have shorter names. */
+	snprintf(call->name, sizeof(call->name), "f.%" PRIu64 ".%s", epoch, call->key);
+	call->io.key = NULL;
+	call->io.buf = buf;
+	call->io.len = len;
+}
+
+static int put_thing(void *self, const unsigned char *key, const void *buf, size_t len)
+{
+	struct objects *o = self;
+	struct call call = { 0 };
+
+	if (!may_share(o))
+		return -EAGAIN;
+	make_thing(&call, OBJECT_PUT, objects_epoch(), key, (void *)(uintptr_t)buf, len);
+	run_calls(o, &call, 1);
+	return call.result;
+}
+
+static int get_thing(void *self, const unsigned char *key, void *buf, size_t len)
+{
+	struct objects *o = self;
+	struct call call;
+	int r = -EAGAIN;
+
+	for (uint64_t i = 0; i < 2 && may_share(o); i++) {
+		call = (struct call){ 0 };
+		make_thing(&call, OBJECT_READ, objects_epoch() - i, key, buf, len);
+		run_calls(o, &call, 1);
+		r = call.result;
+		if (r != -ENOENT)
+			break;
+	}
+	return r;
+}
+
 const struct store_share_ops objects_share = {
 	.publish = publish,
 	.find = find,
 	.forget = forget,
 	.read = read_foreign,
 	.borrow = borrow,
+	.put = put_thing,
+	.get = get_thing,
 };

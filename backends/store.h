@@ -170,6 +170,10 @@ struct store_share_ops {
 	/* Bytes of a segment that need not be ours: how many, or negative errno. */
 	int (*read)(void *self, const char *where, size_t offset, void *buf, size_t len);
 	int (*borrow)(void *self, const char *where, uint32_t *segment);
+	/* Something small under a key, for all; there for a week at least, unless the
+	   place is given up. get: how many bytes, or negative errno. */
+	int (*put)(void *self, const unsigned char *key, const void *buf, size_t len);
+	int (*get)(void *self, const unsigned char *key, void *buf, size_t len);
 };
 
 struct store_ops {

@@ -231,9 +231,10 @@ static bool begin_any(struct blobstore *bs)
 
 static bool fits(struct mover *m, uint32_t len)
 {
-	uint32_t n = outgoing_next(m)->n;
+	uint32_t n = outgoing_next(m)->n + m->nr_names;
 
-	return n < SEALED_RECORDS_MAX && sealed_size(n + 1, (uint64_t)m->bytes + len) <= SEALED_BATCH;
+	return n < SEALED_RECORDS_MAX &&
+	       sealed_size(n + 1, (uint64_t)m->bytes + m->nr_names * STORE_KEY + len) <= SEALED_BATCH;
 }
 
 /* Room for the frame of a blob, which the caller fills; NULL: the batch is

@@ -117,7 +117,7 @@ static int seal_batch(struct blobstore *bs, struct outgoing *out)
 	struct sealed_header header = { .batch = out->batch,
 					.domain = bs->entries[out->segment].uid,
 					.serial = seg->serial };
-	int r = sealed_write(bs->mover.seal, &header, out->frames, out->n, out->bytes);
+	int r = sealed_write(bs->mover.seal, &header, out->frames, out->n + out->names, out->bytes);
 
 	out->write = (struct store_write){ .segment = place_carrier(seg->place),
 					   .offset = out->batch * SEALED_BATCH,
@@ -133,6 +133,8 @@ bool outgoing_start(struct blobstore *bs)
 	struct tier *t = &bs->tiers[out->to];
 	int r;
 
+	if (out->n)
+		share_name(bs, out);
 	pthread_mutex_lock(&bs->lock);
 	r = out->n ? take_place(bs, out) : 0;
 	pthread_mutex_unlock(&bs->lock);

@@ -204,6 +204,7 @@ struct outgoing {
 	struct sealed_frame *frames;
 	uint64_t *from; /* their locations */
 	uint32_t n;
+	uint32_t names; /* frames behind them, which are no pages (blobstore_share.c) */
 	struct store_write write;
 	uint32_t victim;
 	uint32_t segment, batch; /* where to */
@@ -235,6 +236,7 @@ struct mover {
 	   in the ring's next place */
 	unsigned char *raw;
 	uint32_t bytes;
+	uint32_t nr_names; /* room that each batch leaves for them */
 	struct outgoing *out; /* a ring of nr_out */
 	uint32_t nr_out, first_out, used_out;
 	bool out_touched; /* since outgoing_rest */
@@ -482,6 +484,8 @@ void share_deinit(struct blobstore *bs);
 /* Of the frames in out from `from` on, those that other hosts have stored are
    taken from there, and leave it. */
 void share_frames(struct blobstore *bs, struct outgoing *out, uint32_t from);
+/* Puts frames behind those of a batch, for others to understand it. */
+void share_name(struct blobstore *bs, struct outgoing *out);
 /* The batch is there: others may have it. */
 void share_tell(struct blobstore *bs, const struct outgoing *out);
 

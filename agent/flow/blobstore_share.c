@@ -15,14 +15,13 @@
  * All of this is the mover's, in the background. What is slow, stale, forged or
  * not there costs a moment, and the page is stored as if there were nobody else.
  *
- * Frames made with a dictionary are not told of, nor are differences: other
- * hosts have not what makes them whole. Our own may be found with others all the
- * same.
+ * Dictionaries are put into the pool as well, and a batch names those of its
+ * frames (blobstore_lexicon.c). Differences never get there.
  */
 #include <errno.h>
 #include <string.h>
 
-#include "flow/blobstore_private.h"
+#include "flow/blobstore_lexicon.h"
 
 #define SAMPLE 32 /* one of so many hashes is in the index */
 #define ASKED_MAX 64
@@ -42,6 +41,12 @@ struct theirs {
 	unsigned char *bytes, *table;
 	uint16_t *next;
 	uint16_t buckets[BUCKETS]; /* record plus one */
+	uint32_t nr_pages;	   /* records; behind them, dictionaries are named: */
+	struct {
+		unsigned kind;
+		int number; /* our own of the same, with a use */
+	} dicts[LEXICON_NAMES];
+	unsigned nr_dicts;
 	bool to_its_end;	   /* its last page was ours: the next batch may be too */
 };
 
@@ -55,6 +60,7 @@ struct share {
 	size_t secret_len;
 	struct seal *seal;
 	struct codec *codec;
+	struct lexicon *lexicon;
 	struct theirs cache[CACHED];
 	uint64_t clock;
 	struct found *found;
@@ -83,6 +89,10 @@ bool share_init(struct blobstore *bs, const void *secret, size_t len)
 		return false;
 	memcpy(s->secret, secret, len);
 	s->secret_len = len;
+	s->lexicon = lexicon_new(bs, s->secret, len);
+	if (!s->lexicon)
+		return false;
+	bs->mover.nr_names = LEXICON_NAMES;
 	for (unsigned i = 0; i < CACHED; i++) {
 		struct theirs *t = &s->cache[i];
 
@@ -95,13 +105,24 @@ bool share_init(struct blobstore *bs, const void *secret, size_t len)
 	return true;
 }
 
+/* It is not there any more. */
+static void forget_theirs(struct blobstore *bs, struct theirs *t)
+{
+	for (; t->nr_dicts; t->nr_dicts--)
+		dict_unuse(bs->dicts, (unsigned)t->dicts[t->nr_dicts - 1].number);
+	t->where[0] = '\0';
+	t->to_its_end = false;
+}
+
 void share_deinit(struct blobstore *bs)
 {
 	struct share *s = bs->share;
 
 	if (!s)
 		return;
+	lexicon_free(bs, s->lexicon);
 	for (unsigned i = 0; i < CACHED; i++) {
+		forget_theirs(bs, &s->cache[i]);
 		explicit_bzero(&s->cache[i].key, sizeof(s->cache[i].key));
 		free(s->cache[i].bytes);
 		free(s->cache[i].table);
@@ -120,9 +141,13 @@ void share_deinit(struct blobstore *bs)
 
 /* ---- the index ---- */
 
-/* What another host can make a page of. */
-static bool is_common(unsigned kind)
+/* What another host can make a page of: as it is, or with a dictionary that the
+   batch names. */
+static bool is_common(const struct outgoing *out, unsigned kind)
 {
+	for (uint32_t i = 0; kind >= BLOB_DICT && i < out->names; i++)
+		if (out->frames[out->n + i].hash == kind)
+			return true;
 	return kind == BLOB_ZSTD || kind == BLOB_RAW;
 }
 
@@ -145,6 +170,15 @@ static uint32_t uid_of(const struct blobstore *bs, const struct outgoing *out)
 	return bs->entries[out->victim].uid;
 }
 
+void share_name(struct blobstore *bs, struct outgoing *out)
+{
+	struct share *s = bs->share;
+	struct store *store = bs->tiers[out->to].store;
+
+	out->names = s && store_share(store) ?
+			     lexicon_name(bs, s->lexicon, store, uid_of(bs, out), out->frames, out->n) : 0;
+}
+
 void share_tell(struct blobstore *bs, const struct outgoing *out)
 {
 	struct share *s = bs->share;
@@ -156,7 +190,7 @@ void share_tell(struct blobstore *bs, const struct outgoing *out)
 	for (uint32_t i = 0; i < out->n && n < ASKED_MAX; i++) {
 		const struct sealed_frame *f = &out->frames[i];
 
-		if (!is_common(f->kind) || f->hash % SAMPLE || !make_hint(s, uid_of(bs, out), f->hash, &s->hints[n]))
+		if (!is_common(out, f->kind) || f->hash % SAMPLE || !make_hint(s, uid_of(bs, out), f->hash, &s->hints[n]))
 			continue;
 		s->hints[n++].number = out->batch;
 	}
@@ -170,13 +204,38 @@ static void index_records(struct theirs *t)
 	struct sealed_record record;
 
 	memset(t->buckets, 0, sizeof(t->buckets));
-	for (uint32_t i = t->header.nr_records; i-- > 0;) {
+	for (uint32_t i = t->nr_pages; i-- > 0;) {
 		uint16_t *bucket;
 
 		sealed_get_record(t->table, i, &record);
 		bucket = &t->buckets[record.hash % BUCKETS];
 		t->next[i] = *bucket;
 		*bucket = (uint16_t)(i + 1);
+	}
+}
+
+/* The dictionaries that it names, as far as they can be had. */
+static void find_dicts(struct blobstore *bs, struct store *store, struct theirs *t)
+{
+	struct share *s = bs->share;
+	struct sealed_record record;
+	uint8_t id[STORE_KEY];
+
+	for (t->nr_pages = t->header.nr_records; t->nr_pages; t->nr_pages--) {
+		int number;
+
+		sealed_get_record(t->table, t->nr_pages - 1, &record);
+		if (record.kind != SEALED_DICT_NAME)
+			break;
+		if (t->nr_dicts == LEXICON_NAMES || record.len != STORE_KEY ||
+		    sealed_read_frame(s->seal, t->header.serial, t->batch * SEALED_BATCH + record.offset,
+				      t->bytes + record.offset, record.len, id))
+			continue;
+		number = lexicon_find(bs, s->lexicon, store, t->header.domain, id);
+		if (number < 0)
+			continue;
+		t->dicts[t->nr_dicts].kind = (unsigned)record.hash;
+		t->dicts[t->nr_dicts++].number = number;
 	}
 }
 
@@ -212,30 +271,40 @@ static struct theirs *find_cached(struct share *s, const struct store_hint *hint
 }
 
 /* NULL: it is not what the hint says. */
-static struct theirs *load(struct share *s, struct store *store, const struct store_hint *hint, bool hinted)
+static struct theirs *load(struct blobstore *bs, struct store *store, const struct store_hint *hint, bool hinted)
 {
+	struct share *s = bs->share;
 	struct theirs *t = &s->cache[0];
 	int r;
 
 	for (unsigned i = 1; i < CACHED; i++)
 		if (s->cache[i].used < t->used)
 			t = &s->cache[i];
-	t->where[0] = '\0';
-	t->to_its_end = false;
+	forget_theirs(bs, t);
 	r = read_theirs(s, store, hint, t);
 	if (r) {
 		if (hinted && (r == -ENOENT || r == -EBADMSG))
 			store_share(store)->forget(store_backend(store), hint);
 		return NULL;
 	}
-	index_records(t);
 	memcpy(t->where, hint->where, sizeof(t->where));
 	t->batch = hint->number;
+	find_dicts(bs, store, t);
+	index_records(t);
 	t->used = ++s->clock;
 	return t;
 }
 
 /* ---- ours and theirs ---- */
+
+/* What a frame of theirs is with us; 0: it can't be made a page of. */
+static unsigned our_kind(const struct theirs *t, unsigned kind)
+{
+	for (unsigned i = 0; kind >= BLOB_DICT && i < t->nr_dicts; i++)
+		if (t->dicts[i].kind == kind)
+			return BLOB_DICT + (unsigned)t->dicts[i].number;
+	return kind == BLOB_ZSTD || kind == BLOB_RAW ? kind : 0;
+}
 
 /* Are they the same page? Both are read; only that tells. */
 static bool is_same(struct blobstore *bs, const struct theirs *t, const struct sealed_frame *ours,
@@ -243,13 +312,14 @@ static bool is_same(struct blobstore *bs, const struct theirs *t, const struct s
 {
 	_Alignas(64) unsigned char a[PAGE_BYTES], b[PAGE_BYTES];
 	unsigned char frame[BLOB_LEN_MAX];
+	unsigned kind = our_kind(t, record->kind);
 	struct share *s = bs->share;
 
-	if (!is_common(record->kind) || seal_open_with(s->seal, &t->key) ||
+	if (!kind || seal_open_with(s->seal, &t->key) ||
 	    sealed_read_frame(s->seal, t->header.serial, t->batch * SEALED_BATCH + record->offset,
 			      t->bytes + record->offset, record->len, frame))
 		return false;
-	return decode(bs, s->codec, 0, blob_loc_make(record->kind, 0, 0, record->len), frame, b) == 0 &&
+	return decode(bs, s->codec, 0, blob_loc_make(kind, 0, 0, record->len), frame, b) == 0 &&
 	       decode(bs, s->codec, ours->id, blob_loc_make(ours->kind, 0, 0, ours->len), ours->bytes, a) == 0 &&
 	       memcmp(a, b, PAGE_BYTES) == 0;
 }
@@ -263,7 +333,7 @@ static bool find_same(struct blobstore *bs, struct theirs *t, const struct seale
 		if (record.hash != ours->hash || !is_same(bs, t, ours, &record))
 			continue;
 		*number = i - 1;
-		t->to_its_end |= i == t->header.nr_records;
+		t->to_its_end |= i == t->nr_pages;
 		return true;
 	}
 	return false;
@@ -331,7 +401,7 @@ static void take_over_all(struct blobstore *bs, const struct outgoing *out, cons
 		uint64_t to;
 
 		sealed_get_record(t->table, s->found[i].record, &record);
-		to = blob_loc_make(record.kind, segment, t->batch * SEALED_BATCH + record.offset, record.len);
+		to = blob_loc_make(our_kind(t, record.kind), segment, t->batch * SEALED_BATCH + record.offset, record.len);
 		s->gone[frame] = take_over(bs, domain, &out->frames[frame], out->from[frame], to);
 	}
 	segment_arrived(bs, segment);
@@ -426,7 +496,7 @@ void share_frames(struct blobstore *bs, struct outgoing *out, uint32_t from)
 		if (s->cache[i].where[0])
 			match(bs, out, from, &s->cache[i]);
 	while (loads++ < LOADS_MAX && go_on(s, &next))
-		if ((t = load(s, store, &next, false)))
+		if ((t = load(bs, store, &next, false)))
 			match(bs, out, from, t);
 	asked = ask(bs, out, from, store);
 	for (unsigned i = 0; i < asked && loads < LOADS_MAX; i++) {
@@ -435,7 +505,7 @@ void share_frames(struct blobstore *bs, struct outgoing *out, uint32_t from)
 		if (!hint->where[0] || find_cached(s, hint))
 			continue;
 		loads++;
-		if ((t = load(s, store, hint, true)))
+		if ((t = load(bs, store, hint, true)))
 			match(bs, out, from, t);
 	}
 	close_ranks(&bs->mover, out, s->gone);

@@ -138,7 +138,7 @@ static int free_number(const struct dict_table *table)
 	return -ENOSPC;
 }
 
-int dict_new(struct dict_table *table, const void *content, size_t size)
+static int add(struct dict_table *table, const void *content, size_t size, bool packs)
 {
 	int number = free_number(table);
 	struct dict *dict;
@@ -152,9 +152,9 @@ int dict_new(struct dict_table *table, const void *content, size_t size)
 		return r;
 	dict = &table->dicts[number];
 	kept = memcpy(content_of(table, (unsigned)number), content, size);
-	dict->pack = make_pack(kept, size, table->level, HASH_LOG);
+	dict->pack = packs ? make_pack(kept, size, table->level, HASH_LOG) : NULL;
 	dict->unpack = ZSTD_createDDict_byReference(kept, size);
-	if (!dict->pack || !dict->unpack) {
+	if ((packs && !dict->pack) || !dict->unpack) {
 		dict_free(table, (unsigned)number);
 		return -ENOMEM;
 	}
@@ -162,6 +162,22 @@ int dict_new(struct dict_table *table, const void *content, size_t size)
 	atomic_store_explicit(&table->size[number], (uint32_t)size, memory_order_release);
 	count(table, dict);
 	return number;
+}
+
+int dict_new(struct dict_table *table, const void *content, size_t size)
+{
+	return add(table, content, size, true);
+}
+
+int dict_new_from(struct dict_table *table, const void *content, size_t size)
+{
+	return size < DICT_BYTES_MIN || size > DICT_BYTES ? -EBADMSG : add(table, content, size, false);
+}
+
+const void *dict_content(const struct dict_table *table, unsigned number, size_t *size)
+{
+	*size = number < DICT_MAX ? atomic_load_explicit(&table->size[number], memory_order_acquire) : 0;
+	return *size ? content_of(table, number) : NULL;
 }
 
 const struct dict *dict_at(const struct dict_table *table, unsigned number)

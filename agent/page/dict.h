@@ -48,6 +48,11 @@ struct dict_table *dict_table_free(struct dict_table *table);
 size_t dict_train(void *content, const void *pages, unsigned n);
 /* Its number, with one use, or -ENOSPC or -ENOMEM. */
 int dict_new(struct dict_table *table, const void *content, size_t size);
+/* The same for one that is read with only, another host's: as after a worker's
+   death. -EBADMSG: it is none. */
+int dict_new_from(struct dict_table *table, const void *content, size_t size);
+/* What it is made of; NULL: there is none of that number. For who holds a use. */
+const void *dict_content(const struct dict_table *table, unsigned number, size_t *size);
 /* NULL: there is none of that number. */
 const struct dict *dict_at(const struct dict_table *table, unsigned number);
 void dict_use(struct dict_table *table, unsigned number);

@@ -45,12 +45,18 @@ struct sealed_header {
 	uint8_t table_tag[SEAL_TAG];
 };
 
+/* Kinds of records that are no blob's; their id is 0. */
+enum {
+	SEALED_DICT_NAME = 5,  /* hash: a kind; the frame names its dictionary, for other hosts */
+	SEALED_DICT_PIECE = 6, /* of a dictionary, which has a batch of its own */
+};
+
 struct sealed_record {
 	uint64_t hash; /* of the page, seeded */
 	uint32_t id;   /* blob */
 	uint32_t offset; /* of its frame, from the batch's start */
 	uint16_t len;  /* of the frame, without its tag */
-	uint16_t kind; /* enum blob_kind */
+	uint16_t kind; /* enum blob_kind, or those above */
 };
 
 /* ---- writing ---- */

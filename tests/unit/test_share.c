@@ -25,6 +25,7 @@ struct host {
 	struct domain *domain;
 	struct store *stores[2];
 	struct blobstore *bs;
+	struct family *family; /* NULL: it makes no dictionary */
 	blob_id ids[PAGES];
 };
 
@@ -37,10 +38,34 @@ static struct host alpha, beta;
 	while (!(condition)) \
 	usleep(2000)
 
+static bool alike; /* pages have much in common: worth a dictionary */
+
+/* Page number n: half noise, half text that all have. */
+static void make_alike(unsigned char *page, uint64_t n)
+{
+	static unsigned char text[64][24];
+	uint64_t x = n * 0x9e3779b97f4a7c15u + 1;
+
+	for (unsigned i = 0; i < sizeof(text); i++)
+		text[i / 24][i % 24] = (unsigned char)('a' + (i * 2654435761u >> 16) % 26);
+	for (size_t at = 0; at < PAGE_BYTES; at += 32) {
+		x ^= x << 13;
+		x ^= x >> 7;
+		x ^= x << 17;
+		memcpy(page + at, text[x % 64], 24);
+		memcpy(page + at + 24, &x, 8);
+	}
+}
+
 /* Page number n: half noise, half text. */
 static void make_page(unsigned char *page, uint64_t n)
 {
 	uint64_t x = n * 0x9e3779b97f4a7c15u + 1;
+
+	if (alike) {
+		make_alike(page, n);
+		return;
+	}
 
 	for (size_t i = 0; i < PAGE_BYTES; i++) {
 		x ^= x << 13;
@@ -103,6 +128,7 @@ static void host_stop(struct host *h)
 		return;
 	drop(h);
 	ck_assert_uint_eq(h->domain->charged, 0);
+	blobstore_family_unref(h->family);
 	blobstore_free(h->bs);
 	store_close(h->stores[1]);
 	store_close(h->stores[0]);
@@ -113,6 +139,7 @@ static void host_stop(struct host *h)
 
 static void setup(void)
 {
+	alike = false;
 	strcpy(dir, "/tmp/uswap-share.XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(dir));
 	cluster = fake_new(dir);
@@ -134,10 +161,13 @@ static void teardown(void)
 
 static void put(struct host *h, unsigned i, uint64_t n)
 {
+	const struct blobstore_source from = { .domain = h->domain, .family = h->family, .vpn = n };
 	unsigned char page[PAGE_BYTES];
 
 	make_page(page, n);
-	ck_assert_int_eq(blobstore_put(h->bs, codec, h->domain, page, &h->ids[i]), BLOBSTORE_STORED);
+	ck_assert_int_eq(blobstore_put_from(h->bs, codec, &from, page, &h->ids[i]), BLOBSTORE_STORED);
+	while (h->family && i % 64 == 0 && blobstore_learn(h->bs, codec))
+		;
 }
 
 /* All of it goes down. */
@@ -408,6 +438,74 @@ START_TEST(test_same_hash)
 }
 END_TEST
 
+/* Of the pages that alpha has made with its dictionary. */
+static uint64_t with_dict(void)
+{
+	return stats(&alpha).encodings.dict_pages;
+}
+
+static void alpha_with_dictionary(void)
+{
+	alike = true;
+	host_start(&alpha, "alpha", SECRET, 1000);
+	alpha.family = blobstore_family_new(alpha.bs, alpha.domain);
+	put_all(&alpha);
+	ck_assert_uint_eq(stats(&alpha).dicts, 1);
+	ck_assert_uint_gt(with_dict(), PAGES / 5);
+	host_start(&beta, "beta", SECRET, 1000);
+}
+
+/* Pages that one host has made with a dictionary are found by others, who then have
+   it too, whatever becomes of it in the pool and of its maker; and told by them. */
+START_TEST(test_dictionary)
+{
+	char command[200];
+
+	alpha_with_dictionary();
+	put_all(&beta);
+	ck_assert(most_is_borrowed(&beta));
+	ck_assert_uint_eq(stats(&beta).encodings.dicts_trained, 0);
+	ck_assert_uint_eq(stats(&beta).dicts, 1);
+	snprintf(command, sizeof(command), "rm %s/f.*.*", dir);
+	ck_assert_int_eq(system(command), 0);
+	host_stop(&alpha);
+	expect_all(&beta);
+	for (unsigned i = 0; i < PAGES; i++) {
+		if (i % 8 == 0)
+			continue;
+		blobstore_unref(beta.bs, beta.ids[i]);
+		beta.ids[i] = 0;
+	}
+	while (blobstore_work(beta.bs) || borrowed(&beta))
+		usleep(1000);
+	expect_all(&beta);
+}
+END_TEST
+
+/* One that is not to be had, or is not what its name says: those pages are stored
+   here as well, and nothing else changes. */
+START_TEST(test_dictionary_missing)
+{
+	static const char *const spoil[] = {
+		"rm $f",
+		"head -c 17000 /dev/zero >$f",
+		"truncate -s 8000 $f",
+		"printf x | dd of=$f bs=1 seek=5000 conv=notrunc 2>/dev/null",
+	};
+	char command[200];
+
+	alpha_with_dictionary();
+	snprintf(command, sizeof(command), "cd %s; for f in f.*.????????????????????????????????; do %s || exit; done", dir,
+		 spoil[_i]);
+	ck_assert_int_eq(system(command), 0);
+	put_all(&beta);
+	ck_assert_uint_eq(stats(&beta).dicts, 0);
+	ck_assert_uint_gt(borrowed(&beta), 0);
+	ck_assert_uint_lt(borrowed(&beta), stats(&beta).tier[1].live_bytes - with_dict() * 64);
+	expect_all(&beta);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("share");
@@ -427,6 +525,8 @@ int main(void)
 	tcase_add_test(tc, test_untag_fails);
 	tcase_add_test(tc, test_slow_index);
 	tcase_add_test(tc, test_same_hash);
+	tcase_add_test(tc, test_dictionary);
+	tcase_add_loop_test(tc, test_dictionary_missing, 0, 4);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);
