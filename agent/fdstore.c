@@ -91,8 +91,10 @@ static void file_there(const char *name)
 {
 	if (nr_files < KEPT_FILES)
 		snprintf(files[nr_files++], KEPT_NAME, "%s", name);
+	pthread_mutex_lock(&lock);
 	nr_fds++;
 	names_bytes += (unsigned)(strlen(FILE_PREFIX) + strlen(name)) + 1;
+	pthread_mutex_unlock(&lock);
 }
 
 bool fdstore_take(const char *name, int fd)

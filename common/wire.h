@@ -23,6 +23,9 @@
  *   (the shim starts the mover, which inherits the socket, and closes its own
  *    descriptors; the program goes on)
  *   mover -> agent  READY
+ * An agent that takes the place of one that has died, and doesn't know whether
+ * ATTACHED was sent or READY read, sends ATTACHED: a shim that waits for it goes
+ * on, a mover answers with READY.
  * From then on the socket carries ORDER (agent -> mover) and REPORT (mover ->
  * agent, exactly one for each order whose op is not WIRE_OP_DROP or
  * WIRE_OP_LEAVE, in order).

@@ -147,6 +147,14 @@ void mover_report(struct mover *m)
 
 /* ---- the loop ---- */
 
+/* The agent has died since it took us in, and the next one does not know whether we
+   were told; what came with it is the gate that we have. */
+static int is_told_again(const struct mover *m, long size)
+{
+	return size == (long)sizeof(struct wire_attached) && m->order.head.magic == WIRE_MAGIC &&
+	       m->order.head.version == WIRE_VERSION && m->order.head.type == WIRE_ATTACHED;
+}
+
 static void take_order(struct mover *m)
 {
 	long n = sys_recv(m->sock, &m->order, sizeof(m->order), SYS_MSG_DONTWAIT | SYS_MSG_TRUNC);
@@ -154,7 +162,9 @@ static void take_order(struct mover *m)
 	if (n == -EAGAIN || n == -EINTR)
 		return;
 	/* Also 0, its end closed. A bad order is from no agent of ours. */
-	if (order_is_sane(m, n))
+	if (is_told_again(m, n))
+		mover_ready(m);
+	else if (order_is_sane(m, n))
 		order_obey(m);
 	else
 		mover_hang_up(m);

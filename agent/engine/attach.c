@@ -256,13 +256,13 @@ static int make_gate(struct wire_gate **gate, int *event, uint64_t *token)
 	return fd;
 }
 
-static int send_attached(const struct attaching *a, uint64_t session, int gate, int event)
+int attach_tell(const struct session *s, int sock)
 {
 	struct wire_attached m = { .head = { WIRE_MAGIC, WIRE_VERSION, WIRE_ATTACHED },
-				   .session = (uint32_t)session };
-	int fds[2] = { gate, event };
+				   .session = (uint32_t)s->id };
+	int fds[2] = { s->fds.gate, s->fds.gate_event };
 
-	return fdpass_send(a->sock, &m, sizeof(m), fds, 2);
+	return fdpass_send(sock, &m, sizeof(m), fds, 2);
 }
 
 static void refuse(struct engine *e, const struct attaching *a, enum wire_status status, const char *why)
@@ -375,7 +375,7 @@ static int fill_session(struct engine *e, struct session *s, struct attaching *a
 	r = domains_join(e, s);
 	if (r == 0)
 		r = make_record(e, s, a);
-	return r < 0 ? r : send_attached(a, s->id, gate, s->fds.gate_event);
+	return r < 0 ? r : attach_tell(s, a->sock);
 }
 
 /* After an exec the program is still the same process to people: what they
@@ -469,7 +469,7 @@ void attach_adopted(struct engine *e, struct session *s)
 		/* Without an answer the child has no mover; its socket's end
 		   then tells the worker so. */
 		if (c)
-			(void)send_attached(c, s->id, a->fds.gate, a->fds.gate_event);
+			(void)attach_tell(s, c->sock);
 		if (engine_keep_fds(e, s) < 0) /* not safe: nothing may leave */
 			notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_DETACH);
 		notice_send(&e->flow.worker, &s->to_worker, SESSION_WORK_ADD);

@@ -210,6 +210,8 @@ void attach_event(struct engine *e, struct attaching *a);
 void attach_expire(struct engine *e, uint64_t now);
 void attach_adopted(struct engine *e, struct session *s);
 void attach_cancel_all(struct engine *e);
+/* ATTACHED, with the gate and its event. 0 or negative errno. */
+int attach_tell(const struct session *s, int sock);
 /* The process behind a pidfd has not ended. */
 bool attach_is_running(int pidfd);
 

@@ -171,6 +171,8 @@ static int make_session(struct engine *e, struct record *record, struct session 
 		s->state = SESSION_SERVED;
 		s->ending = true;
 	}
+	if (s->introduced && s->state == SESSION_SERVED)
+		s->state = SESSION_ACTIVE; /* a fork child's hello was just being taken */
 	s->recover = SESSION_RECOVER_WAKE;
 	s->busy = s->fds.mover >= 0; /* nothing leaves before transit has been looked at */
 	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));
@@ -189,14 +191,13 @@ static void give_up(struct record *record, int r)
 static int list_sessions(struct engine *e)
 {
 	struct record *record;
-	uint64_t next_id = 1;
 	uint32_t i = 0;
 	int r;
 
+	e->flow.next_session_id = record_last_id(&e->records) + 1;
 	while ((record = record_next(&e->records, &i))) {
 		struct session *s;
 
-		next_id = MAX(next_id, record->id + 1);
 		if (record->owner >= e->nr_owners)
 			return -EBADMSG;
 		r = make_session(e, record, &s);
@@ -210,7 +211,6 @@ static int list_sessions(struct engine *e)
 		e->sessions = s;
 		e->nr_sessions++;
 	}
-	e->flow.next_session_id = next_id;
 	return 0;
 }
 
@@ -390,6 +390,10 @@ void recover_end(struct engine *e, struct batch *batches)
 	for (struct session *s = e->sessions; s; s = s->next) {
 		if (s->introduced)
 			session_read_names(s);
+		/* Whether ATTACHED was sent, or READY read, is not known: a shim takes the
+		   first, a mover answers the second. */
+		if (s->introduced && !s->mover_pid && s->fds.mover >= 0)
+			(void)attach_tell(s, s->fds.mover);
 		if (engine_keep_fds(e, s) < 0)
 			log_error("process %d: its descriptors have no room in the service manager's store: it is lost "
 				  "if the whole agent is killed", (int)s->pid);
@@ -522,12 +526,12 @@ static void reopen(struct record *record)
 {
 	struct session_fds fds = SESSION_FDS_NONE;
 
-	if (!record->introduced || !is_same_process(record) || session_open_proc(record->pid, &fds) < 0 ||
-	    !session_is_plain(record->pid) || !is_same_process(record)) {
+	if (record->introduced && is_same_process(record) && session_open_proc(record->pid, &fds) == 0)
+		fds.pidfd = (int)syscall(SYS_pidfd_open, record->pid, 0);
+	if (fds.pidfd < 0 || !session_is_plain(record->pid) || !is_same_process(record)) {
 		session_close_fds(&fds);
 		return;
 	}
-	fds.pidfd = (int)syscall(SYS_pidfd_open, record->pid, 0);
 	record->fds[RECORD_MAPS] = fds.maps + 1;
 	record->fds[RECORD_SMAPS] = fds.smaps + 1;
 	record->fds[RECORD_STATM] = fds.statm + 1;
@@ -613,42 +617,63 @@ static void import_events(struct import *in, const struct record_table *records,
 	}
 }
 
+static struct record *record_of(const struct record_table *records, const struct engine_kept_fd *v)
+{
+	struct record *record;
+
+	if (v->kind != ENGINE_KEPT_FORK) {
+		record = record_at(records, v->record);
+		return record && record->id ? record : NULL;
+	}
+	for (uint32_t k = 0; (record = record_next(records, &k)) && record->fork_name != v->record;)
+		;
+	return record;
+}
+
 /* Of two by one name, which the service manager keeps when they are different files,
-   neither can be trusted to be the record's. */
-static void import_fd(struct record *record, struct engine_kept_fd *v, enum record_fd kind)
+   neither can be trusted to be the record's; nor can what else has its number. */
+#define IN_DOUBT (1u << 31)
+
+static void import_fd(struct record *record, const struct engine_kept_fd *v, enum record_fd kind)
 {
 	if (!(record->stored >> kind & 1)) {
 		record->fds[kind] = v->fd + 1;
 		record->stored |= 1u << kind;
 		return;
 	}
-	log_error("process %d: two descriptors have come back by the name %c%u: neither is used", (int)record->pid,
-		  v->kind, v->record);
-	reaper_close(v->fd);
-	if (record->fds[kind] > 0)
-		reaper_close(record->fds[kind] - 1);
-	record->fds[kind] = 0;
+	log_error("process %d: two descriptors have come back by the name %c%u: none of that number is used",
+		  (int)record->pid, v->kind, v->record);
+	record->stored |= IN_DOUBT;
 }
 
 static void import_all(struct import *in, const struct record_table *records)
 {
+	struct record *record;
+
 	for (unsigned i = 0; i < in->nr; i++) {
 		struct engine_kept_fd *v = &in->v[i];
-		struct record *record = NULL;
 
-		if (v->kind != ENGINE_KEPT_FORK)
-			record = record_at(records, v->record);
-		else
-			for (uint32_t k = 0; (record = record_next(records, &k)) && record->fork_name != v->record;)
-				;
-		if (record && record->id) {
+		record = record_of(records, v);
+		if (record)
 			import_fd(record, v, v->kind == ENGINE_KEPT_FORK ? RECORD_UFFD :
 				  kinds[strchr(ENGINE_KEPT_KINDS, v->kind) - ENGINE_KEPT_KINDS]);
-		} else if (!v->was) { /* nor does a fork wait for it */
+	}
+	for (unsigned i = 0; i < in->nr; i++) {
+		struct engine_kept_fd *v = &in->v[i];
+
+		record = record_of(records, v);
+		/* Nor does a fork wait for it. */
+		if ((record && record->stored & IN_DOUBT) || (!record && !v->was)) {
 			reaper_close(v->fd);
 			v->fd = -1;
 		}
 	}
+	for (uint32_t i = 0; (record = record_next(records, &i));)
+		if (record->stored & IN_DOUBT) {
+			for (unsigned k = 0; k < RECORD_STORED; k++)
+				record->fds[k] = 0;
+			record->stored = 0;
+		}
 }
 
 int engine_import_fds(struct engine_kept_fd *v, unsigned nr)

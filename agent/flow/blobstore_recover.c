@@ -30,7 +30,8 @@ static uint32_t entries_backed(const struct blobstore *bs)
 	return (uint32_t)MIN(bytes / sizeof(struct segment_entry), (uint64_t)bs->nr_segments);
 }
 
-/* -ENOMEM; another error: its bytes can't be had. */
+/* -ENOMEM; -ENOENT: its domain is gone, so nothing in it is anybody's; another
+   error: its bytes can't be had. */
 static int take_segment(struct blobstore *bs, uint32_t i, struct domain_registry *domains)
 {
 	const struct segment_entry *entry = &bs->entries[i];
@@ -41,7 +42,9 @@ static int take_segment(struct blobstore *bs, uint32_t i, struct domain_registry
 	size_t written = tier ? entry->batches * (size_t)SEALED_BATCH : STORE_SEGMENT;
 	int r;
 
-	if (!domain || written > STORE_SEGMENT || tier >= bs->nr_tiers)
+	if (!domain)
+		return -ENOENT;
+	if (written > STORE_SEGMENT || tier >= bs->nr_tiers)
 		return -EINVAL;
 	r = segment_tenant(bs, domain);
 	if (r == 0)
@@ -76,7 +79,7 @@ int blobstore_recover_begin(struct blobstore *bs, struct domain_registry *domain
 		if (r == 0)
 			continue;
 		atomic_store(&bs->entries[i].place, 0);
-		lost++;
+		lost += r != -ENOENT;
 	}
 	blob_recover_begin(bs->blobs);
 	return lost;

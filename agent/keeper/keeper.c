@@ -89,10 +89,11 @@ static int watch(pid_t worker, int *stop)
 	for (;;) {
 		int signal = sigwaitinfo(&blocked, NULL);
 
-		if (waitpid(worker, &status, WNOHANG) == worker)
-			return status;
+		/* First: one that comes as the worker dies is for the next. */
 		if (signal == SIGTERM || signal == SIGINT)
 			*stop = signal;
+		if (waitpid(worker, &status, WNOHANG) == worker)
+			return status;
 		if (signal == SIGTERM || signal == SIGINT || signal == SIGHUP)
 			kill(worker, signal);
 	}

@@ -14,6 +14,7 @@
 #define STRIDE (FIXED_BYTES + 2 * LIST_BYTES)
 #define RANGES_PER_PAGE ((uint32_t)(PAGE_BYTES / sizeof(struct range)))
 
+_Static_assert(FIXED_BYTES == 8192, "where the next record is, of every version that is read");
 _Static_assert(SESSION_WAITING_MAX == RECORD_WAITING, "all that can wait are kept");
 _Static_assert(sizeof(struct session_counters) <= RECORD_COUNTERS * sizeof(uint64_t), "all of them are kept");
 
@@ -30,6 +31,7 @@ struct words {
 	_Atomic uint32_t now; /* which of these is good: a new one is written whole, then named */
 	struct sums sums[2];
 	_Atomic uint32_t forks; /* since version 6: names given to fork children's descriptors */
+	_Atomic uint64_t last_id; /* since version 7: the highest of sessions that are over */
 };
 _Static_assert(sizeof(struct words) <= KEPT_OWN, "in the header");
 
@@ -150,12 +152,24 @@ void record_free(struct record_table *table, struct record *record)
 	size_t base = record_index(table, record) * STRIDE + FIXED_BYTES;
 
 	pthread_mutex_lock(&table->lock);
+	if (record->id > words(table)->last_id)
+		atomic_store(&words(table)->last_id, record->id);
 	atomic_store_explicit(&record->id, 0, memory_order_release);
 	record->backed = 0;
 	record->taken = 0;
 	kept_give_back(&table->kept, base, 2 * LIST_BYTES);
 	table->hint = record_index(table, record);
 	pthread_mutex_unlock(&table->lock);
+}
+
+uint64_t record_last_id(const struct record_table *table)
+{
+	uint64_t last = words(table)->last_id;
+	struct record *record;
+
+	for (uint32_t i = 0; (record = record_next(table, &i));)
+		last = MAX(last, record->id);
+	return last;
 }
 
 unsigned record_name_fork(struct record_table *table)

@@ -130,6 +130,8 @@ struct record *record_next(const struct record_table *table, uint32_t *i);
 unsigned record_index(const struct record_table *table, const struct record *record);
 /* By its place; NULL: none that could be told apart from garbage. */
 struct record *record_at(const struct record_table *table, uint32_t i);
+/* No session had a higher id: they are names to people and programs, none comes twice. */
+uint64_t record_last_id(const struct record_table *table);
 /* A name for the descriptor of a fork child, that none had before. Any thread. */
 unsigned record_name_fork(struct record_table *table);
 /* Another one that hasn't ended and has this descriptor for its userfaultfd. */

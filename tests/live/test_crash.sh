@@ -32,14 +32,24 @@ for how in kill_worker kill_both kill_worker; do
 done
 fds() { find "/proc/$(worker)/fd" -mindepth 1 2>/dev/null | wc -l; }
 before=$(fds)
-for ((i = 0; i < 20; i++)); do
+for ((i = 0; i < 12; i++)); do
 	kill_worker
 	sleep 0.1
 done
 wait_until 10 "the agent to listen" agent_up
 few_fds() { [ "$(fds)" -le $((before + 6)) ]; }
 wait_until 10 "descriptors of dead workers to be closed: $(fds) instead of $before" few_fds
-[ "$(ask "$one" verify)" = $((24 * 256)) ] || fail "verify after 20 deaths"
+[ "$(ask "$one" verify)" = $((24 * 256)) ] || fail "verify after 12 deaths"
+
+# ---- what a program was not told by the dead worker it is told by the next ----
+hits=$(inject_hits)
+inject ATTACH 0
+serve_start 8
+inject_is_hit "$hits" || fail "no worker died while a program attached"
+inject NONE 0
+wait_until 30 "a program to be managed whose attaching was cut" absent_at_least "$SERVED" 50
+[ "$(ask "$SERVED" verify)" = 2048 ] || fail "verify after an attaching that was cut"
+serve_stop "$SERVED"
 
 # ---- a report of an order that a dead worker gave, while a new one waits for its own ----
 # The mover is stopped with two orders before it, both the first of their workers.

@@ -311,8 +311,14 @@ START_TEST(test_counters_go_on)
 	record_sum_counters(&table, s[0]);
 	ck_assert_uint_eq(record_sums(&table)->faults_total, 300);
 	ck_assert_uint_eq(record_sums(&table)->latency[SESSION_LATENCY_BUCKETS - 1], 27);
+	ck_assert_uint_eq(record_last_id(&table), 3);
 	for (unsigned i = 0; i < 3; i++)
 		session_free(s[i]);
+	record_table_close(&table);
+
+	/* nobody is left, and no id comes again */
+	ck_assert_int_eq(record_table_open(&table), 0);
+	ck_assert_uint_eq(record_last_id(&table), 3);
 	record_table_close(&table);
 }
 END_TEST
