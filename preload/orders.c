@@ -147,7 +147,7 @@ static int move_range(struct mover *m, unsigned int at, uint64_t from, unsigned 
 				 &done);
 		for (k = 0; k < done; k++)
 			page[i + k] = WIRE_PAGE_DONE;
-		if (done)
+		if (done || err == -EEXIST) /* which may be one that wasn't counted: evict_pull.c */
 			m->in_transit |= 1u << m->order.lane;
 		i += done;
 		if (!err || done)

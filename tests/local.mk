@@ -179,6 +179,7 @@ EXTRA_DIST += \
 	tests/flow/planted/source-of-dontunmap-let-go.patch \
 	tests/flow/planted/staging-dropped-before-commit.patch \
 	tests/flow/planted/transit-dropped-before-read.patch \
+	tests/flow/planted/uncounted-move-is-dropped.patch \
 	tests/flow/planted/waiting-not-woken.patch \
 	tests/flow/planted/wake-lost-after-enoent.patch \
 	tests/flow/planted/withheld-faults-forgotten.patch

@@ -83,6 +83,25 @@ static void pull_run(struct flow *flow, struct batch *b, unsigned first, unsigne
 	}
 }
 
+/*
+ * The kernel may have moved more pages than it says: since 6.18, where it lost a race
+ * for a page to the processor's setting of accessed or dirty, it moves that page (or
+ * several) in a second try and doesn't count them, and the next one answers EEXIST.
+ * Those behind it the mover may not have come to. What is in transit now is what has
+ * moved, or zeros that the program's mlockall has put there: a page that is not in its
+ * place reads as zeros anyhow. (The place itself tells nothing: it may be in use again.)
+ */
+static void pull_untold(struct flow *flow, struct batch *b, unsigned i)
+{
+	enum batch_result said = b->page[i].result;
+
+	if (!pagemap_is_populated(b->session->fds.pagemap, transit_address(b, i)))
+		return;
+	pull_run(flow, b, i, 1, false);
+	if (b->page[i].result == BATCH_PAGE_FILLED && b->page[i].value == 0)
+		b->page[i].result = said;
+}
+
 void evict_pull(struct flow *flow, struct batch *b, const struct wire_report *report)
 {
 	static const uint8_t results[] = {
@@ -100,12 +119,14 @@ void evict_pull(struct flow *flow, struct batch *b, const struct wire_report *re
 			run++;
 			continue;
 		}
-		b->page[i].result = said < ARRAY_SIZE(results) ? results[said] : BATCH_PAGE_NONE;
-		if (said == WIRE_PAGE_OCCUPIED) /* somebody touched transit: have it dropped */
-			b->moved |= (uint64_t)1 << i;
 		if (run)
 			pull_run(flow, b, i - run, run, false);
 		run = 0;
+		b->page[i].result = said < ARRAY_SIZE(results) ? results[said] : BATCH_PAGE_NONE;
+		if (b->page[i].result == BATCH_PAGE_NONE)
+			pull_untold(flow, b, i);
+		if (said == WIRE_PAGE_OCCUPIED) /* whatever it is: have it dropped */
+			b->moved |= (uint64_t)1 << i;
 	}
 	if (run)
 		pull_run(flow, b, b->nr - run, run, false);

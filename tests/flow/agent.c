@@ -903,6 +903,12 @@ bool agent_trouble(enum trouble t, unsigned again)
 	case TROUBLE_SINK:
 		w.sink = true;
 		break;
+	case TROUBLE_UNCOUNTED:
+		w.uncounted = WIRE_PAGE_OCCUPIED;
+		break;
+	case TROUBLE_UNTOLD:
+		w.uncounted = WIRE_PAGE_STALE;
+		break;
 	case TROUBLE_RESTORE:
 	case TROUBLE_DETACH:
 		give_order(session_at(0), t == TROUBLE_DETACH);

@@ -78,6 +78,8 @@ static void print_action(FILE *to, const struct action *a)
 		[TROUBLE_READ_LATE] = "the next read that ends was too late",
 		[TROUBLE_READ_LOST] = "the next read that ends finds nothing",
 		[TROUBLE_CRASH] = "the worker dies",
+		[TROUBLE_UNCOUNTED] = "the next page is moved, and MOVE says EEXIST",
+		[TROUBLE_UNTOLD] = "the next page is moved, and the mover doesn't know",
 		[TROUBLE_SINK] = "pages will go down just before the next one is read",
 	};
 	const struct scenario *s = w.scenario;

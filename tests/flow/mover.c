@@ -58,6 +58,7 @@ static enum wire_page move_one(struct mm *mm, uint64_t from, unsigned lane, unsi
 {
 	int p = page_of_address(from);
 	struct page *to = &mm->transit[lane][i];
+	enum wire_page says;
 
 	if (mm->changing)
 		return WIRE_PAGE_STALE;
@@ -79,7 +80,9 @@ static enum wire_page move_one(struct mm *mm, uint64_t from, unsigned lane, unsi
 	to->origin = (uint8_t)(p + 1);
 	mm->page[p] = (struct page){ 0 };
 	w.moved++;
-	return WIRE_PAGE_DONE;
+	says = w.uncounted;
+	w.uncounted = WIRE_PAGE_DONE;
+	return says;
 }
 
 static void move_all(struct mm *mm, const struct wire_order *o)

@@ -152,6 +152,8 @@ enum trouble {
 	TROUBLE_READ_LOST,  /* ... the bytes are not there any more */
 	TROUBLE_CRASH,	    /* the worker dies: here, or inside of the next action (crash.c) */
 	TROUBLE_SINK,	    /* pages go down a tier just before the next one is read */
+	TROUBLE_UNCOUNTED,  /* the next page is moved, and MOVE says EEXIST, */
+	TROUBLE_UNTOLD,	    /* ... or the mover stops before it hears that */
 	TROUBLES
 };
 #define TROUBLE(t) (1u << TROUBLE_##t)
@@ -224,6 +226,7 @@ struct world {
 	uint32_t troubles; /* that have happened */
 	/* armed trouble */
 	bool nomem, again, half_map, haste, unreadable, corrupt, full, emfile, sink, drop_fails;
+	uint8_t uncounted; /* enum wire_page: what is said of the next page that is moved */
 	int read_error; /* of the next read of the slow store that ends */
 	uint32_t lost;	   /* tokens whose bytes were damaged: SIGBUS is right */
 	uint64_t clock_ns;

@@ -14,7 +14,7 @@ live_begin
 agent_start
 while :; do
 	round=$((round + 1))
-	evicted_crowd "fork_verify 3" "spawn_verify 1" "sandbox_verify" "alone_verify" "mremap_verify 4" \
+	evicted_crowd "fork_verify 3" "spawn_verify 1" "sandbox_verify" "alone_verify" "mremap_verify 4" "madvise_verify --free 5" \
 		"madvise_verify 4" "munmap_verify 4" "threads_churn 3" "many_verify grow 600"
 	live_idle
 	[ $SECONDS -lt $end ] || break

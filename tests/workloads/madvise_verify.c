@@ -4,6 +4,8 @@
  * when threads race with it and with eviction; after MADV_FREE it is the old
  * one or zero, as a whole, until written; advice that keeps the contents keeps
  * them; locking brings them back.
+ * madvise_verify --free [SECONDS]: pages are written again, for the first time after
+ * MADV_FREE, in the order and at about the pace in which they leave.
  * madvise_verify --wipe: WIPEONFORK memory is zero in a child, DONTFORK memory
  * is not there, also when the pages had left before the advice.
  * madvise_verify --guard: guard pages over evicted pages read as zero when they
@@ -119,6 +121,35 @@ static void free_and_touch(void)
 		    memcmp(area + i * WL_PAGE, zero, CONTENT_PAGE))
 			wl_wrong("touched after FREE", area + i * WL_PAGE, want, i);
 	}
+}
+
+/* The processor notes the first access in a page's entry while it is being moved. */
+static int free_while_leaving(double seconds)
+{
+	double end = wl_now() + seconds;
+	volatile unsigned pace;
+	unsigned rounds = 0;
+	uint64_t rng = 7;
+	size_t i;
+
+	while (wl_now() < end) {
+		unsigned char mark = (unsigned char)(1 + rounds++ % 255);
+
+		memset(area, 0x11, PAGES * WL_PAGE);
+		advise(area, PAGES, MADV_FREE);
+		wl_sleep_ms(content_next(&rng) % 24);
+		for (i = 0; i < PAGES; i++) {
+			area[i * WL_PAGE + 8] = mark;
+			for (pace = 0; pace < 600; pace++)
+				;
+		}
+		for (i = 0; i < PAGES; i++)
+			WL_CHECK(area[i * WL_PAGE + 8] == mark,
+				 "round %u: what was written to page %zu after FREE is %#x instead of %#x",
+				 rounds, i, area[i * WL_PAGE + 8], mark);
+	}
+	wl_say("%u rounds", rounds);
+	return 0;
 }
 
 static _Atomic bool spinning;
@@ -348,6 +379,8 @@ int main(int argc, char **argv)
 	double seconds;
 
 	area = wl_map(PAGES);
+	if (argc >= 2 && !strcmp(argv[1], "--free"))
+		return free_while_leaving(wl_arg(argc, argv, 2, 3));
 	if (argc == 2 && !strcmp(argv[1], "--guard"))
 		return guard();
 	if (argc == 2 && !strcmp(argv[1], "--wipe"))
