@@ -64,6 +64,7 @@ struct fetch {
 	uint64_t due_ns; /* not looked at before */
 	struct fetch *next; /* free, or to be looked at again */
 	unsigned tries;
+	bool doubted; /* what was read was wrong, once */
 	bool used;
 	bool begun;  /* a read is pending, or its result is held */
 	bool pending; /* ... the former */
@@ -159,7 +160,7 @@ static struct fetch *take(struct fetches *all, bool demand)
 	all->free = f->next;
 	all->nr_free--;
 	f->used = true;
-	f->failed = false;
+	f->failed = f->doubted = false;
 	f->tries = 0;
 	return f;
 }
@@ -436,12 +437,14 @@ static bool may_succeed(struct fetch *f, int r, uint64_t *ns)
 	*ns = AGAIN_LONG_NS;
 	switch (-r) {
 	case EBADMSG:
-		f->tries += TRIES - 1; /* once more: it may have been the way, not the medium */
-		break;
 	case ENODATA:
 	case ENOENT:
 	case EINVAL:
-		return false;
+		*ns = AGAIN_NS;
+		if (f->doubted)
+			return false;
+		f->doubted = true; /* once more: it may have been the way, not the medium */
+		return true;
 	case ETIMEDOUT: /* as long as the program lives */
 	case ECANCELED:
 	case EACCES:
@@ -453,8 +456,6 @@ static bool may_succeed(struct fetch *f, int r, uint64_t *ns)
 	*ns = AGAIN_NS;
 	return ++f->tries <= TRIES;
 }
-
-static void look(struct owner *o, struct fetch *f);
 
 /* Again, from where it is by now. */
 static void begin_again(struct owner *o, struct fetch *f)
@@ -472,6 +473,15 @@ static void begin_again(struct owner *o, struct fetch *f)
 	end(o, f);
 }
 
+static void read_again(struct owner *o, struct fetch *f, uint64_t due_ns)
+{
+	blobstore_fetch_end(&f->read);
+	leave_window(f);
+	f->begun = false;
+	f->failed = true;
+	later(o->fetches, f, due_ns);
+}
+
 static void look(struct owner *o, struct fetch *f)
 {
 	struct session *s = f->session;
@@ -487,11 +497,7 @@ static void look(struct owner *o, struct fetch *f)
 	}
 	r = blobstore_fetch_page(o->flow->blobstore, &f->read, o->codec, o->fetches->seal, o->page);
 	if (r && may_succeed(f, r, &wait_ns)) {
-		blobstore_fetch_end(&f->read);
-		leave_window(f);
-		f->begun = false;
-		f->failed = true;
-		later(o->fetches, f, now_ns() + wait_ns);
+		read_again(o, f, now_ns() + wait_ns);
 		return;
 	}
 	if (r)
@@ -531,6 +537,10 @@ void fetch_take_window(struct owner *o, struct mail *mail)
 		struct fetch *f = w->v[i];
 
 		f->pending = false;
+		if (w->read.read.result) { /* perhaps for one of them: each by itself */
+			read_again(o, f, 0);
+			continue;
+		}
 		blobstore_window_take(&w->read, &f->read);
 		look(o, f);
 	}

@@ -898,7 +898,8 @@ bool agent_trouble(enum trouble t, unsigned again)
 		break;
 	case TROUBLE_READ_LOST:
 		w.read_error = -ENODATA;
-		w.lost = ~0u;
+		if (w.nr_lost_reads++) /* perhaps of the same page, of which one loses nothing */
+			w.lost = ~0u;
 		break;
 	case TROUBLE_SINK:
 		w.sink = true;

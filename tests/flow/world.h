@@ -228,6 +228,7 @@ struct world {
 	bool nomem, again, half_map, haste, unreadable, corrupt, full, emfile, sink, drop_fails;
 	uint8_t uncounted; /* enum wire_page: what is said of the next page that is moved */
 	int read_error; /* of the next read of the slow store that ends */
+	unsigned nr_lost_reads;
 	uint32_t lost;	   /* tokens whose bytes were damaged: SIGBUS is right */
 	uint64_t clock_ns;
 	bool in_owner;		 /* nothing slow is waited for (INV-2) */

@@ -72,6 +72,13 @@ right "reads that fail three times"
 wait_until 20 "the store to be up again" is_up
 [ "$(total poisoned_pages_total)" = 0 ] || fail "given up at once"
 wait_until 60 "pages to be in the file" tier_has 1 $((1 << 20))
+missing=$(tier 1 missing_total)
+rules "read short EIO 1"
+"$CTL" restore "${PEER_PIDS[$SERVED]}" || fail "restore"
+[ "$(tier 1 missing_total)" -gt "$missing" ] || fail "vacuous: no read was short"
+[ "$(total poisoned_pages_total)" = 0 ] || fail "pages were given up after one short read"
+right "a read that was short"
+wait_until 60 "pages to be in the file" tier_has 1 $((1 << 20))
 rules "read hold"
 echo verify >&"${PEER_IN[$SERVED]}"
 waits() { [ "$(tier 1 reads_pending)" -gt 0 ]; }
