@@ -29,6 +29,14 @@ static struct domain_name name_of(const struct engine *e, const struct session *
 	}
 }
 
+/* The account of a user whose domain this isn't: what he has there counts at full price,
+   in all domains together. A reference; NULL: no memory. */
+static struct domain *payer_of(struct engine *e, struct domain *domain, uid_t uid)
+{
+	atomic_store(&domain->limit, UINT64_MAX);
+	return domain_get(e->flow.domains, uid, e->user_max);
+}
+
 /* Takes over its domain (a reference) and makes it a family. */
 static int join(struct engine *e, struct session *s, struct domain *domain)
 {
@@ -36,13 +44,10 @@ static int join(struct engine *e, struct session *s, struct domain *domain)
 	s->family = domain ? blobstore_family_new(e->flow.blobstore, domain) : NULL;
 	if (!s->family)
 		return -ENOMEM;
-	if (domain->name.kind == DOMAIN_CGROUP || domain->name.kind == DOMAIN_HOST) {
-		atomic_store(&domain->limit, UINT64_MAX);
-		s->payer = domain_get(e->flow.domains, s->uid, e->user_max);
-		if (!s->payer)
-			return -ENOMEM;
-	}
-	return 0;
+	if (domain->name.kind == DOMAIN_USER)
+		return 0;
+	s->payer = payer_of(e, domain, s->uid);
+	return s->payer ? 0 : -ENOMEM;
 }
 
 int domains_join(struct engine *e, struct session *s)
@@ -72,7 +77,8 @@ void domains_part(struct engine *e, struct session *s)
 		return;
 	s->other_domain = domain_get_named(e->flow.domains, name, e->user_max);
 	s->other_family = s->other_domain ? blobstore_family_new(e->flow.blobstore, s->other_domain) : NULL;
-	if (!s->other_family) {
+	s->other_payer = s->other_family ? payer_of(e, s->other_domain, uid) : NULL;
+	if (!s->other_payer) {
 		log_error("process %d: no memory for a trust domain of its own: nothing leaves it any more",
 			  (int)s->pid);
 		return;
@@ -90,4 +96,5 @@ void domains_leave(struct engine *e, struct session *s)
 	domain_unref(e->flow.domains, s->domain);
 	domain_unref(e->flow.domains, s->other_domain);
 	domain_unref(e->flow.domains, s->payer);
+	domain_unref(e->flow.domains, s->other_payer);
 }

@@ -187,14 +187,20 @@ static void void_order(struct owner *o, struct session *s)
    been shared with, and for itself. */
 static void take_domain(struct session *s)
 {
-	struct domain *domain = s->domain;
+	uint64_t stored = counter_get(&s->counters.stored_bytes);
+	struct domain *domain = s->domain, *payer = s->payer;
 	struct family *family = s->family;
 
 	flow_account_bars(s, 0);
 	s->domain = s->other_domain;
 	s->family = s->other_family;
+	s->payer = s->other_payer;
 	s->other_domain = domain;
 	s->other_family = family;
+	s->other_payer = payer;
+	if (payer)
+		atomic_fetch_sub_explicit(&payer->charged, stored, memory_order_release);
+	atomic_fetch_add_explicit(&s->payer->charged, stored, memory_order_release);
 	s->uid = s->other_uid;
 	/* The user last: with the old one, a worker after us would see the change again. */
 	if (s->record) {

@@ -200,6 +200,7 @@ struct session {
 	uid_t other_uid;	     /* of the one to come */
 	struct family *other_family;
 	struct domain *payer; /* its user's account, where its domain is not the user's; or NULL */
+	struct domain *other_payer;
 	_Atomic int user;
 	void *owner; /* struct owner of the flow layer */
 	uint64_t attached_ns;
