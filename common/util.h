@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -38,6 +39,27 @@ static inline uint64_t now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (uint64_t)ts.tv_sec * NSEC_PER_SEC + (uint64_t)ts.tv_nsec;
+}
+
+/* Nanoseconds of processor time that the calling thread has had. */
+static inline uint64_t thread_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * NSEC_PER_SEC + (uint64_t)ts.tv_nsec;
+}
+
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
+
+/* Whole pages of anonymous memory; they are zeros when touched again, or stay. The agent
+   locks its memory, which plain MADV_DONTNEED refuses. */
+static inline void memory_give_back(void *at, size_t bytes)
+{
+	if (madvise(at, bytes, MADV_DONTNEED_LOCKED))
+		(void)madvise(at, bytes, MADV_DONTNEED);
 }
 
 static inline void cleanup_free(void *p)

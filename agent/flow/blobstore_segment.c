@@ -107,6 +107,24 @@ static void write_entry(struct blobstore *bs, uint32_t segment, const struct dom
 	atomic_store(&seg->place, place);
 }
 
+/* All that is the same for each, and as it is at first. */
+static struct segment *begin(struct blobstore *bs, uint32_t segment, const struct domain *domain, unsigned stream)
+{
+	struct segment *seg = &bs->segments[segment];
+
+	assert(seg->state == SEGMENT_UNUSED && !seg->live && !seg->pending);
+	seg->seed = domain->seed;
+	seg->tenant = domain->index;
+	seg->tier = (uint8_t)stream_tier(stream);
+	seg->stream = (uint8_t)stream;
+	seg->fill = 0;
+	seg->batches = 0;
+	seg->walked = seg->stays = seg->cold = seg->borrowed = seg->moving = false;
+	segment_touch(bs, seg);
+	tier_of(bs, seg)->used_segments++;
+	return seg;
+}
+
 int segment_open(struct blobstore *bs, const struct domain *domain, unsigned stream, bool last)
 {
 	uint32_t tier = stream_tier(stream);
@@ -125,23 +143,12 @@ int segment_open(struct blobstore *bs, const struct domain *domain, unsigned str
 		give_unused(bs, segment);
 		return r;
 	}
-	seg = &bs->segments[segment];
-	assert(seg->state == SEGMENT_UNUSED && !seg->live);
-	seg->seed = domain->seed;
+	seg = begin(bs, segment, domain, stream);
 	seg->serial = t->slow ? blobstore_next_serial(bs) : 0;
-	seg->tenant = domain->index;
-	seg->tier = (uint8_t)tier;
 	seg->key = &bs->key;
-	seg->fill = 0;
-	seg->batches = 0;
-	seg->walked = seg->stays = seg->cold = seg->borrowed = seg->moving = false;
-	seg->stream = (uint8_t)stream;
 	seg->state = SEGMENT_OPEN;
-	atomic_store_explicit(&seg->used, atomic_load_explicit(&bs->clock, memory_order_relaxed),
-			      memory_order_relaxed);
 	write_entry(bs, segment, domain, place_make(tier, carrier));
 	bs->tenants[domain->index].open[stream] = segment + 1;
-	t->used_segments++;
 	return 0;
 }
 
@@ -157,24 +164,15 @@ uint32_t segment_borrowed(struct blobstore *bs, uint32_t tenant, uint32_t tier, 
 	domain = bs->tenants[tenant].domain;
 	r = domain ? take_unused(bs, &segment) : -ENOENT;
 	if (!r) {
-		seg = &bs->segments[segment];
-		assert(seg->state == SEGMENT_UNUSED && !seg->live);
-		seg->seed = domain->seed;
+		seg = begin(bs, segment, domain, STREAM_TIER + tier);
 		seg->serial = serial;
 		seg->key = key;
-		seg->tenant = domain->index;
-		seg->tier = (uint8_t)tier;
-		seg->fill = 0;
 		seg->batches = SEALED_BATCHES;
-		seg->stream = (uint8_t)(STREAM_TIER + tier);
-		seg->walked = seg->stays = seg->cold = seg->moving = false;
 		seg->borrowed = true;
 		seg->pending = 1; /* until something of ours is in it */
 		seg->state = SEGMENT_SEALED;
-		segment_touch(bs, seg);
 		write_entry(bs, segment, domain, place_make(tier, carrier));
 		seg->key = &bs->entries[segment].key;
-		bs->tiers[tier].used_segments++;
 	}
 	pthread_mutex_unlock(&bs->lock);
 	return r ? 0 : segment + 1;

@@ -101,17 +101,9 @@ static unsigned pack_run(struct flow *flow, struct codec *codec, struct session 
 	return MIN(taken + 1, n);
 }
 
-static uint64_t cpu_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
-	return (uint64_t)ts.tv_sec * NSEC_PER_SEC + (uint64_t)ts.tv_nsec;
-}
-
 void evict_pack(struct flow *flow, struct codec *codec, struct batch *b)
 {
-	uint64_t start = cpu_ns(), packed = 0;
+	uint64_t start = thread_ns(), packed = 0;
 	bool runs = blobstore_takes_runs(flow->blobstore, codec);
 
 	for (unsigned i = 0, n; i < b->nr; i += n) {
@@ -127,6 +119,6 @@ void evict_pack(struct flow *flow, struct codec *codec, struct batch *b)
 	for (unsigned i = 0; i < b->nr; i++)
 		packed += b->page[i].result != BATCH_PAGE_SKIP;
 	b->mail.kind = BATCH_COMMIT;
-	atomic_fetch_add_explicit(&flow->pack_ns, cpu_ns() - start, memory_order_relaxed);
+	atomic_fetch_add_explicit(&flow->pack_ns, thread_ns() - start, memory_order_relaxed);
 	atomic_fetch_add_explicit(&flow->packed, packed, memory_order_relaxed);
 }

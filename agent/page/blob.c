@@ -119,7 +119,7 @@ void blob_touch(struct blob_table *table, uint32_t id)
 void blob_watch(struct blob_table *table, bool on)
 {
 	atomic_store(&table->watched, false);
-	blob_give_back((void *)table->marks, marks_bytes(table));
+	memory_give_back((void *)table->marks, marks_bytes(table));
 	atomic_store(&table->watched, on);
 }
 

@@ -7,10 +7,6 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
-#ifndef MADV_DONTNEED_LOCKED
-#define MADV_DONTNEED_LOCKED 24
-#endif
-
 struct blob_entry {
 	/* References; with BLOB_DEAD set, the rest is the next dead id. */
 	_Atomic uint32_t refs;
@@ -32,14 +28,6 @@ static inline void *blob_reserve(size_t bytes)
 		return NULL;
 	madvise(p, bytes, MADV_DONTDUMP);
 	return p;
-}
-
-/* Whole pages given back; zeros when touched again. The agent locks its memory,
-   which plain MADV_DONTNEED refuses. */
-static inline void blob_give_back(void *at, size_t bytes)
-{
-	if (madvise(at, bytes, MADV_DONTNEED_LOCKED))
-		madvise(at, bytes, MADV_DONTNEED);
 }
 
 #endif

@@ -70,7 +70,7 @@ static void shrink(struct blob_index *index)
 	index->buckets[last] = 0;
 	index->nr = last;
 	if (last % BUCKETS_PER_PAGE == 0)
-		blob_give_back(&index->buckets[last], PAGE_BYTES);
+		memory_give_back(&index->buckets[last], PAGE_BYTES);
 }
 
 void blob_index_add(struct blob_index *index, uint32_t id)
