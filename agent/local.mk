@@ -77,6 +77,7 @@ agent_libflow_a_SOURCES = \
 	agent/flow/blobstore_health.c \
 	agent/flow/blobstore_lexicon.c \
 	agent/flow/blobstore_lexicon.h \
+	agent/flow/blobstore_lookup.c \
 	agent/flow/blobstore_out.c \
 	agent/flow/blobstore_private.h \
 	agent/flow/blobstore_recover.c \

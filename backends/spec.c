@@ -90,6 +90,9 @@ static struct store *open_memory(const char *text, const char **error)
 
 /* ---- file:PATH,size=SIZE[,daily=SIZE] ---- */
 
+/* Without daily=: twice its size, or what no medium minds. */
+#define DAILY_LEAST ((uint64_t)16 << 30)
+
 static bool parse_file_option(struct store_file_options *file, char *option, const char **error)
 {
 	char *value = strchr(option, '=');
@@ -104,7 +107,9 @@ static bool parse_file_option(struct store_file_options *file, char *option, con
 		field = &file->daily_writes;
 	else
 		return REFUSE("store \"file:\": \"%.64s=\" is neither size= nor daily=", option);
-	if (!store_parse_size(value, field) || !*field)
+	if (field == &file->daily_writes && !strcmp(value, "infinity"))
+		*field = 0;
+	else if (!store_parse_size(value, field) || !*field)
 		return REFUSE("store \"file:\": %s=%.64s is not a size: a number with K, M, G, T or "
 			      "nothing behind it, more than 0",
 			      option, value);
@@ -116,7 +121,7 @@ static bool parse_file(char *text, struct store_file_options *file, const char *
 {
 	char *state = NULL, *option;
 
-	*file = (struct store_file_options){ .path = strtok_r(text, ",", &state) };
+	*file = (struct store_file_options){ .path = strtok_r(text, ",", &state), .daily_writes = UINT64_MAX };
 	if (!file->path || *file->path != '/')
 		return REFUSE("store \"file:\" lacks its absolute path, as in file:/var/lib/uswap,size=20G");
 	while ((option = strtok_r(NULL, ",", &state)))
@@ -130,6 +135,8 @@ static bool parse_file(char *text, struct store_file_options *file, const char *
 			      file->path);
 	if (file->bytes > STORE_SEGMENTS_MAX * (uint64_t)STORE_SEGMENT)
 		return REFUSE("store \"file:%.200s\" is too large, at most 4T", file->path);
+	if (file->daily_writes == UINT64_MAX)
+		file->daily_writes = MAX(2 * file->bytes, DAILY_LEAST);
 	return true;
 }
 

@@ -26,16 +26,17 @@
 #endif
 #define LAYOUT_SESSIONS_OLDEST 4
 /* Events on their way, one page for each owner. 2: totals, in the header. 3: what
-   fork children say whose fork waits. */
-#define LAYOUT_EVENTS 3
+   fork children say whose fork waits. 4: more totals. */
+#define LAYOUT_EVENTS 4
 #define LAYOUT_EVENTS_OLDEST 1
 #define LAYOUT_SLOTS 1
 #define LAYOUT_STAGING 1
 #define LAYOUT_BLOBS 1
 #define LAYOUT_DICTIONARIES 1
 #define LAYOUT_DOMAINS 2
-/* Where the store's segments are. 3: blobs in them may share frames. */
-#define LAYOUT_SEGMENTS 3
+/* Where the store's segments are. 3: blobs in them may share frames. 4: what was written
+   to slow stores in the last day, in the header. */
+#define LAYOUT_SEGMENTS 4
 #define LAYOUT_SEGMENTS_OLDEST 2
 #define LAYOUT_MEMORY 1
 #define LAYOUT_OBJECTS 2

@@ -48,6 +48,10 @@ const struct figure_row figure_rows[] = {
 	ROW("MajorFaultsTotal", "major_faults_total", "  of those decompressed", 't', major),
 	ROW("DuplicatePagesTotal", "duplicate_pages_total", "pages stored already", 't',
 	    duplicate),
+	ROW("DuplicateMissedPagesTotal", "duplicate_missed_pages_total", "pages not stored yet", 't',
+	    duplicate_missed),
+	ROW("DuplicatePassedPagesTotal", "duplicate_passed_pages_total", "  perhaps, in a slow store", 't',
+	    duplicate_passed),
 	ROW("IncompressiblePagesTotal", "incompressible_pages_total", "pages that don't compress",
 	    't', incompressible),
 	ROW("PrefetchedPagesTotal", "prefetched_pages_total", "pages brought back ahead", 't',
@@ -68,11 +72,16 @@ const struct figure_row figure_rows[] = {
 	ROW("RawPagesTotal", "raw_pages_total", "  as they are", 't', raw),
 	ROW("RawBytes", "raw_bytes", "  of those in slow stores now", 't', raw_bytes),
 	ROW("Dictionaries", "dictionaries", "dictionaries in use", 't', dictionaries),
+	ROW("DictionariesTrainedTotal", "dictionaries_trained_total", "  made", 't', trained),
+	ROW("DictionariesRetiredTotal", "dictionaries_retired_total", "  given up", 't', retired),
 	ROW("RecompressedPagesTotal", "recompressed_pages_total", "pages compressed again", 't',
 	    recompressed),
 	ROW("RecompressSavedBytesTotal", "recompress_saved_bytes_total", "  saved by that", 't',
 	    recompress_saved),
+	ROW("RecompressUSecTotal", "recompress_usec_total", "  time for that", 't', recompress_usec),
 	ROW("CompactedBytesTotal", "compacted_bytes_total", "bytes put together", 't', compacted),
+	ROW("CollectUSecTotal", "collect_usec_total", "time collecting garbage", 't', collect_usec),
+	ROW("PromotedBytesTotal", "promoted_bytes_total", "bytes brought up again", 't', promoted),
 	ROW("BusyPagesTotal", "busy_pages_total", "pages that couldn't be moved", 't', busy),
 	ROW("PoisonedPagesTotal", "poisoned_pages_total", "pages lost", 't', poisoned),
 	ROW("StallUSecTotal", "stall_usec_total", "stall time", 't', stall_usec),
@@ -80,6 +89,7 @@ const struct figure_row figure_rows[] = {
 	ROW("AttachRefusedTotal", "attach_refused_total", "programs refused", 't', attach_refused),
 };
 const size_t nr_figure_rows = ARRAY_SIZE(figure_rows);
+_Static_assert(ARRAY_SIZE(figure_rows) <= FIGURES_ROWS, "there is room");
 
 #define TIER(property, key, label, type, member) \
 	{ property, key, label, type, offsetof(struct tier, member) }
@@ -110,7 +120,7 @@ const struct figure_row tier_rows[] = {
 	TIER("FullTotal", "full_total", "refused, being full", 't', full),
 	TIER("CorruptTotal", "corrupt_total", "pages damaged", 't', corrupt),
 	TIER("MovedInBytesTotal", "moved_in_bytes_total", "written, from the store above", 't', moved_in),
-	TIER("CollectedBytesTotal", "collected_bytes_total", "written, to tidy up", 't', collected),
+	TIER("CollectedBytesTotal", "collected_bytes_total", "written again", 't', collected),
 	TIER("BorrowedBytes", "borrowed_bytes", "with other hosts", 't', borrowed),
 	TIER("BorrowedPagesTotal", "borrowed_pages_total", "pages found there", 't', borrowed_pages),
 	TIER("DailyLeftBytes", "daily_left_bytes", "may be written today", 't', daily_left),
@@ -196,7 +206,7 @@ static int read_row(sd_bus_message *m, struct figures *f, size_t i)
 			       sd_bus_message_read_basic(m, row->type, field);
 	if (r < 0)
 		return r;
-	f->present |= 1ull << i;
+	f->present[i] = true;
 	return sd_bus_message_exit_container(m);
 }
 
@@ -352,6 +362,18 @@ double figures_same_share(const struct figures *f)
 double figures_dup_share(const struct figures *f)
 {
 	return f->pages_out ? (double)f->duplicate / (double)f->pages_out : 0;
+}
+
+double figures_collect_share(const struct figures *f)
+{
+	uint64_t all = f->pack_usec + f->unpack_usec + f->recompress_usec + f->collect_usec;
+
+	return all ? (double)f->collect_usec / (double)all : 0;
+}
+
+double figures_rewritten(const struct tier *t)
+{
+	return t->written > t->collected ? (double)t->collected / (double)(t->written - t->collected) : 0;
 }
 
 double figures_pack_usec(const struct figures *f)

@@ -11,6 +11,7 @@
 
 #include "ctl/ctl.h"
 
+#define FIGURES_ROWS 96
 #define FIGURES_TEXT 256
 #define FIGURES_BUCKETS 128
 #define FIGURES_TIERS 8
@@ -28,14 +29,16 @@ struct tier {
 };
 
 struct figures {
-	uint64_t present; /* bit i: row i of figure_rows was told */
+	bool present[FIGURES_ROWS]; /* row i of figure_rows was told */
 	/* all */
 	char version[FIGURES_TEXT];
 	char dedup_domain[FIGURES_TEXT];
 	uint32_t n_processes;
 	uint64_t held, staging, metadata, store_capacity, store_used, store_live, store_blobs;
 	uint64_t pack_usec, packed, plain, dictionary, dictionary_saved, dictionaries;
-	uint64_t delta, delta_bytes, clustered, clustered_bytes, raw, raw_bytes, recompressed, recompress_saved, compacted;
+	uint64_t delta, delta_bytes, clustered, clustered_bytes, raw, raw_bytes;
+	uint64_t recompressed, recompress_saved, recompress_usec, compacted, collect_usec, promoted;
+	uint64_t trained, retired, duplicate_missed, duplicate_passed;
 	uint64_t store_errors, attach_refused;
 	struct tier tiers[FIGURES_TIERS];
 	unsigned nr_tiers;
@@ -83,6 +86,11 @@ int figures_get_all(struct ctl *ctl, struct figures **v, size_t *n);
 double figures_ratio(const struct figures *f);
 double figures_same_share(const struct figures *f);
 double figures_dup_share(const struct figures *f);
+/* Of the processor time for packing, decompressing, compressing again and garbage: what
+   went into garbage. */
+double figures_collect_share(const struct figures *f);
+/* Bytes written again to make room or smaller, for each one that came from outside. */
+double figures_rewritten(const struct tier *t);
 /* Microseconds of processor time for a page packed, and for one decompressed. */
 double figures_pack_usec(const struct figures *f);
 double figures_unpack_usec(const struct figures *f);

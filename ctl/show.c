@@ -226,6 +226,8 @@ static void add_tier(struct table *t, const struct ctl *ctl, const struct tier *
 		else
 			table_add(t, "%" PRIu64, *(const uint64_t *)field);
 	}
+	table_add(t, "  written again, for each byte");
+	table_add(t, "%.2f", figures_rewritten(tier));
 }
 
 void show_stats(const struct ctl *ctl, const struct figures *f)
@@ -233,7 +235,7 @@ void show_stats(const struct ctl *ctl, const struct figures *f)
 	struct table t = { .columns = 2, .right = 0 };
 
 	for (size_t i = 0; i < nr_figure_rows; i++)
-		if (f->present >> i & 1)
+		if (f->present[i])
 			add_row(&t, ctl, f, &figure_rows[i]);
 	table_add(&t, "ratio");
 	add_ratio(&t, f);
@@ -248,6 +250,10 @@ void show_stats(const struct ctl *ctl, const struct figures *f)
 	if (f->major) {
 		table_add(&t, "decompressing, a page");
 		add_time(&t, (uint64_t)(figures_unpack_usec(f) * NSEC_PER_USEC));
+	}
+	if (f->packed) {
+		table_add(&t, "collecting, of that time");
+		table_add(&t, "%.1f%%", figures_collect_share(f) * 100);
 	}
 	table_add(&t, "refault latency p50");
 	add_time(&t, figures_latency_ns(f, 0.5));

@@ -38,6 +38,7 @@ static void json_tiers(struct json *json, const struct figures *f)
 		json_open(json, NULL, '{');
 		for (size_t row = 0; row < nr_tier_rows; row++)
 			json_tier_row(json, &f->tiers[i], &tier_rows[row]);
+		json_real(json, "rewritten_per_byte", figures_rewritten(&f->tiers[i]));
 		json_close(json, '}');
 	}
 	json_close(json, ']');
@@ -47,11 +48,12 @@ static void json_figures(struct json *json, const char *key, const struct figure
 {
 	json_open(json, key, '{');
 	for (size_t i = 0; i < nr_figure_rows; i++)
-		if (f->present >> i & 1)
+		if (f->present[i])
 			json_row(json, f, &figure_rows[i]);
 	json_real(json, "ratio", figures_ratio(f));
 	json_real(json, "same_filled_share", figures_same_share(f));
 	json_real(json, "duplicate_share", figures_dup_share(f));
+	json_real(json, "collect_share", figures_collect_share(f));
 	json_real(json, "pack_usec_per_page", figures_pack_usec(f));
 	json_real(json, "unpack_usec_per_page", figures_unpack_usec(f));
 	json_number(json, "refault_latency_p50_ns", figures_latency_ns(f, 0.5));

@@ -93,7 +93,7 @@ struct engine_tier {
 	uint64_t full_total; /* refused for lack of room, which is no error */
 	uint64_t corrupt_total;		/* pages that failed their check */
 	uint64_t moved_in_bytes_total;	/* written because they came down from above */
-	uint64_t collected_bytes_total; /* written to tidy up */
+	uint64_t collected_bytes_total; /* what was there already, written again */
 	uint64_t borrowed_bytes;	/* of the live ones: in segments of other hosts */
 	uint64_t borrowed_pages_total;	/* found there */
 	uint64_t daily_left_bytes;	/* of daily=; UINT64_MAX: no bound */
@@ -117,10 +117,15 @@ struct engine_stats {
 	uint64_t packed_total;	/* pages it was spent on */
 	uint64_t plain_total, dictionary_total, delta_total;
 	uint64_t dictionary_saved_bytes, delta_bytes_total, dictionaries;
+	uint64_t dictionaries_trained_total, dictionaries_retired_total;
+	uint64_t duplicate_missed_total; /* pages that none stored was equal to */
+	uint64_t duplicate_passed_total; /* stored pages that may have been, in slow stores */
 	uint64_t clustered_total, clustered_bytes_total; /* several in a frame */
 	uint64_t raw_total, raw_bytes; /* as they are; in slow stores now */
-	uint64_t recompressed_total, recompress_saved_bytes;
+	uint64_t recompressed_total, recompress_saved_bytes, recompress_ns_total;
 	uint64_t compacted_bytes_total;
+	uint64_t collect_ns_total;	/* processor time for garbage, in all stores */
+	uint64_t promoted_bytes_total;	/* brought up to the fastest store */
 	uint64_t store_errors_total;
 	uint64_t attach_refused_total;
 	struct engine_tier tiers[ENGINE_TIERS]; /* the fastest first */

@@ -11,6 +11,8 @@
 #define BUSY_NS (10 * 1000000ull)
 /* Of one processor, while there is nothing to pack. */
 #define COLD_PERCENT 10
+/* ... and for garbage in memory, while the store has room. */
+#define COLLECT_PERCENT 25
 
 /* Staging is nearly full: its time is over for the oldest, and what is packed is
    packed in a hurry. */
@@ -61,21 +63,40 @@ static void wait_locked(struct packers *p)
 	p->nr_waiting--;
 }
 
+/* Garbage, as long as it may take. True: there is more, at collect_due_ns. */
+static bool collect(struct packers *p)
+{
+	struct blobstore *bs = p->flow->blobstore;
+	uint64_t start = now_ns(), end;
+
+	if (start < p->collect_due_ns && !blobstore_is_tight(bs))
+		return true;
+	if (!blobstore_collect(bs))
+		return false;
+	end = now_ns();
+	p->collect_due_ns = end + (end - start) * (100 / COLLECT_PERCENT - 1);
+	return true;
+}
+
 /* One thread at a time; soon again if there is more to do or was a batch. */
 static void keep_house(struct packers *p, struct codec *codec, bool busy)
 {
 	struct blobstore *bs = p->flow->blobstore;
-	uint64_t pause;
-	bool more;
+	uint64_t pause, due;
+	bool more, garbage;
 
 	if (pthread_mutex_trylock(&p->housekeeping))
 		return;
 	more = blobstore_tidy(bs);
+	garbage = !more && collect(p);
 	more |= blobstore_learn(bs, codec);
 	pause = more ? 0 : busy ? BUSY_NS : IDLE_NS;
+	due = now_ns() + pause;
+	if (garbage)
+		due = MIN(due, p->collect_due_ns);
 	pthread_mutex_unlock(&p->housekeeping);
 	pthread_mutex_lock(&p->lock);
-	p->house_due_ns = now_ns() + pause;
+	p->house_due_ns = due;
 	pthread_mutex_unlock(&p->lock);
 }
 

@@ -51,11 +51,11 @@ struct packers {
 	struct batch *head, **tail;   /* by due time */
 	struct batch *urgent;	      /* now */
 	uint64_t house_due_ns;
-	uint64_t cold_due_ns; /* under housekeeping */
+	uint64_t cold_due_ns, collect_due_ns; /* under housekeeping */
 	bool stop;
 	bool held_back; /* some wait for a dictionary */
 	unsigned nr_waiting; /* for more */
-	pthread_mutex_t housekeeping; /* blobstore_tidy: one at a time */
+	pthread_mutex_t housekeeping; /* one at a time */
 	pthread_t threads[PACKERS_MAX];
 	unsigned nr;
 	int level;

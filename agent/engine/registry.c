@@ -341,7 +341,14 @@ static void add_store_stats(struct engine *e, struct engine_stats *stats)
 	stats->raw_bytes = bs.raw_bytes;
 	stats->recompressed_total = bs.encodings.cold_pages;
 	stats->recompress_saved_bytes = bs.encodings.cold_saved_bytes;
+	stats->recompress_ns_total = bs.recompress_ns_total;
 	stats->compacted_bytes_total = bs.compacted_bytes_total;
+	stats->collect_ns_total = bs.collect_ns_total;
+	stats->promoted_bytes_total = bs.promoted_bytes_total;
+	stats->dictionaries_trained_total = bs.encodings.dicts_trained;
+	stats->dictionaries_retired_total = bs.encodings.dicts_retired;
+	stats->duplicate_missed_total = bs.duplicate_missed_total;
+	stats->duplicate_passed_total = bs.duplicate_passed_total;
 	for (unsigned i = 0; i < e->nr_owners; i++)
 		stats->metadata_bytes += slot_pool_bytes(e->owners[i].owner.slots);
 	stats->held_bytes = stats->store_used_bytes + stats->staging_bytes + stats->metadata_bytes;

@@ -30,6 +30,15 @@ static const size_t of_agent[] = {
 	offsetof(struct engine_stats, compacted_bytes_total),
 	offsetof(struct engine_stats, store_errors_total),
 	offsetof(struct engine_stats, attach_refused_total),
+	offsetof(struct engine_stats, clustered_total),
+	offsetof(struct engine_stats, clustered_bytes_total),
+	offsetof(struct engine_stats, recompress_ns_total),
+	offsetof(struct engine_stats, collect_ns_total),
+	offsetof(struct engine_stats, promoted_bytes_total),
+	offsetof(struct engine_stats, dictionaries_trained_total),
+	offsetof(struct engine_stats, dictionaries_retired_total),
+	offsetof(struct engine_stats, duplicate_missed_total),
+	offsetof(struct engine_stats, duplicate_passed_total),
 };
 
 static const size_t of_tier[] = {

@@ -15,6 +15,7 @@
 struct entries_own {
 	uint64_t serial; /* the last one given out */
 	struct seal_key key;
+	struct daily daily[TIERS_MAX];
 };
 _Static_assert(sizeof(struct entries_own) <= KEPT_OWN, "fits the header");
 
@@ -39,6 +40,8 @@ static bool open_tiers(struct blobstore *bs, struct store *const *stores, unsign
 			    LAYOUT_SEGMENTS_OLDEST, LAYOUT_SEGMENTS))
 		return false;
 	bs->entries = bs->entries_kept.base;
+	for (unsigned i = 0; i < nr; i++)
+		bs->tiers[i].daily = &((struct entries_own *)bs->entries_kept.own)->daily[i];
 	return true;
 }
 
@@ -53,7 +56,7 @@ static bool open_seal(struct blobstore *bs, const void *secret, size_t len)
 		return false;
 	bs->key = own->key;
 	bs->seal = seal_new(&bs->key);
-	return bs->seal && mover_init(bs) && share_init(bs, secret, len);
+	return bs->seal && lookups_init(bs) && mover_init(bs) && share_init(bs, secret, len);
 }
 
 /* It is held for less than going to sleep and waking up takes: packers that
@@ -102,6 +105,7 @@ struct blobstore *blobstore_free(struct blobstore *bs)
 	if (!bs)
 		return NULL;
 	outgoing_deinit(bs); /* while their segments are there */
+	lookups_deinit(bs);
 	for (uint32_t i = 0; i < bs->top_segment; i++) {
 		uint64_t place = bs->segments[i].place;
 
@@ -277,50 +281,6 @@ void blobstore_unref(struct blobstore *bs, blob_id id)
 
 /* ---- put ---- */
 
-/* Another machine may not answer for long, nor a disk that holds the mover up:
-   no packer waits for it. What lies there and comes again is stored a second time. */
-static bool may_hang(const struct blobstore *bs, uint32_t segment)
-{
-	const struct segment *seg = &bs->segments[segment];
-
-	return seg->tier && (bs->no_answer || store_caps(bs->tiers[seg->tier].store) & STORE_REMOTE);
-}
-
-/* The next blob of domain with this hash, with a reference; the one before
-   loses its own. */
-static blob_id next_candidate(struct blobstore *bs, const struct domain *domain, uint64_t hash,
-			      blob_id before)
-{
-	blob_id id = before;
-
-	pthread_mutex_lock(&bs->lock);
-	while ((id = blob_find(bs->blobs, hash, id))) {
-		uint32_t segment = blob_loc_segment(blob_loc(bs->blobs, id));
-
-		if (bs->segments[segment].tenant == domain->index && !may_hang(bs, segment) &&
-		    blob_ref_unless_dead(bs->blobs, id))
-			break;
-	}
-	pthread_mutex_unlock(&bs->lock);
-	if (before)
-		blob_unref(bs->blobs, before);
-	return id;
-}
-
-/* A blob of domain with the very bytes of page, with a reference, or 0. One
-   that fails its checksum is as good as none. */
-static blob_id find_equal(struct blobstore *bs, struct codec *codec, const struct domain *domain,
-			  uint64_t hash, const void *page)
-{
-	_Alignas(64) unsigned char other[PAGE_BYTES];
-	blob_id id = 0;
-
-	while ((id = next_candidate(bs, domain, hash, id)))
-		if (!blobstore_get(bs, codec, id, other) && !memcmp(other, page, PAGE_BYTES))
-			break;
-	return id;
-}
-
 static enum blobstore_result add_locked(struct blobstore *bs, struct domain *domain, uint64_t hash,
 					unsigned char *buf, const struct encoded *e, blob_id *id)
 {
@@ -399,10 +359,9 @@ blob_id put_duplicate(struct blobstore *bs, struct codec *codec, const struct bl
 {
 	blob_id id = find_equal(bs, codec, from->domain, hash, page);
 
-	if (id) {
-		atomic_fetch_add_explicit(&bs->duplicates, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(id ? &bs->duplicates : &bs->misses, 1, memory_order_relaxed);
+	if (id)
 		family_duplicate(bs, from, id);
-	}
 	return id;
 }
 
@@ -441,9 +400,7 @@ static void add_tier_stats(struct blobstore *bs, struct blobstore_stats *stats)
 					      .corrupt_total = tier->corrupt,
 					      .borrowed_bytes = tier->borrowed,
 					      .borrowed_pages_total = tier->borrowed_pages,
-					      .daily_left_bytes = UINT64_MAX };
-		if (store_daily_writes(tier->store))
-			t->daily_left_bytes = (uint64_t)MAX(tier->budget, (int64_t)0);
+					      .daily_left_bytes = tier_daily_left(tier, now_ns()) };
 		health_describe(tier, t);
 		store_get_stats(tier->store, &t->store);
 		store_get_status(tier->store, &t->status);
@@ -457,6 +414,10 @@ void blobstore_get_stats(struct blobstore *bs, struct blobstore_stats *stats)
 {
 	*stats = (struct blobstore_stats){
 		.duplicate_total = atomic_load_explicit(&bs->duplicates, memory_order_relaxed),
+		.duplicate_missed_total = bs->misses,
+		.duplicate_passed_total = bs->passed_over,
+		.collect_ns_total = bs->collect_ns,
+		.recompress_ns_total = bs->recompress_ns,
 		.corrupt_total = atomic_load_explicit(&bs->corrupt, memory_order_relaxed),
 	};
 	pthread_mutex_lock(&bs->lock);

@@ -47,7 +47,7 @@ struct blobstore_tier {
 	uint64_t live_bytes;
 	uint64_t dead_bytes;
 	uint64_t moved_in_bytes_total;	/* written because they came from above */
-	uint64_t collected_bytes_total; /* written to tidy up */
+	uint64_t collected_bytes_total; /* what was there already, written again */
 	uint64_t corrupt_total;		/* gets that failed their check */
 	uint64_t borrowed_bytes;	/* of the live ones: in segments of other hosts */
 	uint64_t borrowed_pages_total;	/* found there */
@@ -77,6 +77,9 @@ struct blobstore_stats {
 	uint64_t dead_bytes;	  /* garbage in segments */
 	uint64_t metadata_bytes;  /* table and index */
 	uint64_t duplicate_total; /* puts answered by an equal blob */
+	uint64_t duplicate_missed_total; /* ... and not */
+	uint64_t duplicate_passed_total; /* blobs with the same hash that were not read for it */
+	uint64_t collect_ns_total, recompress_ns_total; /* processor time */
 	uint64_t compacted_bytes_total;
 	uint64_t raw_bytes; /* of pages as they are, in slow tiers now */
 	uint64_t promoted_bytes_total; /* brought up to the first tier */
@@ -219,17 +222,23 @@ void blobstore_ref(struct blobstore *bs, blob_id id);
 void blobstore_unref(struct blobstore *bs, blob_id id);
 /*
  * Housekeeping, called by one pack thread at a time, some ms at most: frees
- * what unref left behind, gives empty segments of memory back, compacts the poorest
- * segment while held bytes exceed 1.15 of live ones. True: there is more.
+ * what unref left behind, gives empty segments of memory back. True: there is more.
  */
 bool blobstore_tidy(struct blobstore *bs);
+/*
+ * The same, when that has nothing more to do: compacts the poorest segment while held
+ * bytes exceed 1.15 of live ones. Whoever calls it sees to how often, unless the
+ * store is tight.
+ */
+bool blobstore_collect(struct blobstore *bs);
+bool blobstore_is_tight(struct blobstore *bs);
 /*
  * What slow tiers need, beside the above: moves segments down, blobs up, collects
  * garbage there. It waits for them, for ever where one does not answer. True: there
  * is more.
  */
 bool blobstore_carry(struct blobstore *bs);
-/* Both. */
+/* All of it. */
 bool blobstore_work(struct blobstore *bs);
 /*
  * blobstore_carry has a thread of its own, which wake (any thread's, at once) calls

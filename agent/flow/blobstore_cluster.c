@@ -378,6 +378,7 @@ static void moved(struct blobstore *bs, struct domain *domain, blob_id id, uint6
 	else
 		domain_uncharge(domain, before - now);
 	bs->compacted_bytes += now;
+	bs->tiers[0].gc_bytes += now;
 }
 
 /* All of them as a cluster again. False: there is no room. */

@@ -128,6 +128,7 @@ static bool move(struct blobstore *bs, uint64_t loc, const struct record *record
 	domain_uncharge(domain, before - size);
 	bs->encodings.cold_pages += size < before;
 	bs->encodings.cold_saved_bytes += before - size;
+	bs->tiers[0].gc_bytes += size;
 	return true;
 }
 
@@ -193,16 +194,19 @@ static bool slice(struct blobstore *bs)
 
 bool blobstore_recompress(struct blobstore *bs)
 {
+	uint64_t start;
 	bool more;
 
 	if (!atomic_load_explicit(&bs->cold.age_ns, memory_order_relaxed))
 		return false;
 	if (pthread_mutex_trylock(&bs->house)) /* it can wait, a packer can't */
 		return false;
+	start = thread_ns();
 	blobstore_tick(bs);
 	more = slice(bs);
 	more |= segment_free_empty(bs, 1);
 	pthread_mutex_unlock(&bs->house);
+	atomic_fetch_add_explicit(&bs->recompress_ns, thread_ns() - start, memory_order_relaxed);
 	return more;
 }
 

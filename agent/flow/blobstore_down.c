@@ -22,7 +22,8 @@
 /* Of what we once had of a borrowed one: below, it is copied home and given back.
    Its owner may need it, and as long as that is so it costs nothing. */
 #define BORROWED_PERCENT 25
-#define DAY_NS (86400 * NSEC_PER_SEC)
+/* Of one processor, for garbage in slow tiers while there is room. */
+#define COLLECT_PERCENT 25
 
 bool mover_init(struct blobstore *bs)
 {
@@ -48,31 +49,12 @@ void mover_deinit(struct blobstore *bs)
 
 /* ---- which tier can take something ---- */
 
-static void refill_budget(struct tier *t, uint64_t now)
-{
-	double daily = (double)store_daily_writes(t->store);
-	/* What may come at once: an hour's share, and two segments at least. */
-	int64_t most = (int64_t)MAX(daily / 24, (double)(2 * STORE_SEGMENT)), budget = t->budget;
-
-	if (!t->budget_ns)
-		budget = most;
-	else
-		budget += (int64_t)(daily * (double)(now - t->budget_ns) / (double)DAY_NS);
-	t->budget = MIN(budget, most);
-	t->budget_ns = now;
-}
-
 static bool may_write(struct tier *t, uint64_t now)
 {
 	struct store_status status;
 
 	store_get_status(t->store, &status);
-	if (now < t->retry_ns || status.state != STORE_UP)
-		return false;
-	if (!store_daily_writes(t->store))
-		return true;
-	refill_budget(t, now);
-	return t->budget >= SEALED_BATCH;
+	return now >= t->retry_ns && status.state == STORE_UP && tier_daily_left(t, now) >= SEALED_BATCH;
 }
 
 /* Room for what comes from above, beside what it needs itself to tidy up. */
@@ -212,6 +194,12 @@ static bool begin_down(struct blobstore *bs, uint32_t tier, uint64_t now)
 	return victim && begin(bs, victim, tier_below(bs, tier, bs->segments[victim - 1].tenant, now), false);
 }
 
+/* Where the carrier has a thread of its own it leaves the processor to others. */
+static bool may_collect(const struct blobstore *bs, struct tier *t, uint64_t now)
+{
+	return may_write(t, now) && (!bs->wake || is_over(t) || now >= bs->mover.collect_due_ns);
+}
+
 /* Under the lock. */
 static bool begin_any(struct blobstore *bs)
 {
@@ -221,7 +209,7 @@ static bool begin_any(struct blobstore *bs)
 	for (uint32_t i = bs->nr_tiers; i-- > 0;) {
 		if (i + 1 < bs->nr_tiers && begin_down(bs, i, now))
 			return true;
-		if (i && may_write(&bs->tiers[i], now) && begin(bs, pick_poorest(bs, i), i, true))
+		if (i && may_collect(bs, &bs->tiers[i], now) && begin(bs, pick_poorest(bs, i), i, true))
 			return true;
 	}
 	return false;
@@ -457,7 +445,7 @@ static bool move_batch(struct blobstore *bs)
 	struct mover *m = &bs->mover;
 	struct outgoing *out;
 
-	if (!outgoing_make_place(bs)) {
+	if (!outgoing_make_place(bs) || tier_daily_left(&bs->tiers[m->to], now_ns()) < SEALED_BATCH) {
 		give_up_victim(bs);
 		return false;
 	}
@@ -484,6 +472,18 @@ static bool move_batch(struct blobstore *bs)
 	return true;
 }
 
+static bool collect_batch(struct blobstore *bs)
+{
+	struct mover *m = &bs->mover;
+	uint64_t start = thread_ns(), spent;
+	bool moved = move_batch(bs);
+
+	spent = thread_ns() - start;
+	collect_spent(bs, start);
+	m->collect_due_ns = MAX(m->collect_due_ns, now_ns()) + spent * (100 / COLLECT_PERCENT - 1);
+	return moved;
+}
+
 bool mover_step(struct blobstore *bs)
 {
 	struct mover *m = &bs->mover;
@@ -494,7 +494,7 @@ bool mover_step(struct blobstore *bs)
 		pthread_mutex_unlock(&bs->lock);
 	}
 	if (m->victim)
-		return move_batch(bs);
+		return m->collecting ? collect_batch(bs) : move_batch(bs);
 	if (m->used_out)
 		return outgoing_finish(bs);
 	outgoing_rest(bs);
@@ -525,7 +525,7 @@ static bool begin_making_room(struct blobstore *bs)
 bool mover_make_room(struct blobstore *bs)
 {
 	/* What has died may be enough, or somebody has made some while we waited. */
-	(void)blobstore_tidy(bs);
+	(void)(blobstore_tidy(bs) || blobstore_collect(bs));
 	segment_free_empty(bs, bs->nr_tiers);
 	for (unsigned failed = 0; begin_making_room(bs);) {
 		bool done;

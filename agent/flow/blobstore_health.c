@@ -26,6 +26,8 @@ void health_describe(struct tier *tier, struct blobstore_tier *t)
 		snprintf(t->reason, sizeof(t->reason), "writing: %s", strerror(-error));
 	else if (tier->read_error_ns)
 		snprintf(t->reason, sizeof(t->reason), "reading: %s", strerror(-tier->read_error));
+	else if (t->daily_left_bytes < SEALED_BATCH)
+		snprintf(t->reason, sizeof(t->reason), "what daily= allows has been written in the last 24 hours");
 	t->degraded = status.state != STORE_UP || t->reason[0];
 }
 
@@ -43,7 +45,7 @@ static void probe_write(struct tier *t, uint64_t now)
 		return;
 	r = store_probe(t->store);
 	if (r != -EOPNOTSUPP)
-		tier_note_write(t, r, 0);
+		tier_note_write(t, r);
 	else if (now >= t->retry_ns + NEWS_NS)
 		t->write_error = 0;
 }

@@ -10,7 +10,6 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "common/inject.h"
 #include "flow/blobstore_private.h"
@@ -64,17 +63,42 @@ void outgoing_rest(struct blobstore *bs)
 	struct mover *m = &bs->mover;
 
 	for (uint32_t i = 0; m->out_touched && i < m->nr_out; i++)
-		(void)madvise(m->out[i].bytes, SEALED_BATCH, MADV_DONTNEED); /* if not, they stay */
+		memory_give_back(m->out[i].bytes, SEALED_BATCH);
 	m->out_touched = false;
 }
 
-void tier_note_write(struct tier *t, int r, uint32_t bytes)
+/* ---- daily= ---- */
+
+#define HOUR_NS (3600 * NSEC_PER_SEC)
+
+uint64_t tier_daily_left(const struct tier *t, uint64_t now)
+{
+	uint64_t most = store_daily_writes(t->store), last = t->daily->hour, sum = 0;
+
+	if (!most)
+		return UINT64_MAX;
+	for (uint64_t i = 0; i < DAILY_HOURS && i <= last && last - i + DAILY_HOURS > now / HOUR_NS; i++)
+		sum += t->daily->bytes[(last - i) % DAILY_HOURS];
+	return most - MIN(sum, most);
+}
+
+static void note_daily(struct daily *d, uint64_t bytes)
+{
+	uint64_t hour = now_ns() / HOUR_NS, last = d->hour;
+
+	for (uint64_t i = 0; i < DAILY_HOURS && last + i < hour; i++)
+		d->bytes[(last + i + 1) % DAILY_HOURS] = 0;
+	d->hour = hour;
+	d->bytes[hour % DAILY_HOURS] += bytes;
+}
+
+/* ---- */
+
+void tier_note_write(struct tier *t, int r)
 {
 	t->write_error = r;
 	if (!r) {
 		t->retry_ns = t->pause_ns = 0;
-		if (store_daily_writes(t->store))
-			t->budget -= bytes;
 		return;
 	}
 	t->pause_ns = t->pause_ns ? MIN(t->pause_ns * 2, PAUSE_MAX_NS) : PAUSE_MIN_NS;
@@ -139,7 +163,7 @@ bool outgoing_start(struct blobstore *bs)
 	r = out->n ? take_place(bs, out) : 0;
 	pthread_mutex_unlock(&bs->lock);
 	if (r) {
-		tier_note_write(t, r, 0);
+		tier_note_write(t, r);
 		return false;
 	}
 	atomic_fetch_add(&bs->segments[out->victim].readers, 1);
@@ -149,10 +173,12 @@ bool outgoing_start(struct blobstore *bs)
 	inject(INJECT_BATCH_PLACE);
 	m->out_touched = true;
 	r = seal_batch(bs, out);
-	if (r)
+	if (r) {
 		out->write.result = r; /* as if written, and failed */
-	else
+	} else {
+		note_daily(t->daily, out->write.len); /* whatever comes of it */
 		store_write_start(t->store, &out->write);
+	}
 	return true;
 }
 
@@ -235,7 +261,7 @@ static int wait_for(struct blobstore *bs, struct outgoing *out, bool first)
 	int r = store_write_wait(t->store, &out->write);
 
 	if (first)
-		tier_note_write(t, r, out->write.len);
+		tier_note_write(t, r);
 	if (!r)
 		atomic_fetch_add_explicit(out->collecting ? &t->gc_bytes : &t->in_bytes, out->write.len,
 					  memory_order_relaxed);

@@ -172,6 +172,14 @@ struct tenant {
 	uint32_t open[NR_STREAMS]; /* segment plus one */
 };
 
+/* What was written to a tier in the last day, by hours of the machine's uptime; kept.
+   The one that runs and 24 before, so that no day can have more than daily=. */
+#define DAILY_HOURS 25
+struct daily {
+	_Atomic uint64_t hour; /* the last one with something in it */
+	_Atomic uint64_t bytes[DAILY_HOURS];
+};
+
 /* Guarded by the lock, but for what is const, and what is the mover's. */
 struct tier {
 	struct store *store; /* const */
@@ -187,10 +195,9 @@ struct tier {
 	_Atomic uint64_t retry_ns; /* it failed, or is full: not written to before */
 	uint64_t pause_ns;	   /* ... and how long that was */
 	_Atomic int write_error;   /* the last one, 0: the last write went well */
-	_Atomic int64_t budget;	   /* bytes it may still write (daily) */
-	uint64_t budget_ns;	   /* as of when */
+	struct daily *daily;	   /* written by the mover alone */
 	/* any thread's */
-	_Atomic uint64_t in_bytes, gc_bytes; /* written: from above, to tidy up */
+	_Atomic uint64_t in_bytes, gc_bytes; /* written: from above, what was there already */
 	_Atomic uint64_t corrupt;  /* gets that failed their check */
 	_Atomic int read_error;	   /* the last one */
 	_Atomic uint64_t read_error_ns; /* when; 0: the last read went well */
@@ -228,6 +235,7 @@ struct mover {
 	uint32_t record;  /* sealed form: the next one of that batch */
 	bool collecting;  /* garbage, not room */
 	bool left;	  /* some could not be moved */
+	uint64_t collect_due_ns; /* garbage is not looked for before, while there is room */
 	/* a batch of the victim, read; sealed form */
 	unsigned char *batch;
 	unsigned char *table;
@@ -287,6 +295,7 @@ struct blobstore {
 	_Atomic bool no_answer; /* it did not come in time */
 	struct mover mover;
 	struct share *share; /* with other hosts; NULL: nothing */
+	struct lookups *lookups; /* NULL: there is no slow tier */
 	_Atomic uint64_t move_down_ns; /* unused for so long: down; 0: only for room */
 	_Atomic uint32_t wanted[WANTED]; /* blobs to be brought up; 0: none */
 	_Atomic bool has_wanted;
@@ -316,6 +325,9 @@ struct blobstore {
 
 	_Atomic uint32_t clock; /* a moment ago, in ticks */
 	_Atomic uint64_t duplicates;
+	_Atomic uint64_t misses;      /* pages that none was equal to */
+	_Atomic uint64_t passed_over; /* perhaps equal ones that were not read for it */
+	_Atomic uint64_t collect_ns, recompress_ns; /* processor time */
 	_Atomic uint64_t corrupt;
 	struct blobstore_encodings encodings; /* guarded by the lock */
 };
@@ -331,6 +343,8 @@ int blobstore_check(struct blobstore *bs, blob_id id, const struct segment *seg,
 uint64_t blobstore_next_serial(struct blobstore *bs);
 /* Takes the time for the clock. */
 void blobstore_tick(struct blobstore *bs);
+/* The thread's processor time since then went into collecting garbage. */
+void collect_spent(struct blobstore *bs, uint64_t start_ns);
 
 static inline void segment_touch(struct blobstore *bs, struct segment *seg)
 {
@@ -346,6 +360,16 @@ blob_id put_duplicate(struct blobstore *bs, struct codec *codec, const struct bl
 		      uint64_t hash, const void *page);
 enum blobstore_result put_new(struct blobstore *bs, struct codec *codec, const struct blobstore_source *from,
 			      uint64_t hash, const void *page, blob_id *id);
+
+/* ---- blobstore_lookup.c ---- */
+
+bool lookups_init(struct blobstore *bs);
+/* Waits for reads that nobody waited for. */
+void lookups_deinit(struct blobstore *bs);
+/* A blob of domain with the very bytes of page, with a reference, or 0. One
+   that fails its checksum is as good as none. Waits, but not long. */
+blob_id find_equal(struct blobstore *bs, struct codec *codec, const struct domain *domain, uint64_t hash,
+		   const void *page);
 
 /* ---- blobstore_cluster.c ---- */
 
@@ -473,8 +497,10 @@ bool outgoing_start(struct blobstore *bs);
 bool outgoing_make_place(struct blobstore *bs);
 /* Waits for the oldest one. False: it failed; none is on its way then. */
 bool outgoing_finish(struct blobstore *bs);
+/* What daily= leaves for now; UINT64_MAX: any number. Any thread. */
+uint64_t tier_daily_left(const struct tier *t, uint64_t now);
 /* The mover has tried, at r: whether the tier takes something. */
-void tier_note_write(struct tier *t, int r, uint32_t bytes);
+void tier_note_write(struct tier *t, int r);
 
 /* ---- blobstore_share.c; under the carry lock ---- */
 

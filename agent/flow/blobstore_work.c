@@ -17,6 +17,8 @@
 #define GARBAGE_SLACK ((uint64_t)64 << 10)
 /* A segment with less is not worth copying the rest. */
 #define GARBAGE_OF_SEGMENT 8 /* an eighth */
+/* Of the first tier: above, collecting has no time to lose. */
+#define TIGHT_PERCENT 80
 
 /* ---- dead blobs ---- */
 
@@ -157,6 +159,7 @@ static enum step move_one(struct blobstore *bs)
 		blob_move(bs->blobs, record.id, new_loc);
 		segment_drop(bs, loc);
 		bs->compacted_bytes += size;
+		bs->tiers[0].gc_bytes += size;
 	}
 	bs->cursor += size;
 	/* the last live record gone, segment_drop has ended it */
@@ -195,17 +198,37 @@ static bool reap_step(struct blobstore *bs)
 	return true;
 }
 
+void collect_spent(struct blobstore *bs, uint64_t start_ns)
+{
+	atomic_fetch_add_explicit(&bs->collect_ns, thread_ns() - start_ns, memory_order_relaxed);
+}
+
 bool blobstore_tidy(struct blobstore *bs)
 {
 	bool more = true;
 
 	pthread_mutex_lock(&bs->house);
 	blobstore_tick(bs);
-	/* The dead first: they are not worth moving. */
 	for (unsigned i = 0; more && i < STEPS_PER_CALL; i++) {
 		pthread_mutex_lock(&bs->lock);
 		/* After a restart blobs that aren't indexed yet can't be freed. */
-		more = blob_recover_index(bs->blobs, INDEX_PER_STEP) || reap_step(bs) || compact_step(bs);
+		more = blob_recover_index(bs->blobs, INDEX_PER_STEP) || reap_step(bs);
+		pthread_mutex_unlock(&bs->lock);
+		more |= segment_free_empty(bs, 1);
+	}
+	pthread_mutex_unlock(&bs->house);
+	return more;
+}
+
+bool blobstore_collect(struct blobstore *bs)
+{
+	uint64_t start = thread_ns();
+	bool more = true;
+
+	pthread_mutex_lock(&bs->house);
+	for (unsigned i = 0; more && i < STEPS_PER_CALL; i++) {
+		pthread_mutex_lock(&bs->lock);
+		more = compact_step(bs);
 		pthread_mutex_unlock(&bs->lock);
 		if (!more && cluster_collect(bs)) {
 			more = true;
@@ -215,7 +238,19 @@ bool blobstore_tidy(struct blobstore *bs)
 		more |= segment_free_empty(bs, 1);
 	}
 	pthread_mutex_unlock(&bs->house);
+	collect_spent(bs, start);
 	return more;
+}
+
+bool blobstore_is_tight(struct blobstore *bs)
+{
+	const struct tier *t = &bs->tiers[0];
+	bool tight;
+
+	pthread_mutex_lock(&bs->lock);
+	tight = t->used_segments * 100ull > t->capacity * (uint64_t)TIGHT_PERCENT;
+	pthread_mutex_unlock(&bs->lock);
+	return tight;
 }
 
 bool blobstore_carry(struct blobstore *bs)
@@ -237,7 +272,8 @@ bool blobstore_carry(struct blobstore *bs)
 
 bool blobstore_work(struct blobstore *bs)
 {
-	bool more = blobstore_tidy(bs);
+	/* The dead first: they are not worth moving. */
+	bool more = blobstore_tidy(bs) || blobstore_collect(bs);
 
 	return blobstore_carry(bs) || more;
 }

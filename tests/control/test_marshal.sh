@@ -70,10 +70,16 @@ python3 - "$DIR/json" <<-'END' || fail "wrong figures: $(cat "$DIR/json")"
 	            clustered_pages_total=367, clustered_bytes_total=373,
 	            delta_pages_total=103, delta_bytes_total=107, raw_pages_total=353, raw_bytes=359, recompressed_pages_total=149,
 	            recompress_saved_bytes_total=151, compacted_bytes_total=157,
+	            collect_usec_total=163, recompress_usec_total=167, promoted_bytes_total=173,
+	            dictionaries_trained_total=179, dictionaries_retired_total=181,
+	            duplicate_missed_pages_total=191, duplicate_passed_pages_total=193,
 	            attach_refused_total=139, evicted_bytes=2048000, stored_bytes=130000)
 	wrong = {k: (a.get(k), v) for k, v in want.items() if a.get(k) != v}
 	assert not wrong, wrong
+	# the sum of packing, unpacking, recompressing and this one
+	assert abs(a["collect_share"] - 163 / (73 + 167 + 163 + a["unpack_usec_total"])) < 1e-5, a["collect_share"]
 	memory, rados = a["tiers"]
+	assert abs(rados.pop("rewritten_per_byte") - 47 / 192) < 1e-5, rados
 	assert (memory["name"], memory["state"], memory["reason"]) == ("memory", "up", ""), memory
 	assert memory["capacity_bytes"] == 413696, memory
 	want = dict(name="rados", state="away", reason="no answer", capacity_bytes=211,
@@ -82,7 +88,7 @@ python3 - "$DIR/json" <<-'END' || fail "wrong figures: $(cat "$DIR/json")"
 	            oldest_read_ns=257, read_p50_ns=263, read_p99_ns=269, write_p50_ns=271,
 	            write_p99_ns=277, errors_total=281, io_errors_total=283, timeouts_total=293,
 	            access_errors_total=307, missing_total=311, misuse_total=313, full_total=317,
-	            corrupt_total=331, moved_in_bytes_total=337, collected_bytes_total=347,
+	            corrupt_total=331, moved_in_bytes_total=337, collected_bytes_total=47,
 	            borrowed_bytes=373, borrowed_pages_total=367, daily_left_bytes=349)
 	assert rados == want, rados
 END

@@ -312,6 +312,14 @@ START_TEST(test_spec)
 		{ "file:/x,size=5T", "too large" },
 		{ "file:/x,size=1G,colour=red", "\"colour=\" is neither" },
 		{ "file:/x,size=1G,daily=much", "daily=much" },
+		{ "file:/x,size=infinity", "size=infinity" },
+	};
+	static const struct {
+		const char *spec;
+		uint64_t bytes;
+	} daily[] = {
+		{ "8M,daily=infinity", 0 },
+		{ "8M", (uint64_t)16 << 30 },
 	};
 	const char *error;
 	char spec[128];
@@ -328,6 +336,13 @@ START_TEST(test_spec)
 	ck_assert_msg(store != NULL, "%s", error);
 	ck_assert_uint_eq(stats().capacity_bytes, 8 << 20);
 	ck_assert_uint_eq(store_daily_writes(store), (uint64_t)3 << 29);
+	for (size_t i = 0; i < ARRAY_SIZE(daily); i++) {
+		store = store_close(store);
+		snprintf(spec, sizeof(spec), "file:%s,size=%s", dir, daily[i].spec);
+		store = store_open(spec, &error);
+		ck_assert_msg(store != NULL, "%s", error);
+		ck_assert_uint_eq(store_daily_writes(store), daily[i].bytes);
+	}
 }
 END_TEST
 

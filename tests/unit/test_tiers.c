@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "backends/faulty.h"
+#include "common/kept.h"
 #include "common/util.h"
 #include "page/seal.h"
 #include "tests/unit/blobs.h"
@@ -599,7 +600,7 @@ static void *carrier(void *arg)
 static void *tidier(void *arg)
 {
 	while (!ended)
-		if (!blobstore_tidy(bs))
+		if (!blobstore_tidy(bs) && !blobstore_collect(bs))
 			usleep(1000);
 	return arg;
 }
@@ -644,6 +645,37 @@ START_TEST(test_puts_do_not_wait_for_a_hanging_store)
 }
 END_TEST
 
+/* Nor for one that does not read: what may be equal there is passed over, and stored
+   again. _i: the read that nobody waits for any more ends, or never does. */
+START_TEST(test_puts_do_not_wait_for_a_hanging_read)
+{
+	struct faulty_rule hold = { .call = FAULTY_READ, .kind = FAULTY_HOLD };
+	blob_id again;
+
+	open_tiers(8, 8, 0);
+	put_many(200);
+	move_all_down();
+	ck_assert_int_eq(try_put(bob, 0, &again), BLOBSTORE_DUPLICATE); /* read, and compared */
+	ck_assert_uint_eq(again, ids[0]);
+	blobstore_unref(bs, again);
+	ck_assert_uint_eq(stats().duplicate_passed_total, 0);
+	store_faulty_add(stores[1], &hold);
+	for (unsigned i = 1; i < 200; i++)
+		ids[MANY - i] = put(i % 7 ? alice : bob, i);
+	ck_assert_uint_eq(stats().duplicate_passed_total, 199);
+	ck_assert_uint_gt(store_faulty_held(stores[1]), 0);
+	blobstore_unref(bs, ids[1]); /* its reader has a reference of its own */
+	ids[1] = 0;
+	for (unsigned i = 1; i < 200; i++)
+		ck_assert_int_eq(get(codec, ids[MANY - i], i), 0);
+	if (_i == 0)
+		ck_assert_uint_gt(store_faulty_release(stores[1]), 0);
+	drop_all();
+	if (_i == 0)
+		expect_nothing();
+}
+END_TEST
+
 /* While a write hangs, the dead go and memory is put together, also what is part
    of that write; a domain may go as a whole. */
 START_TEST(test_a_hanging_store_stops_no_tidying)
@@ -669,7 +701,7 @@ START_TEST(test_a_hanging_store_stops_no_tidying)
 		} else {
 			left++;
 		}
-	while (blobstore_tidy(bs))
+	while (blobstore_tidy(bs) || blobstore_collect(bs))
 		;
 	st = stats();
 	ck_assert(hanging);
@@ -680,6 +712,8 @@ START_TEST(test_a_hanging_store_stops_no_tidying)
 	/* but for the victim of the mover */
 	ck_assert_uint_le(st.dead_bytes, st.live_bytes * 15 / 100 + 2 * STORE_SEGMENT);
 	ck_assert_uint_gt(st.compacted_bytes_total, 1 << 20);
+	ck_assert_uint_eq(st.tier[0].collected_bytes_total, st.compacted_bytes_total);
+	ck_assert_uint_gt(st.collect_ns_total, 0);
 	expect_all();
 	hang = false;
 	ended = true;
@@ -725,6 +759,44 @@ START_TEST(test_degraded_until_it_works)
 	expect_all();
 	drop_all();
 	expect_nothing();
+}
+END_TEST
+
+/* daily= is kept, a worker that follows goes on with what is left; what has not gone
+   down stays where it is, and the tier says why. */
+START_TEST(test_daily)
+{
+	const uint64_t most = 2 << 20;
+	struct blobstore_tier tier;
+	unsigned slow;
+
+	kept_use(kept_directory_new());
+	open_tiers(8, 8, 0);
+	store_set_daily_writes(stores[1], most);
+	ck_assert_uint_eq(stats().tier[1].daily_left_bytes, most);
+	put_many(2000); /* 4 MiB */
+	blobstore_set_move_down(bs, 1);
+	while (!stats().tier[1].degraded)
+		if (!blobstore_work(bs))
+			usleep(1000);
+	work_all();
+	tier = stats().tier[1];
+	ck_assert_str_eq(tier.reason, "what daily= allows has been written in the last 24 hours");
+	ck_assert_uint_eq(tier.store.written_bytes_total, most - tier.daily_left_bytes);
+	ck_assert_uint_gt(tier.store.written_bytes_total, most / 2);
+	slow = expect_all();
+	ck_assert_uint_gt(slow, 400);
+	ck_assert_uint_lt(slow, 1200);
+	drop_all();
+	expect_nothing();
+	seal_free(seal);
+	blobstore_free(bs);
+	store_close(stores[1]);
+	store_close(stores[0]);
+	open_tiers(8, 8, 0);
+	store_set_daily_writes(stores[1], most);
+	ck_assert_uint_eq(stats().tier[1].daily_left_bytes, tier.daily_left_bytes);
+	ck_assert(stats().tier[1].degraded);
 }
 END_TEST
 
@@ -956,8 +1028,10 @@ int main(void)
 	tcase_add_test(tc, test_pages_as_they_are);
 	tcase_add_test(tc, test_pages_as_they_are_need_a_way_down);
 	tcase_add_test(tc, test_puts_do_not_wait_for_a_hanging_store);
+	tcase_add_loop_test(tc, test_puts_do_not_wait_for_a_hanging_read, 0, 2);
 	tcase_add_test(tc, test_a_hanging_store_stops_no_tidying);
 	tcase_add_test(tc, test_degraded_until_it_works);
+	tcase_add_test(tc, test_daily);
 	tcase_add_test(tc, test_garbage_beside_puts);
 	tcase_add_test(tc, test_INV_2_get_now_does_not_wait);
 	tcase_add_loop_test(tc, test_random_operations, 0, 2);
