@@ -83,7 +83,7 @@ static int find(struct blobstore *bs, uint64_t loc, void *buf, struct found *f)
 		return r;
 	memcpy(&c, f->names, sizeof(c));
 	if (!c.nr || c.nr > BLOB_PARTS_MAX || record.len < sizeof(c) + c.nr * sizeof(blob_id) ||
-	    c.len > record.len - sizeof(c) - c.nr * sizeof(blob_id))
+	    c.len > record.len - sizeof(c) - c.nr * sizeof(blob_id) || (record.len + sizeof(record)) % c.nr)
 		return -EBADMSG;
 	f->names += sizeof(c);
 	f->frame = f->names + c.nr * sizeof(blob_id);

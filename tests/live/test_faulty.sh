@@ -21,12 +21,53 @@ right() {
 	[ "$(ask "$SERVED" verify)" = $((MIB * 256)) ] || fail "verify: $*"
 }
 
+# superblock MACHINE BOOT [VERSION]: what an agent has left there, of a machine and a boot
+superblock() {
+	python3 - "$DIR/store/uswap.segments" "$@" <<-'END'
+		import struct, sys
+		path, machine, boot, version = (sys.argv[1:] + ["1"])[:4]
+		def crc32c(data):
+		    crc = 0xffffffff
+		    for byte in data:
+		        crc ^= byte
+		        for _ in range(8):
+		            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+		    return crc ^ 0xffffffff
+		def block(crc):
+		    return (b"USWAPSEG" + struct.pack("<II", int(version), crc) + bytes.fromhex(machine) +
+		            bytes.fromhex(boot) + struct.pack("<Q", 256 << 20)).ljust(4096, b"\0")
+		with open(path, "wb") as f:
+		    f.write(block(crc32c(block(0))) + b"\x5a" * (9 << 20))
+	END
+}
+
 MIB=8
 live_begin
+need_program python3
 mkdir "$DIR/store"
 rules
 AGENT_STORES=(memory:16M "faulty:$DIR/rules,file:$DIR/store,size=256M")
+
+# ---- what others have left in the directory: only what is our own is discarded ----
+ours=$(tr -d '\n' </etc/machine-id 2>/dev/null) || true
+other=$(printf '%032x' 7)
+superblock "$other" "$other"
+before=$(stat -c %s "$DIR/store/uswap.segments")
+refused "belongs to another machine" "${AGENT_STORES[@]}"
+superblock "$other" "$other" 2
+refused "is of version 2" "${AGENT_STORES[@]}"
+superblock "$other" "$other"
+printf x | dd of="$DIR/store/uswap.segments" bs=1 seek=100 conv=notrunc 2>/dev/null
+refused "damaged superblock" "${AGENT_STORES[@]}"
+[ "$(stat -c %s "$DIR/store/uswap.segments")" = "$before" ] || fail "a file that was refused has changed"
+# of this machine, of an earlier boot; without an id each boot is a machine
+if [ ${#ours} = 32 ]; then
+	superblock "$ours" "$other"
+else
+	rm "$DIR/store/uswap.segments"
+fi
 agent_start
+[ "$(stat -c %s "$DIR/store/uswap.segments")" -lt $((1 << 20)) ] || fail "what an earlier boot has left is still there"
 
 # ---- no write succeeds: pages stay in memory, the store says why ----
 for error in EIO EROFS ENOSPC; do

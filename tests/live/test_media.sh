@@ -21,20 +21,6 @@ restart() { # MOVE_DOWN STORE...
 	agent_start
 }
 
-# refused WORDS STORE...: an agent with these stores must not start, and say so
-refused() {
-	local words=$1 status=0
-
-	shift
-	timeout 20 "$AGENT" --config "$DIR/uswap.conf" --socket "$DIR/other.sock" --bus-address none \
-		"${@/#/--store=}" --foreground >"$DIR/refused" 2>&1 || status=$?
-	case $status in
-	0 | 124) fail "started with $*: status $status" ;;
-	esac
-	grep -q "$words" "$DIR/refused" || fail "no word of \"$words\": $(cat "$DIR/refused")"
-	say "refused: $(grep -m 1 "$words" "$DIR/refused")"
-}
-
 right() { # N MIB
 	[ "$(ask "$1" verify)" = $(($2 * 256)) ] || fail "verify"
 }

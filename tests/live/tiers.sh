@@ -28,3 +28,18 @@ tier_has() { # N BYTES
 tier_is() { # N STATE
 	[ "$(tier "$1" state)" = "$2" ]
 }
+
+# refused WORDS STORE...: an agent with these stores must not start, and say so
+refused() {
+	local words=$1 status=0
+
+	shift
+	[ -e "$DIR/uswap.conf" ] || agent_config >"$DIR/uswap.conf"
+	timeout 20 "$AGENT" --config "$DIR/uswap.conf" --socket "$DIR/other.sock" --bus-address none \
+		"${@/#/--store=}" --foreground >"$DIR/refused" 2>&1 || status=$?
+	case $status in
+	0 | 124) fail "started with $*: status $status" ;;
+	esac
+	grep -q "$words" "$DIR/refused" || fail "no word of \"$words\": $(cat "$DIR/refused")"
+	say "refused: $(grep -m 1 "$words" "$DIR/refused")"
+}
