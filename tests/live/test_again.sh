@@ -29,8 +29,12 @@ again() { # HOW-MANY programs
 	sleep 0.5
 	attached "$1" || fail "$(total processes_count) sessions of $1 programs"
 }
+evicts() { # PID; not before its mover is there
+	"$CTL" --json evict "$1" >"$DIR/order.json" 2>&1
+}
 evict_some() { # N PID
-	[ "$("$CTL" --json evict "$2" | jq -er "$JQ_ORDER")" -gt 0 ] || fail "nothing of $2 leaves"
+	wait_until 20 "$2 to be evicted" evicts "$2"
+	[ "$(jq -er "$JQ_ORDER" "$DIR/order.json")" -gt 0 ] || fail "nothing of $2 leaves"
 	absent_at_least "$1" 50 || fail "hardly anything of $2 has left"
 }
 
