@@ -38,7 +38,7 @@ int fdpass_send(int sock, const void *packet, size_t size, const int *fds, unsig
 }
 
 /* True: there was room for all. */
-static bool take_control(struct msghdr *msg, int *fds, unsigned *nr, pid_t *peer)
+static bool take_control(struct msghdr *msg, uid_t uid, int *fds, unsigned *nr, pid_t *peer)
 {
 	bool fits = true;
 
@@ -55,7 +55,7 @@ static bool take_control(struct msghdr *msg, int *fds, unsigned *nr, pid_t *peer
 				if (*nr < FDPASS_MAX) {
 					fds[(*nr)++] = fd;
 				} else {
-					reaper_close(fd);
+					reaper_close_of(uid, fd);
 					fits = false;
 				}
 			}
@@ -69,7 +69,7 @@ static bool take_control(struct msghdr *msg, int *fds, unsigned *nr, pid_t *peer
 	return fits;
 }
 
-ssize_t fdpass_recv(int sock, void *packet, size_t room, int *fds, unsigned *nr, pid_t *peer)
+ssize_t fdpass_recv(int sock, uid_t uid, void *packet, size_t room, int *fds, unsigned *nr, pid_t *peer)
 {
 	/* Room for as many as there can be: those without it the kernel would
 	   drop on our behalf, in this thread, and that may wait. */
@@ -80,24 +80,27 @@ ssize_t fdpass_recv(int sock, void *packet, size_t room, int *fds, unsigned *nr,
 	struct iovec iov = { .iov_base = packet, .iov_len = room };
 	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.buf,
 			      .msg_controllen = sizeof(control.buf) };
-	ssize_t n = recvmsg(sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	ssize_t n;
 
 	*nr = 0;
 	*peer = 0;
+	if (reaper_is_full(uid))
+		return -EUSERS;
+	n = recvmsg(sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	if (n < 0)
 		return -errno;
-	if (!take_control(&msg, fds, nr, peer) || msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
-		fdpass_close(fds, *nr);
+	if (!take_control(&msg, uid, fds, nr, peer) || msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
+		fdpass_close(uid, fds, *nr);
 		*nr = 0;
 		return -EMSGSIZE;
 	}
 	return n;
 }
 
-void fdpass_close(int *fds, unsigned nr)
+void fdpass_close(uid_t uid, int *fds, unsigned nr)
 {
 	for (unsigned i = 0; i < nr; i++)
-		reaper_close(take_fd(&fds[i]));
+		reaper_close_of(uid, take_fd(&fds[i]));
 }
 
 bool fdpass_info(int fd, const char *name, char *value, size_t size)

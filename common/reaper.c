@@ -3,30 +3,41 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <stdbool.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 
 #include "common/log.h"
 #include "common/util.h"
 
-#define CLOSERS_MAX 17u /* 16 may be stuck, and one works */
+#define CLOSERS_MAX 256u
+#define CLOSERS_OWN 17u /* 16 may be stuck until they are kicked, and one works */
+#define CLOSERS_USER 4u
+#define QUEUE_USER 64u /* with more it is full */
+#define SLOW_NS (NSEC_PER_SEC / 8) /* when all do so long, another one comes */
 #define STUCK_NS NSEC_PER_SEC
 #define QUEUE_FIRST 64u
+#define NOBODY ((uid_t)-1) /* our own */
 /* What gets a closer out of a wait that can be interrupted. */
 #define KICK_SIGNAL (SIGRTMIN + 4)
 
 struct closer {
 	pthread_t thread;
 	uint64_t since_ns; /* in this close(); 0: idle */
+	uid_t uid;
+};
+
+struct waiting {
+	int fd;
+	uid_t uid;
 };
 
 static struct {
 	pthread_mutex_t lock;
 	pthread_cond_t more; /* for idle closers */
 	pthread_cond_t look; /* for the keeper */
-	int *queue;	     /* a ring */
-	unsigned size, first, nr;
+	struct waiting *queue;
+	unsigned size, nr;
 	struct closer closer[CLOSERS_MAX];
 	unsigned nr_closers, nr_idle;
 	bool has_keeper, has_warned;
@@ -37,32 +48,57 @@ static void on_kick(int signal)
 	(void)signal;
 }
 
-static bool push(int fd)
+static bool push(uid_t uid, int fd)
 {
 	if (reaper.nr == reaper.size) {
 		unsigned size = reaper.size ? reaper.size * 2 : QUEUE_FIRST;
-		int *queue = malloc(size * sizeof(*queue));
+		struct waiting *queue = realloc(reaper.queue, size * sizeof(*queue));
 
 		if (!queue)
 			return false;
-		for (unsigned i = 0; i < reaper.nr; i++)
-			queue[i] = reaper.queue[(reaper.first + i) % reaper.size];
-		free(reaper.queue);
 		reaper.queue = queue;
 		reaper.size = size;
-		reaper.first = 0;
 	}
-	reaper.queue[(reaper.first + reaper.nr++) % reaper.size] = fd;
+	reaper.queue[reaper.nr++] = (struct waiting){ .fd = fd, .uid = uid };
 	return true;
 }
 
-static int pop(void)
+/* Threads that close something of that user, since_ns ago or longer. */
+static unsigned closers_of(uid_t uid, uint64_t before_ns)
 {
-	int fd = reaper.queue[reaper.first];
+	unsigned n = 0;
 
-	reaper.first = (reaper.first + 1) % reaper.size;
-	reaper.nr--;
-	return fd;
+	for (unsigned i = 0; i < reaper.nr_closers; i++)
+		n += reaper.closer[i].uid == uid && reaper.closer[i].since_ns &&
+		     reaper.closer[i].since_ns <= before_ns;
+	return n;
+}
+
+/* The first in the queue that may have a thread; as many as wait: none. */
+static unsigned next_in_queue(void)
+{
+	uid_t full = NOBODY;
+	unsigned i;
+
+	for (i = 0; i < reaper.nr; i++) {
+		uid_t uid = reaper.queue[i].uid;
+
+		/* mostly one user's that fill it */
+		if (i && uid == full && uid != NOBODY)
+			continue;
+		if (closers_of(uid, UINT64_MAX) < (uid == NOBODY ? CLOSERS_OWN : CLOSERS_USER))
+			break;
+		full = uid;
+	}
+	return i;
+}
+
+static struct waiting pop(unsigned i)
+{
+	struct waiting w = reaper.queue[i];
+
+	memmove(&reaper.queue[i], &reaper.queue[i + 1], (--reaper.nr - i) * sizeof(w));
+	return w;
 }
 
 /* The peer's wish to linger is none of ours. Anything but a socket refuses. */
@@ -92,17 +128,19 @@ static void *run_closer(void *arg)
 	block_signals(true);
 	pthread_mutex_lock(&reaper.lock);
 	for (;;) {
-		int fd;
+		struct waiting w;
+		unsigned i;
 
 		reaper.nr_idle++;
-		while (!reaper.nr)
+		while ((i = next_in_queue()) == reaper.nr)
 			pthread_cond_wait(&reaper.more, &reaper.lock);
 		reaper.nr_idle--;
-		fd = pop();
+		w = pop(i);
+		c->uid = w.uid;
 		c->since_ns = now_ns();
 		pthread_cond_signal(&reaper.look);
 		pthread_mutex_unlock(&reaper.lock);
-		close_now(fd);
+		close_now(w.fd);
 		pthread_mutex_lock(&reaper.lock);
 		c->since_ns = 0;
 	}
@@ -128,31 +166,41 @@ static void add_closer(void)
 {
 	struct closer *c = &reaper.closer[reaper.nr_closers];
 
-	if (reaper.nr_closers < CLOSERS_MAX) {
-		*c = (struct closer){ 0 };
-		if (start_thread(&c->thread, run_closer, c) == 0)
-			reaper.nr_closers++;
-	} else if (!reaper.has_warned) {
-		reaper.has_warned = true;
-		log_warning("closing descriptors of other processes hangs in %u threads; more have to wait",
-			    reaper.nr_closers);
-	}
+	if (reaper.nr_closers == CLOSERS_MAX)
+		return;
+	*c = (struct closer){ 0 };
+	if (start_thread(&c->thread, run_closer, c) == 0)
+		reaper.nr_closers++;
 }
 
-/* Kicks those that hang. True if all do, so that another one is needed. */
+static void warn_of(uid_t uid)
+{
+	if (reaper.has_warned)
+		return;
+	reaper.has_warned = true;
+	if (uid == NOBODY || uid == REAPER_UNKNOWN)
+		log_warning("closing connections hangs in %u threads; more have to wait",
+			    closers_of(uid, UINT64_MAX));
+	else
+		log_warning("closing what user %u has sent hangs in %u threads: nothing more is taken from him "
+			    "until that is done", uid, CLOSERS_USER);
+}
+
+/* Kicks those that hang. True if all are busy for long, so that another one is needed. */
 static bool kick_stuck(uint64_t now)
 {
-	unsigned stuck = 0;
+	unsigned slow = 0;
 
 	for (unsigned i = 0; i < reaper.nr_closers; i++) {
 		struct closer *c = &reaper.closer[i];
 
-		if (!c->since_ns || now - c->since_ns < STUCK_NS)
+		if (!c->since_ns || now - c->since_ns < SLOW_NS)
 			continue;
-		pthread_kill(c->thread, KICK_SIGNAL);
-		stuck++;
+		if (now - c->since_ns >= STUCK_NS)
+			pthread_kill(c->thread, KICK_SIGNAL);
+		slow++;
 	}
-	return stuck == reaper.nr_closers;
+	return slow == reaper.nr_closers;
 }
 
 static bool is_any_busy(void)
@@ -170,12 +218,14 @@ static void *run_keeper(void *arg)
 	prctl(PR_SET_NAME, "uswap-close");
 	pthread_mutex_lock(&reaper.lock);
 	for (;;) {
-		uint64_t until = now_ns() + STUCK_NS / 4;
+		uint64_t until = now_ns() + SLOW_NS;
 		struct timespec ts = { .tv_sec = (time_t)(until / NSEC_PER_SEC),
 				       .tv_nsec = (long)(until % NSEC_PER_SEC) };
 
-		if (kick_stuck(now_ns()) && reaper.nr)
+		if (kick_stuck(now_ns()) && reaper.nr && next_in_queue() < reaper.nr)
 			add_closer();
+		else if (reaper.nr && next_in_queue() == reaper.nr)
+			warn_of(reaper.queue[0].uid);
 		if (reaper.nr || is_any_busy())
 			pthread_cond_timedwait(&reaper.look, &reaper.lock, &ts);
 		else
@@ -201,7 +251,7 @@ static void start_keeper(void)
 	reaper.has_keeper = start_thread(&keeper, run_keeper, NULL) == 0;
 }
 
-void reaper_close(int fd)
+void reaper_close_of(uid_t uid, int fd)
 {
 	bool pushed;
 
@@ -209,7 +259,7 @@ void reaper_close(int fd)
 		return;
 	pthread_mutex_lock(&reaper.lock);
 	start_keeper();
-	pushed = push(fd);
+	pushed = push(uid, fd);
 	if (pushed && reaper.nr_idle)
 		pthread_cond_signal(&reaper.more);
 	else
@@ -217,4 +267,23 @@ void reaper_close(int fd)
 	pthread_mutex_unlock(&reaper.lock);
 	if (!pushed)
 		close_now(fd);
+}
+
+void reaper_close(int fd)
+{
+	reaper_close_of(NOBODY, fd);
+}
+
+bool reaper_is_full(uid_t uid)
+{
+	uint64_t now = now_ns();
+	unsigned waiting = 0;
+	bool full;
+
+	pthread_mutex_lock(&reaper.lock);
+	for (unsigned i = 0; i < reaper.nr; i++)
+		waiting += reaper.queue[i].uid == uid;
+	full = waiting > QUEUE_USER || closers_of(uid, now - STUCK_NS) >= CLOSERS_USER;
+	pthread_mutex_unlock(&reaper.lock);
+	return full;
 }

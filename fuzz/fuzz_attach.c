@@ -115,7 +115,7 @@ static void take_answers(int sock)
 	unsigned nr;
 	pid_t from;
 
-	while (fdpass_recv(sock, packet, sizeof(packet), fds, &nr, &from) > 0)
+	while (fdpass_recv(sock, 0, packet, sizeof(packet), fds, &nr, &from) > 0)
 		for (unsigned i = 0; i < nr; i++)
 			close(fds[i]);
 }

@@ -355,6 +355,7 @@ tests_ceph_store_load_SOURCES = tests/ceph/store_load.c
 tests_ceph_store_load_LDADD = backends/libbackends.a common/libcommon.a $(URING_LIBS)
 EXTRA_DIST += \
 	tests/workloads/content.h \
+	tests/workloads/fuse_hang.h \
 	tests/workloads/workload.h \
 	tests/live/shim_scenarios.h
 

@@ -15,6 +15,10 @@
 #include "common/log.h"
 #include "common/util.h"
 
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
+
 #define PAUSE_USEC 200000
 #define BATCH 32
 
@@ -143,7 +147,7 @@ struct listener *listener_new(sd_event *event, int fd, const char *unlink_path,
 			      listener_accept_fn accept, void *ctx)
 {
 	struct listener *l = calloc(1, sizeof(*l));
-	int flags, r;
+	int flags, r, zero = 0;
 
 	if (!l) {
 		close(fd);
@@ -152,6 +156,10 @@ struct listener *listener_new(sd_event *event, int fd, const char *unlink_path,
 	*l = (struct listener){ .fd = fd, .accept = accept, .ctx = ctx };
 	if (unlink_path)
 		l->unlink_path = strdup(unlink_path);
+	/* Connections bring no descriptors, before somebody wants them: who is refused
+	   would leave them to be closed here, as would sd-bus, and that may wait for
+	   ever. They inherit it; Linux before 6.16 doesn't know it. */
+	(void)setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &zero, sizeof(zero));
 	/* a passed socket may be blocking */
 	flags = fcntl(fd, F_GETFL);
 	r = flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 ? -errno : 0;

@@ -14,10 +14,6 @@
 #include "common/util.h"
 #include "control/private.h"
 
-#ifndef SO_PASSRIGHTS
-#define SO_PASSRIGHTS 83
-#endif
-
 #define PEERS_MAX 256
 #define PEERS_PER_USER 32
 
@@ -122,7 +118,6 @@ static void on_peer(void *ctx, int fd)
 int peer_start(struct control *control, const char *path, int fd)
 {
 	const char *unlink_path = NULL;
-	int zero = 0;
 
 	if (fd < 0) {
 		/* A worker before us may have made it. */
@@ -137,9 +132,6 @@ int peer_start(struct control *control, const char *path, int fd)
 		log_error("%s: %s", path, strerror(-fd));
 		return fd;
 	}
-	/* sd-bus would close here what a client sends, and that may wait for
-	   ever. Connections inherit it; Linux before 6.16 doesn't know it. */
-	(void)setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &zero, sizeof(zero));
 	control->listener = listener_new(control->event, fd, unlink_path, on_peer, control);
 	return control->listener ? 0 : -errno;
 }

@@ -143,7 +143,7 @@ void attach_accept(struct engine *e, int sock)
 	int one = 1;
 
 	if (!a || getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &a->peer, &len) < 0 ||
-	    !has_room(e, a->peer.uid) ||
+	    reaper_is_full(a->peer.uid) || !has_room(e, a->peer.uid) ||
 	    setsockopt(sock, SOL_SOCKET, SO_PASSCRED, &one, sizeof(one)) < 0 ||
 	    epoll_ctl(e->epoll, EPOLL_CTL_ADD, sock, &event) < 0) {
 		e->attach_refused++;
@@ -199,6 +199,13 @@ static bool is_needed_here(const struct engine *e, pid_t pid)
 	return true;
 }
 
+/* Descriptors come with ATTACH alone: neither HELLO nor a mover has any, nor has one
+   who is refused. Linux before 6.16 takes them always. */
+static void take_rights(int sock, int yes)
+{
+	(void)setsockopt(sock, SOL_SOCKET, SO_PASSRIGHTS, &yes, sizeof(yes));
+}
+
 /* The next step if welcome, else the connection is done. */
 static bool take_hello(struct engine *e, struct attaching *a, const struct wire_hello *hello)
 {
@@ -227,6 +234,7 @@ static bool take_hello(struct engine *e, struct attaching *a, const struct wire_
 		a->kind = hello->kind;
 		a->child = child ? child->id : 0;
 		a->step = WANT_ATTACH;
+		take_rights(a->sock, true);
 	} else {
 		e->attach_refused++;
 	}
@@ -272,14 +280,6 @@ static void refuse(struct engine *e, const struct attaching *a, enum wire_status
 	e->attach_refused++;
 	log_info("process %d (uid %u) could not attach: %s", (int)a->peer.pid, a->peer.uid, why);
 	(void)fdpass_send(a->sock, &m, sizeof(m), NULL, 0);
-}
-
-/* A mover sends no descriptors. Linux before 6.16 goes on taking them. */
-static void no_more_rights(int sock)
-{
-	int zero = 0;
-
-	(void)setsockopt(sock, SOL_SOCKET, SO_PASSRIGHTS, &zero, sizeof(zero));
 }
 
 bool attach_is_running(int pidfd)
@@ -410,7 +410,7 @@ static void make_session(struct engine *e, struct attaching *a, int *fds, const 
 		return;
 	}
 	epoll_ctl(e->epoll, EPOLL_CTL_DEL, a->sock, NULL);
-	no_more_rights(a->sock);
+	take_rights(a->sock, false);
 	s->fds.mover = take_fd(&a->sock);
 	s->fds.pidfd = take_fd(&a->pidfd);
 	inherit_switches(e, s);
@@ -438,7 +438,7 @@ static bool ask_owner(struct engine *e, struct attaching *a, int *fds, const str
 	    attach_is_running(a->pidfd) && session_runs_as(a->peer.pid, a->peer.uid))
 		adoption->fds.gate = make_gate(&adoption->gate, &adoption->fds.gate_event, &adoption->token);
 	if (adoption->fds.gate < 0) {
-		session_close_fds(&adoption->fds);
+		session_close_fds(&adoption->fds, a->peer.uid);
 		free(adoption);
 		return false;
 	}
@@ -450,7 +450,7 @@ static bool ask_owner(struct engine *e, struct attaching *a, int *fds, const str
 	adoption->connection = a;
 	a->adoption = adoption;
 	epoll_ctl(e->epoll, EPOLL_CTL_DEL, a->sock, NULL);
-	no_more_rights(a->sock);
+	take_rights(a->sock, false);
 	a->step = WANT_OWNER;
 	s->adoption = adoption;
 	notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_ADOPT);
@@ -478,7 +478,7 @@ void attach_adopted(struct engine *e, struct session *s)
 		if (e->news.process_changed)
 			e->news.process_changed(e->news.ctx, s->id);
 	} else {
-		session_close_fds(&a->fds);
+		session_close_fds(&a->fds, s->uid);
 		munmap(a->gate, PAGE_BYTES);
 		if (c)
 			refuse(e, c, WIRE_FAILED, "its session ended meanwhile");
@@ -523,7 +523,7 @@ void attach_event(struct engine *e, struct attaching *a)
 	int fds[FDPASS_MAX];
 	unsigned nr;
 	pid_t sender;
-	ssize_t n = fdpass_recv(a->sock, &m, sizeof(m), fds, &nr, &sender);
+	ssize_t n = fdpass_recv(a->sock, a->peer.uid, &m, sizeof(m), fds, &nr, &sender);
 	bool go_on = false;
 
 	if (n == -EAGAIN || n == -EINTR)
@@ -534,7 +534,7 @@ void attach_event(struct engine *e, struct attaching *a)
 		go_on = take_attach(e, a, fds, nr, &m.attach);
 	else if (n != 0)
 		e->attach_refused++;
-	fdpass_close(fds, nr);
+	fdpass_close(a->peer.uid, fds, nr);
 	if (!go_on)
 		drop(e, a);
 }

@@ -439,10 +439,10 @@ void evictor_message(struct worker *w, struct session *s)
 	int fds[FDPASS_MAX];
 	unsigned nr;
 	pid_t peer;
-	ssize_t n = fdpass_recv(s->fds.mover, &packet, sizeof(packet), fds, &nr, &peer);
+	ssize_t n = fdpass_recv(s->fds.mover, s->uid, &packet, sizeof(packet), fds, &nr, &peer);
 	struct batch *b = s->reporting;
 
-	fdpass_close(fds, nr);
+	fdpass_close(s->uid, fds, nr);
 	if (n == -EAGAIN || n == -EINTR)
 		return;
 	if (n < (ssize_t)sizeof(packet.head) || packet.head.magic != WIRE_MAGIC ||

@@ -476,7 +476,7 @@ static void close_unused(const struct in_use *used, DIR *dir)
 		int fd = atoi(d->d_name);
 
 		if (d->d_name[0] != '.' && fd != dirfd(dir) && fd <= used->max && !used->v[fd] && !is_named(fd))
-			reaper_close(fd); /* what came from a peer may make one wait */
+			reaper_close_of(REAPER_UNKNOWN, fd); /* a peer's may make one wait */
 	}
 }
 
@@ -529,7 +529,7 @@ static void reopen(struct record *record)
 	if (record->introduced && is_same_process(record) && session_open_proc(record->pid, &fds) == 0)
 		fds.pidfd = (int)syscall(SYS_pidfd_open, record->pid, 0);
 	if (fds.pidfd < 0 || !session_is_plain(record->pid) || !is_same_process(record)) {
-		session_close_fds(&fds);
+		session_close_fds(&fds, record->uid);
 		return;
 	}
 	record->fds[RECORD_MAPS] = fds.maps + 1;
@@ -664,7 +664,7 @@ static void import_all(struct import *in, const struct record_table *records)
 		record = record_of(records, v);
 		/* Nor does a fork wait for it. */
 		if ((record && record->stored & IN_DOUBT) || (!record && !v->was)) {
-			reaper_close(v->fd);
+			reaper_close_of(REAPER_UNKNOWN, v->fd);
 			v->fd = -1;
 		}
 	}

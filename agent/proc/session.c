@@ -36,9 +36,9 @@ struct session *session_new(uint64_t id, uid_t uid)
 	return s;
 }
 
-void session_close_fds(const struct session_fds *fds)
+void session_close_fds(const struct session_fds *fds, uid_t uid)
 {
-	reaper_close(fds->uffd); /* takes the locks of that address space */
+	reaper_close_of(uid, fds->uffd); /* takes the locks of that address space */
 	safe_close(fds->mem);
 	safe_close(fds->pagemap);
 	safe_close(fds->maps);
@@ -67,7 +67,7 @@ struct session *session_free(struct session *s)
 		shutdown(s->fds.mover, SHUT_RDWR);
 	if (s->record)
 		record_free(s->records, s->record);
-	session_close_fds(&s->fds);
+	session_close_fds(&s->fds, s->uid);
 	free(s);
 	return NULL;
 }

@@ -369,8 +369,8 @@ static inline uint32_t session_next_seq(uint32_t seq)
 int session_open_proc(pid_t pid, struct session_fds *fds);
 /* When a process was started, in ticks since the boot; 0: it can't be known. */
 uint64_t session_started(pid_t pid);
-/* Closes all that are open; those that can block, by the reaper. */
-void session_close_fds(const struct session_fds *fds);
+/* Closes all that are open; those that can block, by the reaper, as that user's. */
+void session_close_fds(const struct session_fds *fds, uid_t uid);
 /* Pages that are with us: STAGED + FILL + STORED (+ FETCHING). Any thread. */
 uint64_t session_evicted_pages(const struct session *s);
 /* RSS in bytes by /proc/PID/statm; 0 when it can't be read. Any thread. */

@@ -114,6 +114,18 @@ void reaper_close(int fd)
 		close(fd);
 }
 
+void reaper_close_of(uid_t uid, int fd)
+{
+	(void)uid;
+	reaper_close(fd);
+}
+
+bool reaper_is_full(uid_t uid)
+{
+	(void)uid;
+	return false;
+}
+
 /* ---- the scripted store: memory, and errors by order ---- */
 
 #define SEGMENTS 4
@@ -546,7 +558,7 @@ static void adopted(struct session *s)
 			s->record->mover_pid = 1;
 		notice_send(&engine.flow.worker, &s->to_worker, SESSION_WORK_ADD);
 	} else {
-		session_close_fds(&a->fds);
+		session_close_fds(&a->fds, s->uid);
 		munmap(a->gate, PAGE_BYTES);
 	}
 	free(a);

@@ -26,6 +26,7 @@
 #include <sys/un.h>
 
 #include "common/wire.h"
+#include "fuse_hang.h"
 
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
@@ -974,40 +975,120 @@ static void step_toggle(void)
 	check_control("a userfaultfd whose flag was toggled");
 }
 
+/* ---- files whose server does not answer ------------------------------------- */
+
+static bool is_welcome(void)
+{
+	int fd = connect_agent(), device = fd < 0 ? -1 : welcomed(fd);
+
+	close(device);
+	close(fd);
+	return device >= 0;
+}
+
+/* Sends nr descriptors of one such file in the place of its memory's, as a user of
+   whom the agent knows nothing; then waits for what the agent thinks of him. */
+static void send_hanging(int file, unsigned nr, int say)
+{
+	struct session s;
+	int fds[FDS_MAX];
+	double end = wl_now() + 20;
+	char yes = 1;
+
+	WL_OK(setresuid(65533, 65533, 65533));
+	for (unsigned i = 0; i < nr; i++)
+		fds[i] = file;
+	for (unsigned i = 0; i < 3; i++) {
+		WL_CHECK(session_prepare(&s), "not welcome yet");
+		post(s.fd, &s.attach, sizeof(s.attach), fds, i ? nr : 3);
+	}
+	while (is_welcome() && wl_now() < end)
+		wl_sleep_ms(50);
+	WL_CHECK(wl_now() < end, "what is closed for one user has no end");
+	WL_CHECK(write(say, &yes, 1) == 1, "write");
+	for (end = wl_now() + 20; !is_welcome() && wl_now() < end;)
+		wl_sleep_ms(50);
+	WL_CHECK(wl_now() < end, "not welcome again when all is closed");
+	_exit(0);
+}
+
+/* What others send is closed as ever. */
+static void check_closing(void)
+{
+	struct session s;
+	struct pollfd wait;
+	int ends[2], fds[3];
+
+	WL_OK(pipe2(ends, O_CLOEXEC));
+	WL_CHECK(session_prepare(&s), "not welcome beside another user");
+	fds[0] = fds[1] = fds[2] = ends[1];
+	post(s.fd, &s.attach, sizeof(s.attach), fds, 3);
+	close(ends[1]);
+	wait = (struct pollfd){ .fd = ends[0], .events = POLLIN };
+	WL_CHECK(poll(&wait, 1, 15000) == 1 && wait.revents & POLLHUP, "nothing is closed any more");
+	close(s.fd);
+	close(ends[0]);
+}
+
+static void step_fuse_closing(void)
+{
+	struct fuse_hang f;
+	int ends[2], status, file;
+	char yes;
+	pid_t pid;
+
+	if (!fuse_hang_start(&f))
+		return;
+	file = fuse_hang_open(&f);
+	WL_OK(pipe2(ends, O_CLOEXEC));
+	pid = (pid_t)WL_OK(fork());
+	if (!pid)
+		send_hanging(file, 60, ends[1]);
+	close(file);
+	close(ends[1]);
+	WL_CHECK(read(ends[0], &yes, 1) == 1, "the other user has failed");
+	check_closing();
+	check_worker("files whose closing hangs");
+	fuse_hang_end(&f);
+	WL_CHECK(waitpid(pid, &status, 0) == pid && !status, "the other user: status %d", status);
+}
+
 static const struct step {
 	const char *name;
 	void (*run)(void);
+	unsigned ms; /* 0: STEP_MS, and it may take longer */
 } steps[] = {
-	{ "connections closed at once", step_connect_only },
-	{ "noise", step_noise },
-	{ "damaged HELLO", step_hello_damaged },
-	{ "packets in wrong order", step_wrong_order },
-	{ "strange descriptors", step_strange_descriptors },
-	{ "others' descriptors", step_foreign_descriptors },
-	{ "movers without an agent", step_again },
-	{ "exec of a program with more rights", step_exec_setuid },
-	{ "exec of a program with a group's rights", step_exec_setgid },
-	{ "damaged ATTACH", step_attach_damaged },
-	{ "left at each step", step_leave_early },
-	{ "attached memory unmapped", step_pull_the_rug },
-	{ "gate held and damaged", step_gate },
-	{ "a mover that lies", step_lying_mover },
-	{ "flood of reports and descriptors", step_flood },
-	{ "crowd of connections", step_crowd },
-	{ "attached again and again", step_often },
-	{ "a user's share of all sessions", step_share },
-	{ "lingering sockets in handshakes", step_lingering_control },
-	{ "lingering sockets, never received", step_lingering_unread },
-	{ "lingering sockets from a mover", step_lingering_worker },
-	{ "many lingering sockets", step_lingering_many },
-	{ "O_NONBLOCK toggled by a fork child", step_toggle },
+	{ "connections closed at once", step_connect_only, 0 },
+	{ "noise", step_noise, 0 },
+	{ "damaged HELLO", step_hello_damaged, 0 },
+	{ "packets in wrong order", step_wrong_order, 0 },
+	{ "strange descriptors", step_strange_descriptors, 0 },
+	{ "others' descriptors", step_foreign_descriptors, 0 },
+	{ "movers without an agent", step_again, 0 },
+	{ "exec of a program with more rights", step_exec_setuid, 0 },
+	{ "exec of a program with a group's rights", step_exec_setgid, 0 },
+	{ "damaged ATTACH", step_attach_damaged, 0 },
+	{ "left at each step", step_leave_early, 0 },
+	{ "attached memory unmapped", step_pull_the_rug, 0 },
+	{ "gate held and damaged", step_gate, 0 },
+	{ "a mover that lies", step_lying_mover, 0 },
+	{ "flood of reports and descriptors", step_flood, 0 },
+	{ "crowd of connections", step_crowd, 0 },
+	{ "attached again and again", step_often, 0 },
+	{ "a user's share of all sessions", step_share, 0 },
+	{ "lingering sockets in handshakes", step_lingering_control, 0 },
+	{ "lingering sockets, never received", step_lingering_unread, 0 },
+	{ "lingering sockets from a mover", step_lingering_worker, 0 },
+	{ "many lingering sockets", step_lingering_many, 0 },
+	{ "O_NONBLOCK toggled by a fork child", step_toggle, 0 },
+	{ "files whose closing hangs", step_fuse_closing, 60000 },
 };
 #define STEPS (sizeof(steps) / sizeof(steps[0]))
 
 /* In a child: it may be left hanging by its own lies, and is killed then. */
 static void run(const struct step *step, unsigned round)
 {
-	double end = wl_now() + (double)STEP_MS / 1000;
+	double end = wl_now() + (double)(step->ms ? step->ms : STEP_MS) / 1000;
 	bool killed = false;
 	pid_t pid = (pid_t)WL_OK(fork());
 	int status;
@@ -1030,6 +1111,7 @@ static void run(const struct step *step, unsigned round)
 	       killed			 ? "killed, was left waiting" :
 	       WIFEXITED(status) && !WEXITSTATUS(status) ? "done" :
 							   "ended by the agent or its own doing");
+	WL_CHECK(!killed || !step->ms, "%s: has not come to its end", step->name);
 	WL_CHECK(killed || !WIFEXITED(status) || !WEXITSTATUS(status), "%s: exit status %d",
 		 step->name, WEXITSTATUS(status));
 }
