@@ -145,6 +145,26 @@ void mover_report(struct mover *m)
 	send_agent(m, &m->report, sizeof(m->report));
 }
 
+void mover_keep_own_fds(const struct mover *m)
+{
+	int fd[OWN_FDS] = { m->sock, m->uffd, m->trash_uffd, m->event, m->pidfd };
+	unsigned int i, k, next = 0;
+
+	for (i = 1; i < OWN_FDS; i++) {
+		int one = fd[i];
+
+		for (k = i; k && fd[k - 1] > one; k--)
+			fd[k] = fd[k - 1];
+		fd[k] = one;
+	}
+	for (i = 0; i < OWN_FDS; i++) {
+		if ((unsigned int)fd[i] > next)
+			sys_close_range(next, (unsigned int)fd[i] - 1);
+		next = (unsigned int)fd[i] + 1;
+	}
+	sys_close_range(next, ~0u);
+}
+
 /* ---- the loop ---- */
 
 /* The agent has died since it took us in, and the next one does not know whether we
@@ -170,27 +190,6 @@ static void take_order(struct mover *m)
 		mover_hang_up(m);
 }
 
-/* The table is a copy of the workload's; only five of it are ours. */
-static void keep_own_fds(const struct mover *m)
-{
-	int fd[OWN_FDS] = { m->sock, m->uffd, m->trash_uffd, m->event, m->pidfd };
-	unsigned int i, k, next = 0;
-
-	for (i = 1; i < OWN_FDS; i++) {
-		int one = fd[i];
-
-		for (k = i; k && fd[k - 1] > one; k--)
-			fd[k] = fd[k - 1];
-		fd[k] = one;
-	}
-	for (i = 0; i < OWN_FDS; i++) {
-		if ((unsigned int)fd[i] > next)
-			sys_close_range(next, (unsigned int)fd[i] - 1);
-		next = (unsigned int)fd[i] + 1;
-	}
-	sys_close_range(next, ~0u);
-}
-
 /* A session and a directory of its own: no terminal, no pinned mount. */
 static void settle(struct mover *m)
 {
@@ -201,7 +200,6 @@ static void settle(struct mover *m)
 	sys_call(__NR_setsid, 0, 0, 0, 0, 0);
 	sys_call(__NR_chdir, root, 0, 0, 0, 0);
 	sys_prctl(PR_SET_NAME, (unsigned long)name, 0);
-	keep_own_fds(m);
 	/* While they can be had: the workload may become undumpable. */
 	m->mem = (int)sys_open("/proc/self/mem", O_RDONLY);
 	m->pagemap = (int)sys_open("/proc/self/pagemap", O_RDONLY);

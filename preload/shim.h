@@ -96,9 +96,10 @@ enum mover_again {
 struct mover {
 	uint32_t state; /* enum mover_state; compare-and-swap, and a futex */
 	int pid;	/* set by whoever cloned it; <= 0: there is none */
+	uint32_t cloned; /* by the thread that does it: that was tried; a futex */
 	int workload;
 	int self;
-	/* Descriptors, inherited; the mover's table holds nothing else. */
+	/* Descriptors, inherited: nothing else is. */
 	int sock; /* -1 while there is no agent */
 	int uffd;
 	int trash_uffd;
@@ -136,6 +137,8 @@ int attach(enum wire_kind kind, uint64_t nonce, struct outcome *outcome);
 long mover_start(struct mover *m);
 /* mover.c: the mover's whole life. */
 void mover_main(void *mover);
+/* Of this task's table, a copy of the workload's, only five descriptors stay: the mover's. */
+void mover_keep_own_fds(const struct mover *m);
 /* mover.c, in the mover: exits if the workload has gone (seldom looks). */
 void mover_look(struct mover *m);
 /* No more dealings with this agent; the userfaultfd stays. */

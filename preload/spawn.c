@@ -1,19 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Starts the mover. Runs in the program's thread, then for an instant in an
- * intermediate process; see shim.h for the rules of code in a foreign process.
+ * Starts the mover. Runs in the program's thread, then for an instant in another
+ * one and in an intermediate process; see shim.h for the rules of code in a foreign
+ * process.
+ *
+ * The other thread has a table of descriptors of its own, and lets go of all in it
+ * that the mover doesn't need before it clones. Were that done later, by the mover,
+ * the descriptors of a program that is killed in this instant would outlive it: the
+ * end of a pipe, by which somebody sees whether it lives. A thread dies with its
+ * process, and nobody is told of the process's end before.
  *
  * Double clone: the intermediate is reaped here (exit signal 0, so no SIGCHLD,
  * and wait4 with __WALL), the mover then belongs to init. A direct child would
  * be left as a zombie to the image that the program executes next.
  *
- * No CLONE_FILES, CLONE_FS, CLONE_SIGHAND, CLONE_THREAD: the program's own
+ * The mover: no CLONE_FILES, CLONE_FS, CLONE_SIGHAND, CLONE_THREAD: the program's own
  * unshare(), setns(), seccomp filter, close_range() and descriptors never meet
  * the mover's. CLONE_UNTRACED: a debugger of the program sees no stranger.
  */
 #include "preload/shim.h"
 
 #define TASK_FLAGS (CLONE_VM | CLONE_UNTRACED) /* and exit signal 0 */
+#define THREAD_FLAGS (TASK_FLAGS | CLONE_SIGHAND | CLONE_THREAD)
+#define THREAD_NAP_NSEC 1000000L
 
 static void *stack_top(const struct mover *m, unsigned int page, unsigned int pages)
 {
@@ -50,24 +59,52 @@ static int adopts_orphans(void)
 	return subreaper || sys_getpid() == 1;
 }
 
-static long clone_twice(struct mover *m)
+static void clone_twice(struct mover *m)
 {
 	long pid, ret;
 
-	pid = sys_clone_task(TASK_FLAGS, stack_top(m, ARENA_START_STACK, ARENA_START_STACK_PAGES),
+	pid = sys_clone_task(TASK_FLAGS, stack_top(m, ARENA_START_STACK, ARENA_START_STACK_PAGES / 2),
 			     intermediate, m);
-	if (pid < 0)
-		return pid;
+	if (pid < 0) {
+		m->pid = (int)pid;
+		return;
+	}
 	do
 		ret = sys_wait_any_kind((int)pid);
 	while (ret == -EINTR);
+}
+
+static void in_thread(void *mover)
+{
+	struct mover *m = mover;
+
+	mover_keep_own_fds(m);
+	if (adopts_orphans())
+		clone_mover(m);
+	else
+		clone_twice(m);
+	__atomic_store_n(&m->cloned, 1, __ATOMIC_RELEASE);
+	sys_futex_wake(&m->cloned);
+	sys_exit();
+}
+
+/* Until it isn't there any more: what a program may do next, a process with two
+   threads may not (unshare(CLONE_NEWUSER)). */
+static long clone_in_thread(struct mover *m)
+{
+	long tid = sys_clone_task(THREAD_FLAGS, stack_top(m, ARENA_START_STACK, ARENA_START_STACK_PAGES),
+				  in_thread, m);
+
+	if (tid < 0)
+		return tid;
+	while (sys_tgkill(m->workload, (int)tid, 0) == 0)
+		if (__atomic_load_n(&m->cloned, __ATOMIC_ACQUIRE))
+			sys_call(__NR_sched_yield, 0, 0, 0, 0, 0);
+		else
+			sys_futex_wait(&m->cloned, 0, THREAD_NAP_NSEC);
 	return 0;
 }
 
-/*
- * The program goes on only when the mover has let go of its copies of the
- * program's descriptors: else a pipe's reader could wait for the mover's copy.
- */
 static int became_ready(struct mover *m)
 {
 	uint64_t end = sys_now() + SHIM_TIMEOUT_NSEC;
@@ -81,17 +118,14 @@ static int became_ready(struct mover *m)
 
 long mover_start(struct mover *m)
 {
-	m->pid = 0;
-	if (adopts_orphans()) {
-		clone_mover(m);
-	} else {
-		long err = clone_twice(m);
+	long err;
 
-		if (err)
-			return err;
-	}
-	if (m->pid < 0)
-		return m->pid;
+	m->pid = 0;
+	err = clone_in_thread(m);
+	if (err)
+		return err;
+	if (m->pid <= 0)
+		return m->pid ? m->pid : -EAGAIN;
 	/* Killed or stopped in the first instant: it may still need its stack,
 	   and will leave as soon as it sees that it was abandoned. */
 	return became_ready(m) ? 0 : -EINPROGRESS;

@@ -358,6 +358,17 @@ static inline void sys_futex_wake(uint32_t *word)
 	sys_call(__NR_futex, word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1, 0, 0);
 }
 
+static inline long sys_tgkill(int pid, int tid, int signal)
+{
+	return sys_call(__NR_tgkill, pid, tid, signal, 0, 0);
+}
+
+static inline __attribute__((noreturn)) void sys_exit(void)
+{
+	for (;;)
+		sys_call(__NR_exit, 0, 0, 0, 0, 0);
+}
+
 static inline __attribute__((noreturn)) void sys_exit_group(int status)
 {
 	for (;;)
