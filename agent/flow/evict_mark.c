@@ -61,10 +61,12 @@ static bool register_mapping(struct owner *o, struct session *s, const struct ba
 		return false;
 	/* Our list may be wrong: a fork child has not inherited every mapping, and
 	   shmat(SHM_REMAP) puts another in its place without a word. It is one
-	   mapping, so a look at its first page tells. */
+	   mapping, so a look at its first page tells; unless that page was unmapped
+	   just now, of which an event will tell. */
 	if (known && known->start < b->map_end) {
 		r = uffd_is_registered(s->fds.uffd, b->map_start);
-		if (r < 0 || (r == 0 && ranges_remove(&s->registered, b->map_start, b->map_end) < 0))
+		if (r < 0 || (r == 0 && (uffd_is_changing(s->fds.uffd) ||
+					 ranges_remove(&s->registered, b->map_start, b->map_end) < 0)))
 			return false;
 	}
 	/* Always asked of the kernel, where it costs nothing when it is so: a
