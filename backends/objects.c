@@ -378,8 +378,8 @@ static int open_kept(struct objects *o, const char *name)
 		atomic_store(&o->own->next_number, 1);
 		o->own->instance = random | 1;
 	}
-	o->first_number = atomic_load(&o->own->next_number);
 	/* As far as the worker before us had come; it read as zeros behind. */
+	atomic_store(&o->sweep_ours_ns, o->kept.found); /* at once */
 	if (o->kept.found)
 		for (uint32_t i = 0; i < o->capacity; i++)
 			if (objects_number(o, i))

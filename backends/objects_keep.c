@@ -218,31 +218,73 @@ static int judge_other(void *arg, const char *name)
 	return 0;
 }
 
-static bool is_number_in_use(struct objects *o, uint64_t number)
+static int judge_ours(void *arg, const char *name)
 {
+	struct objects *o = arg;
+
+	return begins_with(name, o->prefix) ? remember_dead(o, name) : 0;
+}
+
+static int compare_numbers(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
+/* The names from nr on stay dead unless a segment has their number. Numbers are
+   given before there is an object, and taken by this thread when there is none any
+   more: so after the list was made, whatever of it is in use is seen. */
+static int spare_used(struct objects *o, size_t nr)
+{
+	_cleanup_free_ uint64_t *used = NULL;
+	size_t nr_used = 0, left = nr;
 	uint32_t top;
 
 	pthread_mutex_lock(&o->lock);
 	top = o->nr_fresh;
 	pthread_mutex_unlock(&o->lock);
-	for (uint32_t i = 0; i < top; i++)
-		if (objects_number(o, i) == number)
-			return true;
-	return false;
+	used = calloc(top + 1, sizeof(*used));
+	for (uint32_t i = 0; used && i < top; i++)
+		if ((used[nr_used] = objects_number(o, i)))
+			nr_used++;
+	if (used)
+		qsort(used, nr_used, sizeof(*used), compare_numbers);
+	for (size_t i = nr; i < o->nr_dead; i++) {
+		uint64_t number = strtoull(o->dead[i] + strlen(o->prefix), NULL, 16);
+
+		if (!used || bsearch(&number, used, nr_used, sizeof(*used), compare_numbers))
+			free(o->dead[i]);
+		else
+			o->dead[left++] = o->dead[i];
+	}
+	o->nr_dead = left;
+	return used ? 0 : -ENOMEM;
 }
 
-/* Of our instance, but from before the last restart, and not adopted. */
-static int judge_ours(void *arg, const char *name)
+/* What nothing of ours names: of the worker before us, or of a creation that landed
+   after everybody had given it up. */
+static int sweep_ours(struct objects *o)
 {
-	struct objects *o = arg;
-	uint64_t number;
+	size_t nr = o->nr_dead;
+	int r = o->ops->list(o->self, "", judge_ours, o), spared = spare_used(o, nr);
 
-	if (!begins_with(name, o->prefix))
-		return 0;
-	number = strtoull(name + strlen(o->prefix), NULL, 16);
-	if (number >= o->first_number || is_number_in_use(o, number))
-		return 0;
-	return remember_dead(o, name);
+	if (o->nr_dead > nr)
+		log_notice("%s: %zu objects that nothing refers to go", o->where, o->nr_dead - nr);
+	return r ? r : spared;
+}
+
+/* Once more when nothing that was under way before can land any more. */
+void objects_sweep_later(struct objects *o)
+{
+	atomic_store(&o->sweep_ours_ns, now_ns() + lease_ms(o) * 1000000ull);
+}
+
+static bool is_due(struct objects *o)
+{
+	uint64_t due = atomic_load(&o->sweep_ours_ns);
+
+	return due && now_ns() >= due;
 }
 
 static void sweep(struct objects *o)
@@ -257,9 +299,15 @@ static void sweep(struct objects *o)
 			log_notice("%s: %zu objects of earlier boots go", o->where, o->nr_dead);
 	}
 	/* not before all that is still in use has been adopted */
-	if (r == 0 && !o->swept_ours && atomic_load(&o->adopted)) {
-		r = o->kept.found ? o->ops->list(o->self, "", judge_ours, o) : 0;
-		o->swept_ours = r == 0;
+	if (r == 0 && is_due(o) && atomic_load(&o->adopted)) {
+		atomic_store(&o->sweep_ours_ns, 0);
+		if (!o->swept_ours)
+			objects_sweep_later(o);
+		r = sweep_ours(o);
+		if (r)
+			objects_sweep_later(o);
+		else
+			o->swept_ours = true;
 	}
 	if (r)
 		objects_blame(o, r, "listing the pool");
@@ -387,7 +435,7 @@ static bool turn(struct objects *o)
 		keep_lease(o, now);
 		if (can_remove(o)) {
 			o->swept_others &= now < o->sweep_due_ns;
-			if (!o->swept_others || !o->swept_ours)
+			if (!o->swept_others || is_due(o))
 				sweep(o);
 			more = remove_some(o);
 		}

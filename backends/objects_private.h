@@ -101,7 +101,6 @@ struct objects {
 	_Atomic uint8_t *created;  /* by segment: enum created */
 	_Atomic uint32_t *written; /* by segment: bytes */
 	_Atomic uint64_t held_bytes; /* their sum */
-	uint64_t first_number;	   /* of this worker's own */
 
 	struct reads reads;
 	struct writes writes;
@@ -132,6 +131,7 @@ struct objects {
 	size_t nr_dead, max_dead;
 	bool swept_others, swept_ours;
 	uint64_t sweep_due_ns;	   /* again, for the index */
+	_Atomic uint64_t sweep_ours_ns; /* anybody's: ours are due; 0: they are not */
 	/* of those who share, one thread at a time */
 	uint64_t share_rest_ns; /* the index was slow: not asked before */
 };
@@ -201,6 +201,9 @@ int objects_give_back(const struct objstore_ops *ops, void *self, const char *fo
 int objects_give_back_by(const struct objstore_ops *ops, void *self, const char *name);
 
 /* objects_keep.c */
+/* What is under way now may land unseen: the keeper looks for it, when it can't any
+   more. */
+void objects_sweep_later(struct objects *o);
 void *objects_keeper(void *arg);
 
 #endif

@@ -244,6 +244,8 @@ int writes_wait(void *self, struct store_write *write)
 
 	free(p);
 	if (r) {
+		if (r == -ETIMEDOUT)
+			objects_sweep_later(o);
 		objects_blame(o, r, "a write");
 		return r;
 	}

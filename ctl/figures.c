@@ -123,6 +123,8 @@ const struct figure_row tier_rows[] = {
 	TIER("CollectedBytesTotal", "collected_bytes_total", "written again", 't', collected),
 	TIER("BorrowedBytes", "borrowed_bytes", "with other hosts", 't', borrowed),
 	TIER("BorrowedPagesTotal", "borrowed_pages_total", "pages found there", 't', borrowed_pages),
+	TIER("LookupsTotal", "lookups_total", "  looked up there", 't', lookups),
+	TIER("LookupMissesTotal", "lookup_misses_total", "  not found", 't', misses),
 	TIER("DailyLeftBytes", "daily_left_bytes", "may be written today", 't', daily_left),
 };
 const size_t nr_tier_rows = ARRAY_SIZE(tier_rows);

@@ -25,7 +25,7 @@ struct tier {
 	uint64_t capacity, used, live, dead, segments, written, read;
 	uint64_t pending, writes_pending, oldest_ns, read_p50_ns, read_p99_ns, write_p50_ns, write_p99_ns;
 	uint64_t errors, io, timeouts, access, missing, misuse, full;
-	uint64_t corrupt, moved_in, collected, borrowed, borrowed_pages, daily_left;
+	uint64_t corrupt, moved_in, collected, borrowed, borrowed_pages, lookups, misses, daily_left;
 };
 
 struct figures {

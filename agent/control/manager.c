@@ -92,6 +92,8 @@ static const struct {
 	ENTRY("CollectedBytesTotal", "t", collected_bytes_total),
 	ENTRY("BorrowedBytes", "t", borrowed_bytes),
 	ENTRY("BorrowedPagesTotal", "t", borrowed_pages_total),
+	ENTRY("LookupsTotal", "t", lookups_total),
+	ENTRY("LookupMissesTotal", "t", lookup_misses_total),
 	ENTRY("DailyLeftBytes", "t", daily_left_bytes),
 #undef ENTRY
 };

@@ -96,6 +96,8 @@ struct engine_tier {
 	uint64_t collected_bytes_total; /* what was there already, written again */
 	uint64_t borrowed_bytes;	/* of the live ones: in segments of other hosts */
 	uint64_t borrowed_pages_total;	/* found there */
+	uint64_t lookups_total;		/* pages that the index was asked for */
+	uint64_t lookup_misses_total;	/* ... which it had not, or did not say in time */
 	uint64_t daily_left_bytes;	/* of daily=; UINT64_MAX: no bound */
 };
 #define ENGINE_TIERS 8

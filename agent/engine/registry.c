@@ -306,6 +306,8 @@ static void add_tier(const struct blobstore_tier *t, struct engine_tier *tier)
 		.collected_bytes_total = t->collected_bytes_total,
 		.borrowed_bytes = t->borrowed_bytes,
 		.borrowed_pages_total = t->borrowed_pages_total,
+		.lookups_total = t->lookups_total,
+		.lookup_misses_total = t->lookup_misses_total,
 		.daily_left_bytes = t->daily_left_bytes,
 	};
 	snprintf(tier->reason, sizeof(tier->reason), "%s", t->reason);

@@ -55,6 +55,8 @@ static const size_t of_tier[] = {
 	offsetof(struct engine_tier, moved_in_bytes_total),
 	offsetof(struct engine_tier, collected_bytes_total),
 	offsetof(struct engine_tier, borrowed_pages_total),
+	offsetof(struct engine_tier, lookups_total),
+	offsetof(struct engine_tier, lookup_misses_total),
 };
 
 /* Kept: a new one goes behind the last of its kind, and raises LAYOUT_EVENTS. */

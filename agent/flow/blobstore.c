@@ -400,6 +400,8 @@ static void add_tier_stats(struct blobstore *bs, struct blobstore_stats *stats)
 					      .corrupt_total = tier->corrupt,
 					      .borrowed_bytes = tier->borrowed,
 					      .borrowed_pages_total = tier->borrowed_pages,
+					      .lookups_total = tier->lookups,
+					      .lookup_misses_total = tier->lookup_misses,
 					      .daily_left_bytes = tier_daily_left(tier, now_ns()) };
 		health_describe(tier, t);
 		store_get_stats(tier->store, &t->store);

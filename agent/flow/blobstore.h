@@ -51,6 +51,8 @@ struct blobstore_tier {
 	uint64_t corrupt_total;		/* gets that failed their check */
 	uint64_t borrowed_bytes;	/* of the live ones: in segments of other hosts */
 	uint64_t borrowed_pages_total;	/* found there */
+	uint64_t lookups_total;		/* pages that the index was asked for */
+	uint64_t lookup_misses_total;	/* ... which it had not, or did not say in time */
 	/* Passed over at present, or not able to read lately. */
 	bool degraded;
 	char reason[256]; /* for people; "" when it is not */

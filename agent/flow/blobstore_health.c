@@ -50,14 +50,16 @@ static void probe_write(struct tier *t, uint64_t now)
 		t->write_error = 0;
 }
 
-/* Some segment of the tier that has been written to, pinned; NULL: none. */
-static struct segment *pin_any(struct blobstore *bs, uint32_t tier)
+/* The next segment of the tier that has been written to, pinned; NULL: none. Another
+   one each time: what a single one has lost is no news of the tier. */
+static struct segment *pin_next(struct blobstore *bs, uint32_t tier)
 {
 	struct segment *found = NULL;
+	uint32_t *cursor = &bs->tiers[tier].probe_segment;
 
 	pthread_mutex_lock(&bs->lock);
 	for (uint32_t i = 0; i < bs->top_segment && !found; i++) {
-		struct segment *seg = &bs->segments[i];
+		struct segment *seg = &bs->segments[(*cursor)++ % bs->top_segment];
 
 		if (seg->tier == tier && (seg->state == SEGMENT_SEALED || seg->state == SEGMENT_OPEN) &&
 		    seg->live && !seg->pending)
@@ -79,7 +81,7 @@ static void probe_read(struct blobstore *bs, uint32_t tier, uint64_t now)
 	if (!t->read_error_ns || now < MAX(t->probe_ns, t->read_error_ns + PROBE_NS))
 		return;
 	t->probe_ns = now + PROBE_NS;
-	seg = pin_any(bs, tier);
+	seg = pin_next(bs, tier);
 	if (seg) {
 		r = store_read(t->store, place_carrier(seg->place), 0, header, sizeof(header));
 		segment_unpin(seg);

@@ -190,6 +190,7 @@ struct tier {
 	uint64_t live;	     /* of them, of blobs that are not reaped */
 	uint64_t borrowed;   /* of those, in segments of other hosts */
 	uint64_t borrowed_pages; /* ever */
+	_Atomic uint64_t lookups, lookup_misses; /* ... */
 	/* the mover's */
 	bool filling;		/* over its mark: until it is below the lower one */
 	_Atomic uint64_t retry_ns; /* it failed, or is full: not written to before */
@@ -202,6 +203,7 @@ struct tier {
 	_Atomic int read_error;	   /* the last one */
 	_Atomic uint64_t read_error_ns; /* when; 0: the last read went well */
 	uint64_t probe_ns;	   /* the mover's: not tried before */
+	uint32_t probe_segment;	   /* ... the next one to try */
 };
 
 /* A batch on its way to a slow tier. Until it is there its blobs are where they

@@ -452,8 +452,9 @@ static void close_ranks(struct mover *m, struct outgoing *out, const bool *gone)
 
 static unsigned ask(struct blobstore *bs, const struct outgoing *out, uint32_t from, struct store *store)
 {
+	struct tier *t = &bs->tiers[out->to];
 	struct share *s = bs->share;
-	unsigned n = 0;
+	unsigned n = 0, misses = 0;
 
 	for (uint32_t i = from; i < out->n && n < ASKED_MAX; i++)
 		if (!s->gone[i] && out->frames[i].hash % SAMPLE == 0 &&
@@ -461,6 +462,10 @@ static unsigned ask(struct blobstore *bs, const struct outgoing *out, uint32_t f
 			n++;
 	if (n)
 		store_share(store)->find(store_backend(store), s->hints, n);
+	for (unsigned i = 0; i < n; i++)
+		misses += !s->hints[i].where[0];
+	atomic_fetch_add_explicit(&t->lookups, n, memory_order_relaxed);
+	atomic_fetch_add_explicit(&t->lookup_misses, misses, memory_order_relaxed);
 	return n;
 }
 

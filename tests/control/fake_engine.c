@@ -235,6 +235,7 @@ void engine_get_stats(struct engine *e, struct engine_stats *s)
 						 .moved_in_bytes_total = 337,
 						 .collected_bytes_total = 47,
 						 .borrowed_bytes = 373, .borrowed_pages_total = 367,
+						 .lookups_total = 383, .lookup_misses_total = 389,
 						 .daily_left_bytes = 349 } },
 				    .nr_tiers = 2 };
 	for (size_t i = 0; i < e->n; i++) {

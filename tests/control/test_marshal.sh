@@ -89,7 +89,8 @@ python3 - "$DIR/json" <<-'END' || fail "wrong figures: $(cat "$DIR/json")"
 	            write_p99_ns=277, errors_total=281, io_errors_total=283, timeouts_total=293,
 	            access_errors_total=307, missing_total=311, misuse_total=313, full_total=317,
 	            corrupt_total=331, moved_in_bytes_total=337, collected_bytes_total=47,
-	            borrowed_bytes=373, borrowed_pages_total=367, daily_left_bytes=349)
+	            borrowed_bytes=373, borrowed_pages_total=367,
+	            lookups_total=383, lookup_misses_total=389, daily_left_bytes=349)
 	assert rados == want, rados
 END
 say "every number has its name"

@@ -451,6 +451,30 @@ START_TEST(test_lost_creation)
 }
 END_TEST
 
+/* A creation that was given up, and whose segment is gone, lands at last: nothing
+   names its object, and so it goes. What is in use stays. */
+START_TEST(test_creation_that_lands_at_last)
+{
+	uint32_t used = written_segment(), segment = new_segment();
+	unsigned char back[4096];
+	char command[200];
+
+	fake_add(cluster, (struct fake_rule){ .call = FAKE_CREATE, .error = -ETIMEDOUT });
+	ck_assert_int_eq(store_write(store, segment, 0, bytes, BATCH), -ETIMEDOUT);
+	store_segment_free(store, segment);
+	fake_clear(cluster);
+	/* its number is the one behind that of the segment in use */
+	snprintf(command, sizeof(command), "cd %s && s=$(ls s.me.*) && touch ${s%%?}$((${s##*.} + 1))", dir);
+	ck_assert_int_eq(system(command), 0);
+	ck_assert_uint_eq(fake_count(cluster, "s.me."), 2);
+	UNTIL(fake_count(cluster, "s.me.") == 1);
+	usleep(100000);
+	ck_assert_uint_eq(fake_count(cluster, "s.me."), 1);
+	ck_assert_int_eq(store_read(store, used, 0, back, sizeof(back)), 0);
+	store_segment_free(store, used);
+}
+END_TEST
+
 /* The pool is deleted with parts under way and waiting: all of them fail. */
 START_TEST(test_joined_writes_without_a_pool)
 {
@@ -658,6 +682,7 @@ int main(void)
 	tcase_add_test(tc, test_waiting_writes_are_joined);
 	tcase_add_loop_test(tc, test_joined_write_that_timed_out, 0, 2);
 	tcase_add_test(tc, test_lost_creation);
+	tcase_add_test(tc, test_creation_that_lands_at_last);
 	tcase_add_test(tc, test_joined_writes_without_a_pool);
 	tcase_add_loop_test(tc, test_writes_at_random, 1, 40);
 	tcase_add_test(tc, test_earlier_boots_go);
