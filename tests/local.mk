@@ -416,13 +416,11 @@ LIVE_TESTS = \
 CEPH_TESTS = \
 	tests/ceph/test_access.sh \
 	tests/ceph/test_agent.sh \
-	tests/ceph/test_cluster.sh \
 	tests/ceph/test_dedup.sh \
 	tests/ceph/test_evict.sh \
 	tests/ceph/test_full_pool.sh \
 	tests/ceph/test_hosts.sh \
-	tests/ceph/test_osd.sh \
-	tests/ceph/test_restart.sh
+	tests/ceph/test_osd.sh
 
 INJECT_TESTS = tests/inject/test_inject.sh
 

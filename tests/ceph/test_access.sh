@@ -38,19 +38,27 @@ mini_ceph wait-osds 1
 say "monitors: ok"
 
 # a key that the cluster does not know, until it does
-load_start id=client.other
+load_start id=client.other,host=other
 wrong=$LOAD
 wait_until 30 "the key to be refused" load_is "$wrong" denied
 says "$wrong" "refuses the key of client.other"
 mini_ceph key other uswap
-wait_until 30 "the store to be up" load_is "$wrong" up clash connecting
-load_stop "$wrong"
-# one that has been revoked: what is connected goes on, nobody else gets in
+wait_until 30 "the store to be up" load_is "$wrong" up
+load_goes_on "$wrong"
+# it is revoked while it is in use: what is connected goes on, until it has to
+# connect anew; then readers wait, and nothing is lost, until it is good again
 admin auth del client.other
-load_start id=client.other,host=else
-wait_until 30 "the revoked key to be refused" load_is "$LOAD" denied
-says "$LOAD" "refuses the key of client.other"
-load_stop "$LOAD"
+load_goes_on "$wrong"
+for address in $(timeout 30 rados -p uswap get h.other - | sed -n 's/^address //p'); do
+	admin osd blocklist add "$address"
+done
+wait_until 60 "the revoked key to be refused" load_is "$wrong" denied
+says "$wrong" "refuses the key of client.other"
+admin auth add client.other mon 'allow r' osd 'allow rwx pool=uswap' -i "$DIR/ceph/client.other.keyring"
+wait_until 60 "the store to be up" load_is "$wrong" up
+load_goes_on "$wrong"
+load_right "$wrong" "after its key was revoked"
+load_stop "$wrong"
 # rights that do not suffice
 admin auth get-or-create client.reader mon 'allow r' osd 'allow r pool=uswap' \
 	-o "$DIR/ceph/client.reader.keyring"
@@ -72,6 +80,7 @@ wait_until 40 "the monitor to be missed" load_is "$pools" away
 mini_ceph signal mon.a CONT
 wait_until 60 "the pool to be missed again" load_is "$pools" gone
 mini_ceph pool later
+wait_until 60 "the rights to be missed" load_is "$pools" denied
 admin auth caps client.uswap mon 'allow r' osd 'allow rwx pool=uswap, allow rwx pool=later'
 wait_until 30 "the store to be up" load_is "$pools" up
 load_goes_on "$pools"

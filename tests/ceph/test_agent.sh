@@ -1,7 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # What programs and the operator see when the cluster fails: a wait, and how long
-# it lasts; SIGBUS where bytes are truly lost; never wrong bytes, and no restart.
+# it lasts; SIGBUS where bytes are truly lost; never wrong bytes, and no restart. The
+# agent's worker is killed while memory is in the pool, on its way there and back: the
+# next one finds all of it, and leaves nothing.
+# shellcheck source=tests/live/crash.sh
+. "${srcdir:-.}/tests/live/crash.sh"
 # shellcheck source=tests/ceph/lib.sh
 . "${srcdir:-.}/tests/ceph/lib.sh"
 
@@ -21,6 +25,19 @@ status_says() {
 	grep -qF -- "$1" "$DIR/status"
 }
 
+right() { # WHEN
+	[ "$(ask "$served" verify)" = $((MIB * 256)) ] || fail "verify $1"
+}
+
+is_writing() {
+	[ "$(tier rados writes_pending)" -gt 0 ]
+}
+
+# What is told of the pool is what is there
+objects_are_told() {
+	[ "$(tier rados segments)" = "$(objects_like '^s\.here\.')" ]
+}
+
 answer_of() { # N: to what it was told before
 	local line
 
@@ -34,6 +51,8 @@ live_begin
 # leases. Reads wait for that until a monitor tells it to start over.
 cluster_start memstore 2 2
 pool_below_memory
+head -c 4096 /dev/zero >"$DIR/inject"
+export USWAP_INJECT=$DIR/inject
 
 # the agent comes up without a cluster, serves, and connects when it can
 mini_ceph signal mon.a TERM
@@ -45,9 +64,55 @@ mini_ceph run mon.a
 wait_until 60 "the store to be up" tier_works rados
 say "without a cluster: ok"
 
-serve_start "$MIB"
+WORKLOAD_KEEP=1 serve_start "$MIB" # of which it will lose some
 served=$SERVED
+[ "$(ask "$served" survey)" = 0 ] || fail "lost at the start"
 wait_until 90 "pages to go to the pool" in_the_pool
+
+# no monitor: nobody notices
+mini_ceph signal mon.a TERM
+right "without a monitor"
+mini_ceph run mon.a
+mini_ceph wait-osds 2
+
+# killed at rest: not one has to wait for the lease of a dead one
+wait_until 90 "pages to go to the pool again" in_the_pool
+before=$(tier rados live_bytes)
+kill_worker
+wait_until 30 "the store to be up" tier_works rados
+[ "$(tier rados live_bytes)" -gt $((before / 2)) ] || fail "the next worker knows less of the pool"
+right "after a kill at rest"
+# and at work
+[ "$(ask "$served" change)" -gt 0 ] || fail "change"
+echo verify >&"${PEER_IN[served]}"
+kill_worker
+[ "$(answer_of "$served")" = $((MIB * 256)) ] || fail "verify, the worker being killed"
+say "killed at rest and at work: ok"
+
+# inside a batch: its place is used up, it is there, half of its blobs are in it
+for point in BATCH_PLACE BATCH_WRITTEN BATCH_HALF; do
+	hits=$(inject_hits)
+	before=$(worker)
+	inject "$point" 2
+	[ "$(ask "$served" change)" -gt 0 ] || fail "change, on the way to $point"
+	wait_until 60 "a worker to die at $point" inject_is_hit "$hits"
+	wait_until 30 "another worker" worker_is_new "$before"
+	right "after $point"
+done
+# with writes under way that land when nobody waits for them any more
+[ "$(ask "$served" change)" -gt 0 ] || fail "change"
+mini_ceph signal osd.0 STOP
+mini_ceph signal osd.1 STOP
+wait_until 30 "a write to wait" is_writing
+kill_worker
+mini_ceph signal osd.0 CONT
+mini_ceph signal osd.1 CONT
+mini_ceph wait-osds 2
+right "after writes that landed late"
+[ "$(total poisoned_pages_total)" = 0 ] || fail "pages were poisoned"
+wait_until 90 "pages to go to the pool" in_the_pool
+wait_until 60 "what nobody needs to go: $(tier rados segments), $(objects)" objects_are_told
+say "killed in a batch: ok"
 
 # no OSD: the program waits, and then has its bytes
 mini_ceph signal osd.0 STOP
@@ -66,47 +131,47 @@ wait_until 30 "the store to be up" tier_works rados
 [ "$(total poisoned_pages_total)" = 0 ] || fail "a wait has cost pages"
 say "a wait: ok"
 
-# no monitor: nobody notices
-wait_until 90 "pages to go to the pool again" in_the_pool
-mini_ceph signal mon.a TERM
-[ "$(ask "$served" verify)" = $((MIB * 256)) ] || fail "verify without a monitor"
-mini_ceph run mon.a
-mini_ceph wait-osds 2
-
-# other bytes in place of ours: SIGBUS
+# one object is cut off, another one overwritten: the pages in there are lost, and no
+# others
 wait_until 90 "pages to go to the pool once more" in_the_pool
+name=$(objects | grep '^s' | head -n 1)
+timeout 30 rados -p uswap truncate "$name" 1234567
+name=$(objects | grep '^s' | tail -n 1)
+head -c 4194304 /dev/urandom | timeout 30 rados -p uswap put "$name" -
+"$CTL" --json=short verify >"$DIR/verify.json" && fail "verify finds nothing: $(cat "$DIR/verify.json")"
+damaged=$(jq '.damaged_pages + .unread_pages' "$DIR/verify.json")
+lost=$(ask "$served" survey)
+say "$damaged pages are damaged, $lost are lost to the program"
+[ "$lost" -gt 0 ] || fail "nothing is lost"
+[ "$lost" -lt $((MIB * 256)) ] || fail "everything is lost"
+[ "$(total poisoned_pages_total)" = "$lost" ] || fail "$(total poisoned_pages_total) are poisoned, not $lost"
+# one page of nine is one of eight that the program has many times
+if [ "$lost" -lt "$damaged" ] || [ "$lost" -gt $((damaged + MIB * 256 / 8)) ]; then
+	fail "$damaged pages are damaged, $lost are lost"
+fi
+[ "$(tier rados corrupt_total)" -gt 0 ] || fail "nothing was damaged"
+[ "$(ask "$served" survey)" = "$lost" ] || fail "others are lost the second time"
+
+# all objects are gone: the tier says so; the program ends by SIGBUS
+wait_until 90 "pages to go to the pool again" in_the_pool
+objects | grep '^s' | xargs -r timeout 30 rados -p uswap rm
+[ "$(ask "$served" survey)" -gt "$lost" ] || fail "objects are gone, and nothing is lost"
+[ "$(tier rados missing_total)" -gt 0 ] || fail "nothing was missing"
+tier_is rados degraded || fail "all is gone, and the store is $(tier rados state)"
 pid=${PEER_PIDS[served]}
-for name in $(objects | grep '^s'); do
-	head -c 4194304 /dev/urandom | timeout 30 rados -p uswap put "$name" -
-done
 echo verify >&"${PEER_IN[served]}"
 wait_until 60 "the program to end" peer_gone "$pid"
 status=0
 wait "$pid" || status=$?
 [ $status = 135 ] || fail "it ended with $status, and not by SIGBUS"
 peer_close "$served"
-[ "$(total poisoned_pages_total)" -gt 0 ] || fail "nothing was poisoned"
 wait_until 30 "everything to be given up" nothing_held
-say "damaged objects: ok"
+say "damaged and missing objects: ok"
 
-# objects that are gone: the same, and the store goes on
+# the store goes on: it is tried, so it is up again though nobody reads
 serve_start "$MIB"
 wait_until 90 "pages to go to the pool" in_the_pool
-pid=$SERVED_PID
-objects | grep '^s' | xargs -r timeout 30 rados -p uswap rm
-echo verify >&"${PEER_IN[SERVED]}"
-wait_until 60 "the program to end" peer_gone "$pid"
-status=0
-wait "$pid" || status=$?
-[ $status = 135 ] || fail "it ended with $status, and not by SIGBUS"
-peer_close "$SERVED"
-wait_until 30 "everything to be given up" nothing_held
-wait_until 30 "the store to be up" tier_works rados
-[ "$(tier rados missing_total)" -gt 0 ] || fail "nothing was missing"
-say "missing objects: ok"
-
-serve_start "$MIB"
-wait_until 90 "pages to go to the pool" in_the_pool
+wait_until 30 "the store to be up: $(tier rados reason)" tier_is rados up
 [ "$(ask "$SERVED" verify)" = $((MIB * 256)) ] || fail "verify at the end"
 serve_stop "$SERVED"
 wait_until 30 "everything to be given up" nothing_held

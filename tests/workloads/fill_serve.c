@@ -7,10 +7,16 @@
  *	absent	"absent PAGES", of those filled
  *	pages	"pages PAGES", how many were filled
  *	rss	"rss KIB", as the kernel says in VmRSS
+ *	survey	reads every page, and checks those that can be: "lost PAGES", which
+ *		are SIGBUS
  *	work	touches and checks a few pages at random: "right PAGES"
  *	quit	"bye", and exit with 0
- * Says "ready PID" first.
+ * Says "ready PID" first. With WORKLOAD_KEEP=1 nothing leaves but what it fills: so
+ * that it can live without some of that.
  */
+#include <setjmp.h>
+#include <signal.h>
+
 #include "workload.h"
 
 static unsigned char *area;
@@ -36,6 +42,53 @@ static size_t change(void)
 		content_page(area + i * WL_PAGE, content_key(9, i, ++generation[i]));
 	}
 	return n;
+}
+
+/* Data of the program and its libraries, heap: what has a name in maps, and what lies
+   right behind that. */
+static void keep_the_rest(void)
+{
+	FILE *file = fopen("/proc/self/maps", "re");
+	unsigned long start, end, named_end = 0;
+	char line[512], perms[5];
+	int name;
+
+	WL_CHECK(file, "/proc/self/maps: %s", strerror(errno));
+	while (fgets(line, sizeof(line), file)) {
+		WL_CHECK(sscanf(line, "%lx-%lx %4s %*s %*s %*s %n", &start, &end, perms, &name) == 3, "maps: %s", line);
+		if (line[name] == '/' || !strncmp(line + name, "[heap]", 6))
+			named_end = end;
+		else if (start != named_end)
+			continue;
+		if (!strcmp(perms, "rw-p"))
+			WL_CHECK(!mlock((void *)start, end - start), "mlock: %s", strerror(errno));
+	}
+	fclose(file);
+}
+
+static sigjmp_buf at_a_lost_page;
+
+static void on_bus(int sig)
+{
+	(void)sig;
+	siglongjmp(at_a_lost_page, 1);
+}
+
+static size_t survey(void)
+{
+	const struct sigaction catch = { .sa_handler = on_bus };
+	struct sigaction before;
+	volatile size_t i, lost = 0;
+
+	sigaction(SIGBUS, &catch, &before);
+	for (i = 0; i < pages; i++) {
+		if (sigsetjmp(at_a_lost_page, 1))
+			lost++;
+		else
+			wl_check_key("surveyed", area + i * WL_PAGE, content_key(9, i, generation[i]), i);
+	}
+	sigaction(SIGBUS, &before, NULL);
+	return lost;
 }
 
 static size_t work(void)
@@ -71,6 +124,8 @@ static bool obey(const char *line)
 		printf("right %zu\n", verify());
 	else if (!strcmp(line, "change"))
 		printf("changed %zu\n", change());
+	else if (!strcmp(line, "survey"))
+		printf("lost %zu\n", survey());
 	else if (!strcmp(line, "work"))
 		printf("right %zu\n", work());
 	else if (!strcmp(line, "absent"))
@@ -95,6 +150,8 @@ int main(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	generation = calloc(pages, sizeof(*generation));
 	WL_CHECK(generation, "calloc");
+	if (getenv("WORKLOAD_KEEP"))
+		keep_the_rest();
 	area = wl_map(pages);
 	wl_fill(area, pages, 9);
 	printf("ready %d\n", (int)getpid());
