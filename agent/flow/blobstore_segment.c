@@ -125,6 +125,21 @@ static struct segment *begin(struct blobstore *bs, uint32_t segment, const struc
 	return seg;
 }
 
+/* Bytes that a domain may not have (UserMax=) are of use to others only as segments of
+   their own: some stay, a tenth of all at most. With tiers below room can be made. */
+static bool leaves_too_few(const struct blobstore *bs, const struct domain *domain)
+{
+	uint64_t limit = atomic_load_explicit(&domain->limit, memory_order_relaxed);
+	uint32_t capacity = bs->tiers[0].capacity, held = 0;
+
+	if (bs->nr_tiers > 1 || limit >= capacity * (uint64_t)STORE_SEGMENT)
+		return false;
+	for (uint32_t i = 0; i < bs->top_segment; i++)
+		held += bs->segments[i].state != SEGMENT_UNUSED && bs->segments[i].tenant == domain->index;
+	/* with this one, and the one that is kept for compaction */
+	return held + 2 + MAX(MIN(capacity - limit / STORE_SEGMENT, capacity / 10), 1u) > capacity;
+}
+
 int segment_open(struct blobstore *bs, const struct domain *domain, unsigned stream, bool last)
 {
 	uint32_t tier = stream_tier(stream);
@@ -133,7 +148,8 @@ int segment_open(struct blobstore *bs, const struct domain *domain, unsigned str
 	uint32_t segment, carrier;
 	int r;
 
-	if (!last && t->capacity >= SEGMENTS_WITH_RESERVE && t->used_segments + 1 >= t->capacity)
+	if (!last && t->capacity >= SEGMENTS_WITH_RESERVE &&
+	    (t->used_segments + 1 >= t->capacity || leaves_too_few(bs, domain)))
 		return -ENOSPC;
 	r = take_unused(bs, &segment);
 	if (r)

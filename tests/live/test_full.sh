@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# A store of 8 MiB and a program that would need more: it stays right, the store
+# A store of 24 MiB and a program that would need more: it stays right, the store
 # takes no more than it may, and another user's program can still be evicted.
 # shellcheck source=tests/live/lib.sh
 . "${srcdir:-.}/tests/live/lib.sh"
 
-CAPACITY=$((8 << 20))
+CAPACITY=$((24 << 20))
 
 within_capacity() {
 	local used
@@ -28,7 +28,7 @@ nearly_full() {
 }
 
 live_begin
-AGENT_STORES=(memory:8M)
+AGENT_STORES=(memory:24M)
 agent_start
 serve_start 64
 big=$SERVED

@@ -285,6 +285,26 @@ START_TEST(test_INV_8_quota)
 }
 END_TEST
 
+/* A limit below all leaves others segments to put it in. */
+START_TEST(test_INV_8_room_for_others)
+{
+	static blob_id ids[16000];
+	unsigned n = 0;
+
+	open_store(6);
+	atomic_store(&alice->limit, 6 * (uint64_t)STORE_SEGMENT * 9 / 10);
+	while (n < ARRAY_SIZE(ids) && try_put(alice, n, &ids[n]) == BLOBSTORE_STORED)
+		n++;
+	ck_assert_uint_gt(n, 6000);
+	ck_assert_uint_lt(n, ARRAY_SIZE(ids));
+	ids[n] = put(bob, n);
+	work_all();
+	for (unsigned i = 0; i <= n; i++)
+		blobstore_unref(bs, ids[i]);
+	expect_nothing();
+}
+END_TEST
+
 START_TEST(test_full)
 {
 	static blob_id id[40000];
@@ -655,6 +675,7 @@ int main(void)
 	tcase_add_test(tc, test_what_lay_together_goes_without_compaction);
 	tcase_add_test(tc, test_mostly_dead_open_segment);
 	tcase_add_test(tc, test_INV_8_quota);
+	tcase_add_test(tc, test_INV_8_room_for_others);
 	tcase_add_loop_test(tc, test_full, 0, 2);
 	tcase_add_test(tc, test_INV_7_corrupt_frame);
 	tcase_add_test(tc, test_INV_7_frame_of_another_page);
