@@ -5,7 +5,7 @@
 # shellcheck source=tests/ceph/lib.sh
 . "${srcdir:-.}/tests/ceph/lib.sh"
 
-MIB=96
+MIB=64
 
 live_begin
 cluster_start memstore
@@ -52,7 +52,7 @@ fi
 [ "$(tier rados errors_total)" = 0 ] || fail "errors: $(jq -c .agent.tiers "$DIR/stats.json")"
 
 # poor segments are collected: the pages of all that is touched go elsewhere
-for ((i = 0; i < 300; i++)); do
+for ((i = 0; i < 200; i++)); do
 	[ "$(ask "$served" work)" = 64 ] || fail "work"
 done
 collected() {

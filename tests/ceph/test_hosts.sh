@@ -5,33 +5,51 @@
 # shellcheck source=tests/ceph/lib.sh
 . "${srcdir:-.}/tests/ceph/lib.sh"
 
+gc() {
+	timeout 60 "$AGENT" --store "rados:uswap,conf=$CEPH_CONF" "--collect-host=$1" >"$DIR/gc" 2>&1
+}
+
 live_begin
 cluster_start memstore
 load_start host=alpha
 alpha=$LOAD
 load_start host=beta
 beta=$LOAD
-load_goes_on "$alpha"
-load_goes_on "$beta"
+load_start host=gamma
+gamma=$LOAD
+for one in "$alpha" "$beta" "$gamma"; do
+	load_goes_on "$one"
+done
 
-# another machine with the name of the first: it keeps out, and says so
+# another machine with the name of the first: it keeps out, and will say so
 load_start host=alpha
-wait_until 60 "the clash to be seen" load_is "$LOAD" clash
-[[ $(load_reason "$LOAD") == *"another machine (client."*" uses the host id alpha"*host=* ]] ||
-	fail "reason: $(load_reason "$LOAD")"
-[ "$(ask "$LOAD" writes)" = 0 ] || fail "it writes all the same"
-load_stop "$LOAD"
-load_goes_on "$alpha"
-load_right "$alpha" "beside one of the same name"
+twin=$LOAD
 
-# a host that dies; its segments stay until it is back
-kill -KILL "${PEER_PIDS[beta]}"
+# who lives is not collected, nor who never was
+! gc gamma || fail "a living host was removed: $(cat "$DIR/gc")"
+grep -q "host gamma is alive: client\." "$DIR/gc" || fail "gc: $(cat "$DIR/gc")"
+load_right "$gamma" "after it was to be removed"
+! gc nobody || fail "a host that never was: $(cat "$DIR/gc")"
+grep -q "there is none of this id" "$DIR/gc" || fail "gc: $(cat "$DIR/gc")"
+
+# hosts that die; their segments stay, whatever the others do
+kill -KILL "${PEER_PIDS[beta]}" "${PEER_PIDS[gamma]}"
 peer_close "$beta"
+peer_close "$gamma"
 left=$(objects_like '^s\.beta\.')
 [ "$left" -gt 0 ] || fail "nothing is left of a host that died"
 load_goes_on "$alpha"
-load_right "$alpha" "after another host has died"
+load_right "$alpha" "after other hosts have died"
+wait_until 60 "the clash to be seen" load_is "$twin" clash
+[[ $(load_reason "$twin") == *"another machine (client."*" uses the host id alpha"*host=* ]] ||
+	fail "reason: $(load_reason "$twin")"
+[ "$(ask "$twin" writes)" = 0 ] || fail "it writes all the same"
+load_stop "$twin"
+load_goes_on "$alpha"
+load_right "$alpha" "beside one of the same name"
 [ "$(objects_like '^s\.beta\.')" = "$left" ] || fail "somebody removed what another host left"
+
+# one of them is back
 objects | grep '^s\.beta\.' >"$DIR/old"
 load_start host=beta
 wait_until 60 "the host to be up again" load_is "$LOAD" up
@@ -44,19 +62,7 @@ load_right "$LOAD" "after its own restart"
 load_right "$alpha" "beside a host that came back"
 load_stop "$LOAD"
 
-# a host that will not come back
-load_start host=gamma
-load_goes_on "$LOAD"
-gc() {
-	timeout 60 "$AGENT" --store "rados:uswap,conf=$CEPH_CONF" "--collect-host=$1" >"$DIR/gc" 2>&1
-}
-! gc gamma || fail "a living host was removed: $(cat "$DIR/gc")"
-grep -q "host gamma is alive: client\." "$DIR/gc" || fail "gc: $(cat "$DIR/gc")"
-load_right "$LOAD" "after it was to be removed"
-! gc nobody || fail "a host that never was: $(cat "$DIR/gc")"
-grep -q "there is none of this id" "$DIR/gc" || fail "gc: $(cat "$DIR/gc")"
-kill -KILL "${PEER_PIDS[LOAD]}"
-peer_close "$LOAD"
+# the other one will not come back
 left=$(objects_like '^s\.gamma\.')
 [ "$left" -gt 0 ] || fail "nothing is left of a host that died"
 wait_until 30 "the lease to end: $(cat "$DIR/gc")" gc gamma
