@@ -21,7 +21,7 @@
 #include <errno.h>
 
 #define UNDER_WAY_MAX 4u	     /* operations */
-#define JOINED_MAX ((size_t)2 << 20) /* bytes of one */
+#define JOINED_MAX ((size_t)4 << 20) /* bytes of one */
 
 struct pending_write {
 	struct object_io io; /* arg: itself; with: those that go with it */

@@ -224,7 +224,7 @@ struct outgoing {
 };
 /* More than the store has under way (backends/objects_write.c), so that what
    waits there can be joined. */
-#define OUTGOING_MAX 40
+#define OUTGOING_MAX 80
 
 /*
  * The mover: takes what lives in one segment, batch by batch, to another tier
