@@ -70,7 +70,7 @@ agent_start
 [ "$(stat -c %s "$DIR/store/uswap.segments")" -lt $((1 << 20)) ] || fail "what an earlier boot has left is still there"
 
 # ---- no write succeeds: pages stay in memory, the store says why ----
-for error in EIO EROFS ENOSPC; do
+for error in EIO ENOSPC; do
 	rules "write error $error" "new error $error"
 	serve_start $MIB
 	wait_until 30 "$error to be noticed" is_degraded
