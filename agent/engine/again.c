@@ -52,7 +52,6 @@ int again_fill(struct session *s, int passed)
 		return -ESRCH;
 	if (!uffd_has_features(s->fds.uffd, UFFD_REQUIRED_FEATURES))
 		return -EINVAL;
-	s->strange = true;
 	s->recover = SESSION_RECOVER_WAKE;
 	s->busy = true; /* nothing leaves before transit has been looked at */
 	s->state = SESSION_ACTIVE;
@@ -69,6 +68,29 @@ int again_vouch(const struct session *s, pid_t mover, int *passed, int *pidfd)
 	safe_close(*pidfd);
 	*pidfd = take_fd(passed);
 	return 0;
+}
+
+/*
+ * Which mappings the agent before us had registered, only the kernel knows now.
+ * Without that nothing leaves any more, and what is missing can't be told from
+ * what was never there.
+ */
+void again_learn(struct session *s)
+{
+	struct ranges found = { 0 };
+
+	s->barred |= mappings_read_flagged(&s->mappings, s->fds.smaps, "um", &found) < 0;
+	for (size_t i = 0; i < found.nr; i++) {
+		const struct range *r = &found.v[i];
+		bool never = false;
+
+		for (unsigned k = 0; k < s->attach.nr_never; k++)
+			never |= r->start < s->attach.never[k].end && r->end > s->attach.never[k].start;
+		if (!never && ranges_add(&s->registered, r->start, r->end) < 0)
+			s->barred = true;
+	}
+	ranges_deinit(&found);
+	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));
 }
 
 void again_report(struct session *s)

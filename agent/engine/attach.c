@@ -306,7 +306,6 @@ static int make_record(struct engine *e, struct session *s, const struct attachi
 	record->identity = s->identity;
 	record->disabled = !s->enabled;
 	record->blind = s->blind;
-	record->strange = s->strange;
 	record->state = SESSION_ACTIVE;
 	s->slots.kept_root = &record->root;
 	record_introduce(s);
@@ -367,6 +366,8 @@ static int fill_session(struct engine *e, struct session *s, struct attaching *a
 		r = -EUSERS;
 	if (r < 0)
 		return r;
+	if (a->kind == WIRE_AGAIN)
+		again_learn(s);
 	gate = make_gate(&s->gate, &s->fds.gate_event, &s->token);
 	if (gate < 0)
 		return gate;

@@ -26,35 +26,8 @@
 
 static void owner_recover(struct owner *o, struct session *s);
 
-/*
- * Which mappings the agent before us had registered, only the kernel knows now.
- * Without that nothing leaves any more, and what is missing can't be told from
- * what was never there.
- */
-static void learn_ranges(struct owner *o, struct session *s)
-{
-	if (mappings_read_flagged(&o->fork_buffer, s->fds.smaps, "um", &o->wiped) < 0)
-		s->barred = true;
-	for (size_t i = 0; i < o->wiped.nr; i++) {
-		struct range *r = &o->wiped.v[i];
-		bool never = false;
-
-		for (unsigned k = 0; k < s->attach.nr_never; k++)
-			never |= r->start < s->attach.never[k].end && r->end > s->attach.never[k].start;
-		if (!never && ranges_add(&s->registered, r->start, r->end) < 0)
-			s->barred = true;
-	}
-	record_commit(s, 0);
-	s->strange = false;
-	if (s->record)
-		atomic_store(&s->record->strange, 0);
-	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));
-}
-
 static void start_serving(struct owner *o, struct session *s)
 {
-	if (s->strange)
-		learn_ranges(o, s);
 	if (flow_watch(o, s) < 0) {
 		atomic_store(&s->reason, "cannot watch its userfaultfd");
 		flow_close(o, s);

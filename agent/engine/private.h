@@ -225,6 +225,8 @@ int again_fill(struct session *s, int passed);
 /* Now that the files of that process are open: are they its? Takes *passed in the place
    of the peer's own pidfd. 0 or negative errno. */
 int again_vouch(const struct session *s, pid_t mover, int *passed, int *pidfd);
+/* What is registered of it; before anybody serves it. */
+void again_learn(struct session *s);
 /* Says what has become of it. */
 void again_report(struct session *s);
 

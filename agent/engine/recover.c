@@ -173,6 +173,11 @@ static int make_session(struct engine *e, struct record *record, struct session 
 	}
 	if (s->introduced && s->state == SESSION_SERVED)
 		s->state = SESSION_ACTIVE; /* a fork child's hello was just being taken */
+	if (record->strange) {
+		again_learn(s);
+		record_commit(s, 0);
+		record->strange = 0;
+	}
 	s->recover = SESSION_RECOVER_WAKE;
 	s->busy = s->fds.mover >= 0; /* nothing leaves before transit has been looked at */
 	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));

@@ -3,7 +3,7 @@
  * mappings: which parts of a process's address space may leave it, read from
  * /proc/PID/smaps (for its VmFlags) and the list of its threads.
  *
- * Threads: the evict worker.
+ * Threads: the evict worker; before it knows the process, whoever makes its session.
  */
 #ifndef USWAP_PROC_MAPPINGS_H
 #define USWAP_PROC_MAPPINGS_H

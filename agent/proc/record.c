@@ -393,7 +393,6 @@ static void load_constants(struct session *s, const struct record *record)
 	s->enabled = !record->disabled;
 	s->detach = record->detach;
 	s->blind = record->blind;
-	s->strange = record->strange;
 	if (!record->introduced)
 		return;
 	s->pid = record->pid;

@@ -97,7 +97,7 @@ struct record {
 	struct record_state states[2];
 	/* since version 2 */
 	uint64_t token;
-	_Atomic uint32_t strange; /* what is registered is still to be learnt */
+	uint32_t strange; /* until version 7: what is registered is still to be learnt */
 	/* since version 4 */
 	uint32_t domain; /* its label */
 	uint32_t is_private;

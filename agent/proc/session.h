@@ -236,7 +236,6 @@ struct session {
 	struct session *next_ahead; /* owner's list of those with something to place */
 	bool ending;		 /* found when it was over, and is only to be closed */
 	bool blind;		 /* its slots are lost: what is missing is poisoned */
-	bool strange;		 /* found without a record: its ranges are to be learnt */
 	int recover;		 /* enum session_recover: found by a new worker, and */
 	bool polled;		 /* its userfaultfd is in the owner's epoll */
 	uint64_t gate_wait_ns;	 /* since when the mover is inside; 0: not */

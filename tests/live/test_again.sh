@@ -41,8 +41,49 @@ evict_some() { # N PID
 # ---- nothing was away, once never, once not any more ----
 serve_start 8
 one=$SERVED one_pid=$SERVED_PID
-again 1
+# A parent and its fork child, each with a mover of its own. "verify": both look.
+cat >"$DIR/family.py" <<'END'
+import os, sys
+
+def text(i):
+    return b'%d ' % i * 600
+
+pages = [text(i) for i in range(3000)]
+to, fro = os.pipe(), os.pipe()
+child = os.fork()
+pages = [page + b'own' for page in pages]  # shared ones don't leave
+if child == 0:
+    os.close(to[1])
+    while os.read(to[0], 1):
+        os.write(fro[1], b'y' if all(pages[i] == text(i) + b'own' for i in range(3000)) else b'n')
+    os._exit(0)
+os.close(to[0])
+os.write(to[1], b'?')
+os.read(fro[0], 1)
+print('ready', os.getpid(), flush=True)
+for line in sys.stdin:
+    if line == 'quit\n':
+        break
+    if line == 'child\n':
+        print('child', child, flush=True)
+        continue
+    os.write(to[1], b'?')
+    right = os.read(fro[0], 1) == b'y' and all(pages[i] == text(i) + b'own' for i in range(3000))
+    print('right' if right else 'wrong', 2, flush=True)
+os.close(to[1])
+os.waitpid(child, 0)
+print('bye', flush=True)
+END
+peer_start env "LD_PRELOAD=$LIB" python3 "$DIR/family.py"
+family=$PEER
+wait_until 20 "a fork child to be there" attached 3
+again 3
 [ "$(ask "$one" verify)" = 2048 ] || fail "verify with another agent"
+for pid in "${PEER_PIDS[family]}" "$(ask $family child)"; do
+	[ "$("$CTL" --json evict "$pid" | jq -er "$JQ_ORDER")" -gt $((4 << 20)) ] || fail "hardly anything of $pid leaves"
+done
+[ "$(peer_ask $family verify)" = "right 2" ] || fail "a family with another agent"
+serve_stop $family
 evict_some "$one" "$one_pid"
 [ "$(ask "$one" verify)" = 2048 ] || fail "verify of what has left by another agent"
 [ "$(ask "$one" change)" -gt 0 ] || fail "change"
