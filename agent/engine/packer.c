@@ -29,7 +29,9 @@ static struct batch *take_from(struct packers *p, struct batch **at, uint64_t du
 	for (; *at && (*at)->due_ns <= due_ns; at = &(*at)->next) {
 		struct batch *b = *at;
 
-		if (!pressed && blobstore_family_is_learning(b->session->family)) {
+		/* What is to be let go waits for nothing. */
+		if (!pressed && session_state(b->session) < SESSION_RESTORING &&
+		    blobstore_family_is_learning(b->session->family)) {
 			p->held_back = true;
 			continue;
 		}
