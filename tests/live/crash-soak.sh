@@ -3,7 +3,8 @@
 # crash-soak.sh [KILLS]: the worker, and each third time the keeper with it, is killed
 # at random so often, 1000 times if nothing is said, under several programs at once that
 # check all they have: redis-server, Python, families of processes, threads, changes of
-# mappings. Most of what is away is in a file, or what CRASH_STORES names behind memory.
+# mappings, compilers where there are many kills. Most of what is away is in a file, or
+# what CRASH_STORES names behind memory.
 # `make crash-soak' runs it; tests/live/test_crash_soak.sh does with few kills.
 # shellcheck source=tests/live/crash.sh
 . "${srcdir:-.}/tests/live/crash.sh"
@@ -102,6 +103,28 @@ redis_storm() {
 	echo "$((n + 1)) looks" >"$DIR/redis.out"
 }
 
+write_c() {
+	awk 'BEGIN { for (i = 0; i < 600; i++) {
+		printf "static int t%d[64];\nint f%d(int a, int b)\n{\n\tint i, s = %d;\n", i, i, i
+		printf "\tfor (i = 0; i < 64; i++) {\n\t\tt%d[i] += a * i + (b ^ s);\n", i
+		printf "\t\ts += t%d[(i * %d) & 63] > a ? a - i : b + i * %d;\n\t}\n", i, i * 2 + 1, i
+		print "\treturn s;\n}" } }'
+}
+
+# The same program again and again: each compiler attaches, has pages away, and ends.
+compile_storm() {
+	local want now n=0
+
+	write_c >"$DIR/big.c"
+	want=$(gcc -O2 -S -o - "$DIR/big.c" | cksum)
+	while [ -e "$DIR/storming" ]; do
+		now=$(bounded 300 env "LD_PRELOAD=$LIB" gcc -O2 -S -o - "$DIR/big.c" | cksum) || note "gcc: status $?"
+		[ "$now" = "$want" ] || note "gcc: $now instead of $want"
+		n=$((n + 1))
+	done
+	echo ", $n runs of gcc" >"$DIR/gcc.out"
+}
+
 # ---- begin ----
 live_begin
 STORE=$(mktemp -d /var/tmp/uswap-crash.XXXXXX)
@@ -125,6 +148,10 @@ else
 fi
 python_storm &
 storms+=($!)
+if [ "$want" -ge 100 ] && command -v gcc >/dev/null; then
+	compile_storm &
+	storms+=($!)
+fi
 verifying fork_verify 2 &
 storms+=($!)
 verifying threads_verify 3 4 &
@@ -178,5 +205,5 @@ few_fds() { [ "$(fds)" -le $((before + 6)) ]; }
 wait_until 20 "descriptors to be closed: $(fds) instead of $before" few_fds
 agent_stop
 say "$KILLS kills, $both of them of keeper and worker; $(wc -l <"$DIR/rounds") runs of workloads ($managed managed, $unmanaged not), $out pages left, python $(cat "$DIR/python.out")," \
-	"redis $(cat "$DIR/redis.out" 2>/dev/null || echo 'not there'); a look at all of 16 MiB took $worst ms at most"
+	"redis $(cat "$DIR/redis.out" 2>/dev/null || echo 'not there')$(cat "$DIR/gcc.out" 2>/dev/null); a look at all of 16 MiB took $worst ms at most"
 say passed
