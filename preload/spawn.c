@@ -105,6 +105,7 @@ static long clone_in_thread(struct mover *m)
 	return 0;
 }
 
+/* It stands on its own feet, with files of its own open. */
 static int became_ready(struct mover *m)
 {
 	uint64_t end = sys_now() + SHIM_TIMEOUT_NSEC;
