@@ -488,8 +488,6 @@ START_TEST(test_dictionary_missing)
 {
 	static const char *const spoil[] = {
 		"rm $f",
-		"head -c 17000 /dev/zero >$f",
-		"truncate -s 8000 $f",
 		"printf x | dd of=$f bs=1 seek=5000 conv=notrunc 2>/dev/null",
 	};
 	char command[200];
@@ -526,7 +524,7 @@ int main(void)
 	tcase_add_test(tc, test_slow_index);
 	tcase_add_test(tc, test_same_hash);
 	tcase_add_test(tc, test_dictionary);
-	tcase_add_loop_test(tc, test_dictionary_missing, 0, 4);
+	tcase_add_loop_test(tc, test_dictionary_missing, 0, 2);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);
