@@ -171,6 +171,8 @@ static void take_domain(struct session *s)
 	s->other_domain = domain;
 	s->other_family = family;
 	s->other_payer = payer;
+	/* What it has stored counts for the new user from now on; the old one's own domain, if
+	   it was that, goes on paying for it as well. */
 	if (payer)
 		atomic_fetch_sub_explicit(&payer->charged, stored, memory_order_release);
 	atomic_fetch_add_explicit(&s->payer->charged, stored, memory_order_release);

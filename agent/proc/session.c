@@ -195,25 +195,26 @@ bool session_has_execed(const struct session *s)
 	       !leader_is_zombie(s->pid);
 }
 
-bool session_is_plain(pid_t pid)
+/* AT_SECURE of its program; -EACCES where we aren't root, to whom alone others' is shown. */
+static int read_secure(pid_t pid)
 {
 	_cleanup_close_ int fd = open_proc(pid, "auxv", 0);
 	Elf64_auxv_t v[64];
-	ssize_t n = fd < 0 ? -1 : read(fd, v, sizeof(v));
+	ssize_t n = fd < 0 ? fd : read(fd, v, sizeof(v));
 
 	for (size_t i = 0; n > 0 && i < (size_t)n / sizeof(v[0]); i++)
 		if (v[i].a_type == AT_SECURE)
-			return v[i].a_un.a_val == 0;
-	return n == 0 && leader_is_zombie(pid); /* its maps show nothing either */
+			return v[i].a_un.a_val != 0;
+	if (n == 0 && leader_is_zombie(pid)) /* its maps show nothing either */
+		return 0;
+	return n == -EACCES ? -EACCES : -ENODATA;
 }
 
-bool session_runs_as(pid_t pid, uid_t uid)
+bool session_is_plain(pid_t pid)
 {
-	struct stat st;
-	char path[32];
+	int secure = read_secure(pid);
 
-	snprintf(path, sizeof(path), "/proc/%d", (int)pid);
-	return stat(path, &st) == 0 && st.st_uid == uid && session_is_plain(pid);
+	return secure == 0 || secure == -EACCES;
 }
 
 static void read_text(pid_t pid, const char *name, char *text, size_t size)
@@ -232,6 +233,29 @@ static bool is_of_user(const char *status, uid_t uid)
 	if (!line || sscanf(line, "\nUid: %u %u %u %u", &id[0], &id[1], &id[2], &id[3]) != 4)
 		return true; /* it has ended */
 	return id[0] == uid && id[1] == uid && id[2] == uid && id[3] == uid;
+}
+
+static bool has_one_identity(pid_t pid, uid_t uid)
+{
+	char text[4096];
+	const char *line;
+	unsigned id[4];
+
+	read_text(pid, "status", text, sizeof(text));
+	line = strstr(text, "\nGid:");
+	return line && sscanf(line, "\nGid: %u %u %u %u", &id[0], &id[1], &id[2], &id[3]) == 4 &&
+	       id[0] == id[1] && id[1] == id[2] && id[2] == id[3] && is_of_user(text, uid);
+}
+
+bool session_runs_as(pid_t pid, uid_t uid)
+{
+	int secure = read_secure(pid);
+	struct stat st;
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/%d", (int)pid);
+	return stat(path, &st) == 0 && st.st_uid == uid &&
+	       (secure == 0 || (secure == -EACCES && has_one_identity(pid, uid)));
 }
 
 bool session_is_shared(pid_t pid, pid_t mover, uid_t uid)

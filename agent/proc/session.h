@@ -384,9 +384,11 @@ uint64_t session_read_locked(const struct session *s, bool *changed);
 bool session_has_execed(const struct session *s);
 /* Its program has not been executed with more rights, by a set-user-ID or set-group-ID
    bit or capabilities of its file: such a one has AT_SECURE for its life, and is never
-   one of ours, since nothing is preloaded for it. Any thread. */
+   one of ours, since nothing is preloaded for it. Also where that can't be told: the
+   service isn't root. Any thread. */
 bool session_is_plain(pid_t pid);
-/* The process runs as that user, and its program is plain. Any thread. */
+/* The process runs as that user, and its program is plain, or where that can't be told,
+   all its user and group ids are one. Any thread. */
 bool session_runs_as(pid_t pid, uid_t uid);
 /* A mover, of that user alone, and another process are known to have one address
    space; one whose main thread has ended shows none, then it must be of him. Any thread. */
