@@ -63,7 +63,7 @@ send() { # DAEMON SIGNAL
 
 wait_osds() { # UP: so many, and no PG on its way to another
 	for _ in $(seq 300); do
-		timeout 5 ceph osd stat 2>/dev/null >"$D/osd.stat" || true
+		timeout 20 ceph osd stat 2>/dev/null >"$D/osd.stat" || true
 		if grep -q " $1 up" "$D/osd.stat" && ! grep -q remapped "$D/osd.stat"; then
 			return 0
 		fi

@@ -11,11 +11,12 @@ gc() {
 
 live_begin
 cluster_start memstore
-load_start host=alpha
+# A lease that a busy machine does not lose: its twin waits for that.
+load_start host=alpha,timeout=10
 alpha=$LOAD
 load_start host=beta
 beta=$LOAD
-load_start host=gamma
+load_start host=gamma,timeout=3
 gamma=$LOAD
 for one in "$alpha" "$beta" "$gamma"; do
 	load_goes_on "$one"
