@@ -89,19 +89,25 @@ static void in_thread(void *mover)
 }
 
 /* Until it isn't there any more: what a program may do next, a process with two
-   threads may not (unshare(CLONE_NEWUSER)). */
+   threads may not (unshare(CLONE_NEWUSER)). 1: that could not be asked; it has done
+   all it has to do. */
 static long clone_in_thread(struct mover *m)
 {
 	long tid = sys_clone_task(THREAD_FLAGS, stack_top(m, ARENA_START_STACK, ARENA_START_STACK_PAGES),
 				  in_thread, m);
 
+	long err;
+
 	if (tid < 0)
 		return tid;
-	while (sys_tgkill(m->workload, (int)tid, 0) == 0)
-		if (__atomic_load_n(&m->cloned, __ATOMIC_ACQUIRE))
-			sys_call(__NR_sched_yield, 0, 0, 0, 0, 0);
-		else
+	while ((err = sys_tgkill(m->workload, (int)tid, 0)) != -ESRCH) {
+		if (!__atomic_load_n(&m->cloned, __ATOMIC_ACQUIRE))
 			sys_futex_wait(&m->cloned, 0, THREAD_NAP_NSEC);
+		else if (err)
+			return 1;
+		else
+			sys_call(__NR_sched_yield, 0, 0, 0, 0, 0);
+	}
 	return 0;
 }
 
@@ -123,8 +129,10 @@ long mover_start(struct mover *m)
 
 	m->pid = 0;
 	err = clone_in_thread(m);
-	if (err)
+	if (err < 0)
 		return err;
+	if (m->pid <= 0 && err)
+		return -EINPROGRESS; /* the thread may be on its stack yet */
 	if (m->pid <= 0)
 		return m->pid ? m->pid : -EAGAIN;
 	/* Killed or stopped in the first instant: it may still need its stack,
