@@ -14,7 +14,7 @@
 #include "common/util.h"
 #include "proc/record.h"
 
-#define LEAF_SLOTS 512
+#define LEAF_SLOTS ((uint64_t)512)
 #define LOSE_TRIES 10000u
 #define BARRED_MAX ((uint64_t)1 << 22) /* pages, 16 GiB of address space */
 #define BARRED_USER (4 * BARRED_MAX)   /* ... of all processes of a user: 128 MiB of our memory */
@@ -37,6 +37,47 @@ static bool may_bar(struct session *s, uint64_t pages)
 	return bars + pages <= BARRED_MAX && flow_account_bars(s, bars) + pages <= BARRED_USER;
 }
 
+/*
+ * Without memory for its slots, what is away of [vpn, vpn + n) can't be told any more.
+ * It is lost, at target, and must not be taken for zeros (INV-7): transit's bytes and
+ * what was lost before, too.
+ */
+static void lose(struct owner *o, struct session *s, uint64_t vpn, uint64_t target, uint64_t n)
+{
+	const unsigned mask = FLOW_EVICTED_MASK | 1u << SLOT_LEAVING | 1u << SLOT_POISONED;
+
+	for (uint64_t v = vpn; (v = slotmap_next(&s->slots, v, vpn + n, mask)) < vpn + n; v++) {
+		unsigned tries = 0;
+
+		while (uffd_place_poison(s->fds.uffd, (v - vpn + target) << PAGE_SHIFT) == PLACED_RETRY &&
+		       tries++ < LOSE_TRIES)
+			sched_yield(); /* until the thread of the event has run */
+		if (slot_state(slotmap_get(&s->slots, v)) != SLOT_POISONED)
+			session_lost(s, 1, "there was no memory to note where they are");
+	}
+	s->barred = true;
+}
+
+/*
+ * [vpn, last) begins or ends inside of a leaf that a fork shares, and there is no node
+ * to make it ours. The whole leaf needs none; the rest of it, around [first, last), is
+ * lost.
+ */
+static void clear_leaf(struct owner *o, struct session *s, uint64_t vpn, uint64_t first, uint64_t last)
+{
+	uint64_t leaf = vpn & ~(LEAF_SLOTS - 1), end = leaf + LEAF_SLOTS;
+
+	if (leaf < first) {
+		lose(o, s, leaf, leaf, first - leaf);
+		forget_stored_bytes(s, leaf, first);
+	}
+	if (last < end) {
+		lose(o, s, last, last, end - last);
+		forget_stored_bytes(s, last, end);
+	}
+	(void)slotmap_clear(&s->slots, leaf, LEAF_SLOTS, SLOT_NONE, &leaf);
+}
+
 /* Sets slots of [start, end) to NONE or BARRED, dropping what we held. */
 static void clear(struct owner *o, struct session *s, uint64_t start, uint64_t end, enum slot_state to)
 {
@@ -51,11 +92,10 @@ static void clear(struct owner *o, struct session *s, uint64_t start, uint64_t e
 		if (slot_pool_reserve(o->slots, (last - vpn) / LEAF_SLOTS + 8) == 0)
 			continue;
 		/* The bar can't be noted page by page: then nothing leaves this
-		   process any more. Dropping needs no memory but for shared
-		   leaves. */
+		   process any more. */
 		s->barred = true;
 		if (to == SLOT_NONE)
-			break;
+			clear_leaf(o, s, vpn, start >> PAGE_SHIFT, last);
 		to = SLOT_NONE;
 	}
 }
@@ -91,19 +131,10 @@ static bool is_empty(const struct session *s, uint64_t vpn, uint64_t n)
 	return slotmap_next(&s->slots, vpn, vpn + n, ANY_MASK) == vpn + n;
 }
 
-/* Without memory for its slots, what is away can't follow a mapping. It is
-   lost, and must not be taken for zeros. */
+/* What is away can't follow a mapping. */
 static void lose_moved(struct owner *o, struct session *s, uint64_t vpn, uint64_t target, uint64_t n)
 {
-	for (uint64_t v = vpn; (v = slotmap_next(&s->slots, v, vpn + n, FLOW_EVICTED_MASK)) < vpn + n; v++) {
-		unsigned tries = 0;
-
-		while (uffd_place_poison(s->fds.uffd, (v - vpn + target) << PAGE_SHIFT) == PLACED_RETRY &&
-		       tries++ < LOSE_TRIES)
-			sched_yield(); /* until the thread of the event has run */
-		session_lost(s, 1, "there was no memory to note where they went");
-	}
-	s->barred = true;
+	lose(o, s, vpn, target, n);
 	clear(o, s, vpn << PAGE_SHIFT, (vpn + n) << PAGE_SHIFT, SLOT_NONE);
 }
 

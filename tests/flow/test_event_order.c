@@ -100,7 +100,19 @@ static int fake_copy(int fd, uint64_t dst, const void *src, uint64_t len, int64_
 	return 0;
 }
 
-static const struct uffd_ops scripted = { .zero = fake_zero, .read = fake_read, .copy = fake_copy, .wake = fake_wake, .is_registered = fake_is_registered };
+static uint64_t poisoned[16];
+static unsigned nr_poisoned;
+
+static int fake_poison(int fd, uint64_t start, uint64_t len, int64_t *done)
+{
+	(void)fd;
+	ck_assert_uint_lt(nr_poisoned, ARRAY_SIZE(poisoned));
+	poisoned[nr_poisoned++] = start;
+	*done = (int64_t)len;
+	return 0;
+}
+
+static const struct uffd_ops scripted = { .zero = fake_zero, .read = fake_read, .copy = fake_copy, .wake = fake_wake, .is_registered = fake_is_registered, .poison = fake_poison };
 
 static void put_pages(uint64_t address)
 {
@@ -116,6 +128,7 @@ static void put_pages(uint64_t address)
 static void setup(void)
 {
 	uffd_ops = &scripted;
+	nr_poisoned = 0;
 	memset(&owner, 0, sizeof(owner));
 	owner.flow = &flow;
 	owner.slots = slot_pool_new((size_t)64 << 20);
@@ -448,6 +461,67 @@ START_TEST(test_INV_3_many_faults_hide_no_event)
 }
 END_TEST
 
+/* No node is to be had any more. */
+static void use_all_memory(struct slotmap *elsewhere)
+{
+	slotmap_init(elsewhere, owner.slots, &flow_slot_refs, s);
+	while (slot_pool_reserve(owner.slots, slot_pool_ready(owner.slots) + 1) == 0)
+		;
+	for (uint64_t vpn = 0; slot_pool_ready(owner.slots); vpn += 512)
+		if (slotmap_set(elsewhere, vpn, slot_make(SLOT_RESIDENT, 0, 1)) < 0)
+			(void)slotmap_set(elsewhere, vpn - 1, slot_make(SLOT_RESIDENT, 0, 1));
+}
+
+static void poisoned_are(uint64_t first, unsigned n)
+{
+	ck_assert_uint_eq(nr_poisoned, n);
+	for (unsigned i = 0; i < n; i++)
+		ck_assert_uint_eq(poisoned[i], first + i * PAGE_BYTES);
+	ck_assert(s->barred);
+}
+
+/* Half of what shares a leaf with a fork child is dropped: it doesn't come back, and
+   the rest, which can't be noted any more, is lost and no zeros. */
+START_TEST(test_INV_4_dropped_without_memory)
+{
+	struct uffd_msg m = { .event = UFFD_EVENT_REMOVE };
+	struct slotmap child, elsewhere;
+
+	slotmap_init(&child, owner.slots, &flow_slot_refs, s);
+	ck_assert_int_eq(slotmap_fork(&child, &s->slots), 0);
+	use_all_memory(&elsewhere);
+	m.arg.remove.start = A;
+	m.arg.remove.end = A + 2 * PAGE_BYTES;
+	events_apply(&owner, s, &m, EVENT_PLAIN);
+	is(A, SLOT_NONE);
+	holds(B, B);
+	poisoned_are(A + 2 * PAGE_BYTES, 2);
+	ck_assert_uint_eq(counter_get(&s->counters.poisoned_total), 2);
+	ck_assert_int_eq(slot_state(slotmap_get(&child, A >> PAGE_SHIFT)), SLOT_FILL);
+	slotmap_deinit(&child);
+	slotmap_deinit(&elsewhere);
+}
+END_TEST
+
+/* What is in transit, or was lost before, can't follow either. */
+START_TEST(test_INV_7_moved_without_memory)
+{
+	struct slotmap elsewhere;
+	uint64_t vpn = C >> PAGE_SHIFT;
+
+	ck_assert_int_eq(slotmap_set(&s->slots, vpn, slot_make(SLOT_LEAVING, 0, 0)), 0);
+	ck_assert_int_eq(slotmap_set(&s->slots, vpn + 1, slot_make(SLOT_LEAVING, 0, 1)), 0);
+	ck_assert_int_eq(slotmap_set(&s->slots, vpn + 1, slot_make(SLOT_POISONED, 0, 0)), 0);
+	use_all_memory(&elsewhere);
+	remap(C, X);
+	rest();
+	is(C, SLOT_NONE);
+	is(X, SLOT_NONE);
+	poisoned_are(X, 2);
+	slotmap_deinit(&elsewhere);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("event_order");
@@ -455,6 +529,7 @@ int main(void)
 	SRunner *runner = srunner_create(suite);
 	int failed;
 
+	tcase_set_timeout(tc, 120);
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, test_INV_4_in_order);
 	tcase_add_test(tc, test_INV_4_remap_before_the_munmap_it_needs);
@@ -468,6 +543,8 @@ int main(void)
 	tcase_add_test(tc, test_INV_4_never_at_rest);
 	tcase_add_test(tc, test_INV_3_withheld_faults_are_woken);
 	tcase_add_test(tc, test_INV_3_many_faults_hide_no_event);
+	tcase_add_test(tc, test_INV_4_dropped_without_memory);
+	tcase_add_test(tc, test_INV_7_moved_without_memory);
 	tcase_add_test(tc, test_INV_4_remove_bars);
 	tcase_add_test(tc, test_bars_of_a_user);
 	tcase_add_test(tc, test_huge_remove_takes_no_memory);
