@@ -922,6 +922,22 @@ bool agent_trouble(enum trouble t, unsigned again)
 	case TROUBLE_UNTOLD:
 		w.uncounted = WIRE_PAGE_STALE;
 		break;
+	case TROUBLE_EXISTS:
+		w.exists = true;
+		break;
+	case TROUBLE_DIES:
+		w.dies = true;
+		break;
+	case TROUBLE_REGISTER:
+		w.unregistered = true;
+		break;
+	case TROUBLE_MOVE_BUSY:
+	case TROUBLE_MOVE_HOLE:
+	case TROUBLE_MOVE_STALE:
+	case TROUBLE_MOVE_OCCUPIED:
+	case TROUBLE_MOVE_REFUSED:
+		w.move_says = (uint8_t)(WIRE_PAGE_BUSY + (t - TROUBLE_MOVE_BUSY));
+		break;
 	case TROUBLE_RESTORE:
 	case TROUBLE_DETACH:
 		give_order(session_at(0), t == TROUBLE_DETACH);

@@ -81,6 +81,14 @@ static void print_action(FILE *to, const struct action *a)
 		[TROUBLE_UNCOUNTED] = "the next page is moved, and MOVE says EEXIST",
 		[TROUBLE_UNTOLD] = "the next page is moved, and the mover doesn't know",
 		[TROUBLE_SINK] = "pages will go down just before the next one is read",
+		[TROUBLE_EXISTS] = "the next placing will say EEXIST",
+		[TROUBLE_DIES] = "process and mover will die in the middle of the next placing",
+		[TROUBLE_REGISTER] = "the next mapping can't be registered",
+		[TROUBLE_MOVE_BUSY] = "the next page's MOVE says EBUSY",
+		[TROUBLE_MOVE_HOLE] = "the next page's MOVE says ENOENT",
+		[TROUBLE_MOVE_STALE] = "the next page's MOVE says EAGAIN",
+		[TROUBLE_MOVE_OCCUPIED] = "the next page's MOVE says EEXIST",
+		[TROUBLE_MOVE_REFUSED] = "the next page's MOVE says EINVAL",
 	};
 	const struct scenario *s = w.scenario;
 
@@ -323,7 +331,7 @@ static void end_run(void)
 		for (unsigned p = 0; t != MOVER_THREAD && t != 1 && p < PAGES; p++) {
 			struct choice read = { OP_READ, (uint8_t)p, 1 };
 
-			w.half_map = w.again = w.nomem = w.haste = w.sink = false;
+			w.half_map = w.again = w.nomem = w.haste = w.sink = w.exists = w.dies = false;
 			w.read_error = 0;
 			if (w.thread[t].used)
 				do_op(t, &read);

@@ -283,8 +283,10 @@ static int scripted_register(int fd, uint64_t start, uint64_t len)
 	}
 	for (unsigned a = 0; a < AREAS; a++)
 		if (start == AREA_START(a) && len == AREA_PAGES * PAGE_BYTES) {
-			if (!mm->alive || !mm->mapped[a])
+			if (!mm->alive || !mm->mapped[a] || w.unregistered) {
+				w.unregistered = false;
 				return -ENOMEM;
+			}
 			mm->registered[a] = true;
 			return 0;
 		}
@@ -346,6 +348,11 @@ static int enter_placing(int mm, uint64_t dst)
 {
 	if (w.mm[mm].changing)
 		return -EAGAIN;
+	if (dst && w.dies) {
+		w.dies = false;
+		mm_exit(mm);
+		scripted_mover_exit(mm);
+	}
 	if (!w.mm[mm].alive)
 		return -ESRCH;
 	if (dst && w.again) {
@@ -387,6 +394,11 @@ static int place(int fd, uint64_t dst, const char *src, uint64_t len, struct pag
 		what.frame = w.next_frame++;
 		mm->page[page] = what;
 		w.placed++;
+	}
+	if (dst && len == PAGE_BYTES && w.exists) {
+		w.exists = false;
+		*done = -EEXIST;
+		return -EEXIST;
 	}
 	*done = (int64_t)len;
 	wake_range(i, dst, dst + len);

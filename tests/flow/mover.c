@@ -62,6 +62,11 @@ static enum wire_page move_one(struct mm *mm, uint64_t from, unsigned lane, unsi
 
 	if (mm->changing)
 		return WIRE_PAGE_STALE;
+	if (w.move_says) {
+		says = w.move_says;
+		w.move_says = 0;
+		return says;
+	}
 	if (p < 0 || !mm->mapped[p / AREA_PAGES])
 		return WIRE_PAGE_REFUSED; /* ENOENT is for a hole, this is another */
 	if (!mm->registered[p / AREA_PAGES])

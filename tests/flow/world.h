@@ -154,6 +154,14 @@ enum trouble {
 	TROUBLE_SINK,	    /* pages go down a tier just before the next one is read */
 	TROUBLE_UNCOUNTED,  /* the next page is moved, and MOVE says EEXIST, */
 	TROUBLE_UNTOLD,	    /* ... or the mover stops before it hears that */
+	TROUBLE_EXISTS, /* the next placing is done, says EEXIST and wakes nobody */
+	TROUBLE_DIES,	/* process and mover die in the middle of the next placing: ESRCH */
+	TROUBLE_REGISTER, /* the next mapping can't be registered: ENOMEM */
+	TROUBLE_MOVE_BUSY, /* the next MOVE of a page says EBUSY, */
+	TROUBLE_MOVE_HOLE, /* ... ENOENT, */
+	TROUBLE_MOVE_STALE, /* ... EAGAIN, */
+	TROUBLE_MOVE_OCCUPIED, /* ... EEXIST, */
+	TROUBLE_MOVE_REFUSED, /* ... EINVAL */
 	TROUBLES
 };
 #define TROUBLE(t) (1u << TROUBLE_##t)
@@ -225,8 +233,9 @@ struct world {
 	uint8_t ops, ticks;
 	uint32_t troubles; /* that have happened */
 	/* armed trouble */
-	bool nomem, again, half_map, haste, unreadable, corrupt, full, emfile, sink, drop_fails;
 	uint8_t uncounted; /* enum wire_page: what is said of the next page that is moved */
+	bool nomem, again, half_map, haste, unreadable, corrupt, full, emfile, sink, drop_fails, exists, dies, unregistered;
+	uint8_t move_says; /* enum wire_page of the next page, 0: what is so */
 	int read_error; /* of the next read of the slow store that ends */
 	unsigned nr_lost_reads;
 	uint32_t lost;	   /* tokens whose bytes were damaged: SIGBUS is right */
