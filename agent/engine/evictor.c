@@ -216,17 +216,27 @@ static bool has_changed(struct worker *w, struct session *s)
 	return locked != s->mappings_locked || (now_ns() >= s->threads_due_ns && read_threads(s));
 }
 
+/* What a DROP that could not be sent has left there must not be taken for new pages
+   (evict_pull.c). Another one goes before the order: they are obeyed in turn. */
+static bool has_lane(struct session *s, uint32_t lane)
+{
+	uint64_t start = s->transit + (uint64_t)lane * WIRE_BATCH * PAGE_BYTES;
+
+	return pagemap_free_run(s->fds.pagemap, start, WIRE_BATCH) == WIRE_BATCH || evict_drop(s, lane, UINT64_MAX);
+}
+
 void evictor_next(struct worker *w, struct session *s)
 {
 	unsigned max = s->closed || s->leaving ? 0 : batch_room(w, s);
-	struct batch *b = max && !has_changed(w, s) ? worker_take_batch(w) : NULL;
+	uint32_t seq = session_next_seq(s->seq);
+	struct batch *b = max && !has_changed(w, s) && has_lane(s, seq % WIRE_LANES) ? worker_take_batch(w) : NULL;
 
 	if (b && evict_plan(s, b, max)) {
 		b->session = s;
 		b->planned = b->nr;
 		b->ordered_ns = now_ns();
 		w->reserved += b->planned;
-		b->seq = s->seq = session_next_seq(s->seq);
+		b->seq = s->seq = seq;
 		b->lane = b->seq % WIRE_LANES;
 		b->forced = s->forced;
 		b->hard = s->hard_pressed;

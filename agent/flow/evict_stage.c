@@ -93,18 +93,17 @@ static void stage_everywhere(struct owner *o, struct batch *b, unsigned i)
 		(void)staging_unref(staging, index);
 }
 
-static void drop_transit(struct batch *b)
+bool evict_drop(struct session *s, uint32_t lane, uint64_t pages)
 {
 	struct wire_order order = {
 		.head = { WIRE_MAGIC, WIRE_VERSION, WIRE_ORDER },
 		.op = WIRE_OP_DROP,
-		.lane = b->lane,
-		.drop_mask = b->moved,
+		.lane = lane,
+		.drop_mask = pages,
 	};
 
-	/* If the mover can't be told, it is dead or the next order fails too. */
-	if (b->moved && b->session->fds.mover >= 0)
-		(void)send(b->session->fds.mover, &order, sizeof(order), MSG_DONTWAIT | MSG_NOSIGNAL);
+	return s->fds.mover >= 0 &&
+	       send(s->fds.mover, &order, sizeof(order), MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof(order);
 }
 
 /* Those that wait for nothing in its transit any more: after a batch, all of them;
@@ -144,7 +143,8 @@ void evict_stage(struct owner *o, struct batch *b)
 	}
 	release_heirs(s);
 	inject(INJECT_STAGED);
-	drop_transit(b);
+	if (b->moved) /* if the mover can't be told, it is dead, or told before the next use */
+		(void)evict_drop(s, b->lane, b->moved);
 	inject(INJECT_DROPPED);
 	b->mail.kind = BATCH_STAGED;
 	mailbox_send(&o->flow->worker, &b->mail);

@@ -313,6 +313,8 @@ void room_give(struct session *s, uint64_t pages);
 /* evict_mark.c, evict_stage.c, evict_commit.c: the owner's steps. */
 void evict_mark(struct owner *o, struct batch *b);
 void evict_stage(struct owner *o, struct batch *b);
+/* Has the mover empty pages (bit i: page i) of a lane. False: it can't be told. */
+bool evict_drop(struct session *s, uint32_t lane, uint64_t pages);
 void evict_commit(struct owner *o, struct batch *b);
 
 /* evict_plan.c: the worker's. */

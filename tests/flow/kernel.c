@@ -481,14 +481,27 @@ int pagemap_scan_resident(int pagemap, uint64_t start, uint64_t end, struct page
 	return (int)n;
 }
 
+static struct page *transit_page(struct mm *mm, uint64_t address)
+{
+	static struct page none; /* batches are smaller here than a lane */
+	uint64_t i = (address - TRANSIT_START) >> PAGE_SHIFT;
+
+	if (address < TRANSIT_START || i >= WIRE_TRANSIT_PAGES)
+		violated("a page of transit was asked for that is none: %#llx",
+			 (unsigned long long)address);
+	return i % WIRE_BATCH < PAGES ? &mm->transit[i / WIRE_BATCH][i % WIRE_BATCH] : &none;
+}
+
 unsigned pagemap_empty_run(int pagemap, uint64_t start, unsigned max)
 {
-	const struct mm *mm = &w.mm[mm_of_fd(pagemap)];
+	struct mm *mm = &w.mm[mm_of_fd(pagemap)];
 
 	for (unsigned n = 1; n < max; n++) {
-		int p = page_of_address(start + n * PAGE_BYTES);
+		uint64_t address = start + n * PAGE_BYTES;
+		int p = page_of_address(address);
 
-		if (p >= 0 && mm->page[p].kind != PAGE_NONE)
+		if ((p >= 0 && mm->page[p].kind != PAGE_NONE) ||
+		    (address >= TRANSIT_START && address < IDENTITY_START && transit_page(mm, address)->kind != PAGE_NONE))
 			return n;
 	}
 	return max;
@@ -526,17 +539,6 @@ bool pagemap_is_exclusive(int pagemap, uint64_t address)
 	int p = page_of_address(address);
 
 	return p >= 0 && mm->page[p].kind == PAGE_DATA && frame_users(mm->page[p].frame) == 1;
-}
-
-static struct page *transit_page(struct mm *mm, uint64_t address)
-{
-	static struct page none; /* batches are smaller here than a lane */
-	uint64_t i = (address - TRANSIT_START) >> PAGE_SHIFT;
-
-	if (address < TRANSIT_START || i >= WIRE_TRANSIT_PAGES)
-		violated("a page of transit was asked for that is none: %#llx",
-			 (unsigned long long)address);
-	return i % WIRE_BATCH < PAGES ? &mm->transit[i / WIRE_BATCH][i % WIRE_BATCH] : &none;
 }
 
 bool pagemap_is_populated(int pagemap, uint64_t address)
