@@ -4,16 +4,20 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include "common/util.h"
 #include "proc/gate.h"
 #include "proc/handshake.h"
 #include "proc/mappings.h"
+#include "proc/quiet.h"
 #include "proc/ranges.h"
 #include "proc/session.h"
 
@@ -287,6 +291,48 @@ START_TEST(test_robust_mutexes_are_bounded)
 }
 END_TEST
 
+static void *sleep_for_ever(void *arg)
+{
+	for (;;)
+		pause();
+	return arg;
+}
+
+/* Threads that sleep outside of madvise; one look sees all of them. */
+START_TEST(test_quiet_threads)
+{
+	struct quiet quiet = { 0 };
+	uint64_t begin = now_ns(), since = 0;
+	char path[64];
+	pid_t child = fork();
+	int tasks;
+
+	if (child == 0) {
+		pthread_t thread;
+
+		for (int i = 0; i < 3; i++)
+			if (pthread_create(&thread, NULL, sleep_for_ever, NULL))
+				_exit(1);
+		sleep_for_ever(NULL);
+	}
+	ck_assert_int_gt(child, 0);
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)child);
+	tasks = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	ck_assert_int_ge(tasks, 0);
+	while ((since < begin || quiet.nr != 4) && now_ns() - begin < 60000000000ull) {
+		usleep(1000); /* until all of them are asleep */
+		since = quiet_look(&quiet, tasks);
+	}
+	ck_assert_uint_ge(since, begin);
+	ck_assert_uint_eq(quiet.nr, 4);
+	kill(child, SIGKILL);
+	ck_assert_int_eq(waitpid(child, NULL, 0), child);
+	ck_assert_uint_eq(quiet_look(&quiet, tasks), 0);
+	close(tasks);
+	quiet_deinit(&quiet);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("proc");
@@ -294,6 +340,8 @@ int main(void)
 	SRunner *runner = srunner_create(suite);
 	int failed;
 
+	tcase_set_timeout(tc, 120);
+	tcase_add_test(tc, test_quiet_threads);
 	tcase_add_test(tc, test_locked_bytes);
 	tcase_add_test(tc, test_changed_user);
 	tcase_add_test(tc, test_ranges_against_model);
