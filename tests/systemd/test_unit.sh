@@ -17,6 +17,7 @@ for one in fork threads mremap madvise; do
 done
 cp "$dir/build/tests/systemd/older_agent" "$dir/stage/usr/sbin/uswap-agent.older"
 cp "$dir/stage/usr/sbin/uswap-agent" "$dir/stage/usr/sbin/uswap-agent.newer"
+printf '%s\n' '[Store]' Store=memory:25% Store=file:/var/lib/uswap,size=64M >"$dir/stage/etc/uswap/uswap.conf.d/store.conf"
 box_boot
 [ "$(box stat -c '%U:%G %a' /dev/userfaultfd)" = "root:uswap 660" ] ||
 	fail "/dev/userfaultfd: $(box stat -c '%U:%G %a' /dev/userfaultfd)"
@@ -37,6 +38,8 @@ pid=$(box systemctl show -P MainPID uswap-agent)
 [ "$(box sed -n 's/^CapEff:\t0*//p' "/proc/$pid/status")" = 80000 ] ||
 	fail "capabilities: $(box grep Cap "/proc/$pid/status")"
 box systemctl show -P StatusText uswap-agent
+box uswapctl --json stats | jq -e '.agent.tiers[1] | .name == "file" and .state == "up"' >/dev/null ||
+	fail "no file store: $(box uswapctl --json stats | jq -c .agent.tiers)"
 box systemctl reload uswap-agent
 [ "$(box systemctl is-active uswap-agent)" = active ] || fail "not active after a reload"
 box busctl --no-pager status org.uswap1 >/dev/null || fail "org.uswap1 is not on the system bus"
