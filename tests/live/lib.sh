@@ -259,7 +259,7 @@ evicted_run() {
 
 	shift
 	before=$(total pages_out_total)
-	bounded 50 env "LD_PRELOAD=$LIB" WORKLOAD_EVICT=1 "$WORKLOADS/$name" "$@" || status=$?
+	bounded 100 env "LD_PRELOAD=$LIB" WORKLOAD_EVICT=1 "$WORKLOADS/$name" "$@" || status=$?
 	[ $status -eq 0 ] || fail "$name $*: status $status"
 	kill -0 "$AGENT_PID" 2>/dev/null || fail "the agent has ended during $name $*"
 	after=$(total pages_out_total)
@@ -274,7 +274,7 @@ evicted_crowd() {
 	before=$(total pages_out_total)
 	for one; do
 		# shellcheck disable=SC2086
-		bounded 50 env "LD_PRELOAD=$LIB" WORKLOAD_EVICT=1 "$WORKLOADS/"$one &
+		bounded 100 env "LD_PRELOAD=$LIB" WORKLOAD_EVICT=1 "$WORKLOADS/"$one &
 		pids+=($!)
 	done
 	for one; do
