@@ -10,8 +10,10 @@
 #include "common/util.h"
 #include "control/private.h"
 
-/* Messages that a peer who doesn't read may let pile up. */
+/* Messages that a peer who doesn't read may let pile up: signals, and answers, which are
+   large, to one who calls nevertheless. */
 #define UNREAD_MAX 4096
+#define UNREAD_CALLER_MAX 64
 
 struct control *control_new(sd_event *event, const struct settings *settings,
 			    const struct control_hooks *hooks)
@@ -65,6 +67,30 @@ static int on_disconnected(sd_bus_message *m, void *userdata, sd_bus_error *erro
 	return 0;
 }
 
+static bool is_unread(const struct endpoint *e, uint64_t max)
+{
+	uint64_t unread;
+
+	return e->peer && sd_bus_get_n_queued_write(e->bus, &unread) >= 0 && unread > max;
+}
+
+static void drop_unread(struct endpoint *e)
+{
+	log_warning("a client of uid %u at control.sock doesn't read: dropped", (unsigned)e->uid);
+	endpoint_free(e);
+}
+
+/* Before a message is looked at. 1: it isn't any more. */
+static int on_message(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+	struct endpoint *endpoint = userdata;
+
+	if (!is_unread(endpoint, UNREAD_CALLER_MAX))
+		return 0;
+	drop_unread(endpoint);
+	return 1;
+}
+
 static int add_objects(struct endpoint *endpoint)
 {
 	struct control *control = endpoint->control;
@@ -89,6 +115,8 @@ static int add_objects(struct endpoint *endpoint)
 		r = sd_bus_match_signal(bus, NULL, "org.freedesktop.DBus.Local",
 					"/org/freedesktop/DBus/Local", "org.freedesktop.DBus.Local",
 					"Disconnected", on_disconnected, endpoint);
+	if (r >= 0)
+		r = sd_bus_add_filter(bus, NULL, on_message, endpoint);
 	if (r >= 0)
 		r = sd_bus_attach_event(bus, control->event, SD_EVENT_PRIORITY_NORMAL);
 	return r;
@@ -145,17 +173,13 @@ typedef int (*emit_fn)(sd_bus *bus, const char *path, const void *arg);
 static void broadcast(struct control *control, emit_fn emit, const char *path, const void *arg)
 {
 	struct endpoint *e, *next;
-	uint64_t unread;
 
 	for (e = control->endpoints; e; e = next) {
 		next = e->next;
 		if (sd_bus_is_ready(e->bus) <= 0)
 			continue;
-		if (e->peer && sd_bus_get_n_queued_write(e->bus, &unread) >= 0 &&
-		    unread > UNREAD_MAX) {
-			log_warning("a client of uid %u at control.sock doesn't read: dropped",
-				    (unsigned)e->uid);
-			endpoint_free(e);
+		if (is_unread(e, UNREAD_MAX)) {
+			drop_unread(e);
 			continue;
 		}
 		emit(e->bus, path, arg);

@@ -25,7 +25,8 @@ static unsigned utf8_length(const unsigned char *s)
 			return 0;
 		code = code << 6 | (s[i] & 0x3f);
 	}
-	if ((n == 3 && code < 0x800) || (n == 4 && code < 0x10000) || code > 0x10ffff ||
+	/* below 0xa0: control characters, too */
+	if ((n == 2 && code < 0xa0) || (n == 3 && code < 0x800) || (n == 4 && code < 0x10000) || code > 0x10ffff ||
 	    (code >= 0xd800 && code < 0xe000))
 		return 0;
 	return n;

@@ -5,6 +5,8 @@
 usage: error_name.py CONTROL.sock; prints "METHOD ERROR" a line. Speaks D-Bus
 itself: neither busctl nor gdbus shows the name of an error, or goes without a
 bus.
+       error_name.py CONTROL.sock --unread; calls again and again and reads no
+answer: succeeds when the agent hangs up.
 """
 import os
 import socket
@@ -74,16 +76,34 @@ def answer(sock):
     return kind, name
 
 
-def main():
+def connect(path):
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.settimeout(20)
-    sock.connect(sys.argv[1])
+    sock.connect(path)
     sock.sendall(b'\0AUTH EXTERNAL ' + str(os.getuid()).encode().hex().encode() + b'\r\n')
     if not read(sock, 2).startswith(b'OK'):
         sys.exit('not let in')
     while read(sock, 1) != b'\n':
         pass
     sock.sendall(b'BEGIN\r\n')
+    return sock
+
+
+def call_unread(sock):
+    one = call(1, '/org/uswap1', 'org.freedesktop.DBus.Introspectable', 'Introspect', '', b'')
+    try:
+        for _ in range(200):
+            sock.sendall(one * 100)
+    except (BrokenPipeError, ConnectionResetError):
+        return
+    sys.exit('20000 calls, no answer read, and still connected')
+
+
+def main():
+    sock = connect(sys.argv[1])
+    if sys.argv[2:] == ['--unread']:
+        call_unread(sock)
+        return
     calls = [
         ('/org/uswap1', 'org.uswap1.Manager', 'GetProcessByPID', 'u', struct.pack('<I', 999999)),
     ]

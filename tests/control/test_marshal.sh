@@ -140,6 +140,8 @@ try:
 except OSError:
     pass' "$DIR/run/control.sock"
 done
+# answers that nobody reads are not kept without end
+python3 "$SRC/tests/control/error_name.py" "$DIR/run/control.sock" --unread || fail "a flood of calls"
 # one user can't take all connections
 python3 -c 'import os, socket, sys
 os.setuid(65534)
