@@ -13,7 +13,9 @@
 #define CLOSERS_MAX 256u
 #define CLOSERS_OWN 17u /* 16 may be stuck until they are kicked, and one works */
 #define CLOSERS_USER 4u
-#define QUEUE_USER 64u /* with more it is full */
+/* With more it is full. As many as end at once when a thousand programs of one user
+   do; few beside the descriptors that we may have. */
+#define QUEUE_USER 8192u
 #define SLOW_NS (NSEC_PER_SEC / 8) /* when all do so long, another one comes */
 #define STUCK_NS NSEC_PER_SEC
 #define QUEUE_FIRST 64u
