@@ -95,7 +95,6 @@ static long clone_in_thread(struct mover *m)
 {
 	long tid = sys_clone_task(THREAD_FLAGS, stack_top(m, ARENA_START_STACK, ARENA_START_STACK_PAGES),
 				  in_thread, m);
-
 	long err;
 
 	if (tid < 0)

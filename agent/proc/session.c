@@ -235,6 +235,14 @@ static bool is_of_user(const char *status, uid_t uid)
 	return id[0] == uid && id[1] == uid && id[2] == uid && id[3] == uid;
 }
 
+static uint64_t capabilities(const char *status, const char *name)
+{
+	const char *line = strstr(status, name);
+
+	return line ? strtoull(line + strlen(name), NULL, 16) : 0;
+}
+
+/* One user, one group, and no capabilities but those that he has been given himself. */
 static bool has_one_identity(pid_t pid, uid_t uid)
 {
 	char text[4096];
@@ -244,7 +252,8 @@ static bool has_one_identity(pid_t pid, uid_t uid)
 	read_text(pid, "status", text, sizeof(text));
 	line = strstr(text, "\nGid:");
 	return line && sscanf(line, "\nGid: %u %u %u %u", &id[0], &id[1], &id[2], &id[3]) == 4 &&
-	       id[0] == id[1] && id[1] == id[2] && id[2] == id[3] && is_of_user(text, uid);
+	       id[0] == id[1] && id[1] == id[2] && id[2] == id[3] && is_of_user(text, uid) &&
+	       (uid == 0 || !(capabilities(text, "\nCapPrm:") & ~capabilities(text, "\nCapAmb:")));
 }
 
 bool session_runs_as(pid_t pid, uid_t uid)

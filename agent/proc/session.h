@@ -388,7 +388,7 @@ bool session_has_execed(const struct session *s);
    service isn't root. Any thread. */
 bool session_is_plain(pid_t pid);
 /* The process runs as that user, and its program is plain, or where that can't be told,
-   all its user and group ids are one. Any thread. */
+   all its user and group ids are one, and it has no capabilities of its own. Any thread. */
 bool session_runs_as(pid_t pid, uid_t uid);
 /* A mover, of that user alone, and another process are known to have one address
    space; one whose main thread has ended shows none, then it must be of him. Any thread. */
