@@ -159,8 +159,11 @@ static void set_up(void)
 
 static void begin(void)
 {
+	static struct domain domain;
 	struct session *s = session_new(1, 0);
 
+	memset(&domain, 0, sizeof(domain));
+	s->domain = &domain;
 	s->owner = &owner;
 	s->fds.uffd = eventfd(0, EFD_CLOEXEC);
 	slotmap_init(&s->slots, owner.slots, &flow_slot_refs, s);

@@ -319,12 +319,12 @@ START_TEST(test_quiet_threads)
 	snprintf(path, sizeof(path), "/proc/%d/task", (int)child);
 	tasks = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	ck_assert_int_ge(tasks, 0);
-	while ((since < begin || quiet.nr != 4) && now_ns() - begin < 60000000000ull) {
+	while ((since < begin || quiet.nr < 4) && now_ns() - begin < 60000000000ull) {
 		usleep(1000); /* until all of them are asleep */
 		since = quiet_look(&quiet, tasks);
 	}
 	ck_assert_uint_ge(since, begin);
-	ck_assert_uint_eq(quiet.nr, 4);
+	ck_assert_uint_ge(quiet.nr, 4); /* a sanitizer has threads, too */
 	kill(child, SIGKILL);
 	ck_assert_int_eq(waitpid(child, NULL, 0), child);
 	ck_assert_uint_eq(quiet_look(&quiet, tasks), 0);
