@@ -163,6 +163,7 @@ static void begin(void)
 	struct session *s = session_new(1, 0);
 
 	memset(&domain, 0, sizeof(domain));
+	domain.refs = 1; /* ours, for good */
 	s->domain = &domain;
 	s->owner = &owner;
 	s->fds.uffd = eventfd(0, EFD_CLOEXEC);
