@@ -16,6 +16,11 @@ in_the_pool() {
 		[ "$(tier memory live_bytes)" -lt $((256 << 10)) ]
 }
 
+# ... and not in the program
+are_away() {
+	in_the_pool && [ "$(of_process "${PEER_PIDS[served]}" evicted_bytes)" -gt $((MIB << 18)) ]
+}
+
 oldest_is_beyond() { # MS
 	[ "$(tier rados oldest_read_ns)" -gt $(($1 * 1000000)) ]
 }
@@ -133,7 +138,7 @@ say "a wait: ok"
 
 # one object is cut off, another one overwritten: the pages in there are lost, and no
 # others
-wait_until 90 "pages to go to the pool once more" in_the_pool
+wait_until 90 "pages to go to the pool once more" are_away
 name=$(objects | grep '^s' | head -n 1)
 timeout 30 rados -p uswap truncate "$name" 1234567
 name=$(objects | grep '^s' | tail -n 1)
@@ -153,7 +158,7 @@ fi
 [ "$(ask "$served" survey)" = "$lost" ] || fail "others are lost the second time"
 
 # all objects are gone: the tier says so; the program ends by SIGBUS
-wait_until 90 "pages to go to the pool again" in_the_pool
+wait_until 90 "pages to go to the pool again" are_away
 objects | grep '^s' | xargs -r timeout 30 rados -p uswap rm
 [ "$(ask "$served" survey)" -gt "$lost" ] || fail "objects are gone, and nothing is lost"
 [ "$(tier rados missing_total)" -gt 0 ] || fail "nothing was missing"
