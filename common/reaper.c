@@ -65,7 +65,7 @@ static bool push(uid_t uid, int fd)
 	return true;
 }
 
-/* Threads that close something of that user, since_ns ago or longer. */
+/* Threads that have been closing something of that user since before_ns or longer. */
 static unsigned closers_of(uid_t uid, uint64_t before_ns)
 {
 	unsigned n = 0;
