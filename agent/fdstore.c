@@ -2,6 +2,7 @@
 #include "agent/fdstore.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -22,10 +23,15 @@
 #include "engine/engine.h"
 
 #define FILE_PREFIX "k."
+#define PUT "FDSTORE=1\nFDPOLL=0\nFDNAME="
 #define NAMES_MAX (120u * 1024u) /* LISTEN_FDNAMES may have 128 KiB */
 #define SYNC_USEC 2000000u
 #define REFUSED_SEC 1 /* the manager starts us again and again */
-#define NOTIFY "notify" /* in the directory of kept descriptors */
+/* In the directory of kept descriptors. The pair is for the holder, which may find no
+   room for new ones. */
+#define NOTIFY "notify"
+#define BARRIER "barrier"
+#define BARRIER_FAR "barrier.far"
 
 /* What has come back, until it is in the records. */
 struct passed {
@@ -58,6 +64,15 @@ static void open_notify(const char *path)
 		close(fd); /* then the control thread does it, later */
 }
 
+static void open_barrier(void)
+{
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0 ||
+	    kept_set_fd(BARRIER, pair[0]) < 0 || kept_set_fd(BARRIER_FAR, pair[1]) < 0)
+		log_warning("what is read as this service is killed may be lost: %s", strerror(errno));
+}
+
 void fdstore_init(void)
 {
 	const char *max = getenv("FDSTORE"); /* systemd 254, and our unit for older ones */
@@ -69,8 +84,10 @@ void fdstore_init(void)
 	/* The manager passes them with this limit; more, and we never start again. */
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur / 2 < max_fds)
 		max_fds = (unsigned)limit.rlim_cur / 2;
-	if (max_fds)
-		open_notify(getenv("NOTIFY_SOCKET"));
+	if (!max_fds)
+		return;
+	open_notify(getenv("NOTIFY_SOCKET"));
+	open_barrier();
 }
 
 bool fdstore_is_there(void)
@@ -156,7 +173,7 @@ static int put(const char *name, int fd)
 	char text[64];
 	int r;
 
-	snprintf(text, sizeof(text), "FDSTORE=1\nFDPOLL=0\nFDNAME=%s", name);
+	snprintf(text, sizeof(text), PUT "%s", name);
 	r = sd_pid_notify_with_fds(0, false, text, &fd, 1);
 	if (r < 0)
 		log_error("the service manager's store of descriptors: %s", strerror(-r));
@@ -259,7 +276,7 @@ static int put_now(const char *name, int fd)
 	char text[64];
 	int sock = kept_fd(NOTIFY);
 
-	snprintf(text, sizeof(text), "FDSTORE=1\nFDPOLL=0\nFDNAME=%s", name);
+	snprintf(text, sizeof(text), PUT "%s", name);
 	return sock < 0 ? -EAGAIN : fdpass_send(sock, text, strlen(text), &fd, 1);
 }
 
@@ -282,10 +299,54 @@ void fdstore_remove(char kind, unsigned record)
 		uncount(name);
 }
 
-void fdstore_sync(void)
+bool fdstore_sync(void)
 {
 	int r = max_fds ? sd_notify_barrier(false, SYNC_USEC) : 0;
 
 	if (r < 0)
 		log_warning("the service manager does not say that it has our descriptors: %s", strerror(-r));
+	return r >= 0;
+}
+
+/* ---- in the holder ---- */
+
+static unsigned handed;
+
+/* However long the manager takes. */
+static bool send_waiting(const char *text, int fd)
+{
+	struct pollfd p = { .fd = kept_fd(NOTIFY), .events = POLLOUT };
+	int r;
+
+	if (p.fd < 0)
+		return false;
+	while ((r = fdpass_send(p.fd, text, strlen(text), &fd, 1)) == -EAGAIN || r == -EINTR)
+		(void)poll(&p, 1, -1);
+	if (r < 0)
+		log_error("the service manager's store of descriptors: %s", strerror(-r));
+	return r == 0;
+}
+
+void fdstore_hand_over(char kind, unsigned record, int fd)
+{
+	char name[16], text[64];
+
+	snprintf(text, sizeof(text), PUT "%s", name_of(name, sizeof(name), kind, record));
+	handed += send_waiting(text, fd);
+}
+
+/* Whose message it is, the manager asks by the sender's pid. */
+void fdstore_handed_over(void)
+{
+	struct pollfd p = { .fd = kept_fd(BARRIER) };
+	int far = kept_fd(BARRIER_FAR);
+
+	if (!handed)
+		return;
+	if (far >= 0 && send_waiting("BARRIER=1", far)) {
+		close(far);
+		while (poll(&p, 1, -1) < 0 && errno == EINTR)
+			;
+	}
+	log_notice("%u descriptors that keeper and worker had just read are with the service manager", handed);
 }

@@ -35,7 +35,12 @@ int fdstore_put(char kind, unsigned record, int fd);
    much to read just now. */
 int fdstore_put_now(char kind, unsigned record, int fd);
 void fdstore_remove(char kind, unsigned record);
-/* Waits until the manager has them. */
-void fdstore_sync(void);
+/* Waits until the manager has them. False: it does not say so. */
+bool fdstore_sync(void);
+
+/* In the holder (keeper/keeper.h). Needs no new descriptors; returns from the last when
+   the manager has them all. */
+void fdstore_hand_over(char kind, unsigned record, int fd);
+void fdstore_handed_over(void);
 
 #endif

@@ -121,6 +121,7 @@ agent_libengine_a_SOURCES = \
 	agent/engine/private.h \
 	agent/engine/quota.c \
 	agent/engine/recover.c \
+	agent/engine/descriptors.c \
 	agent/engine/registry.c \
 	agent/engine/settings.h \
 	agent/engine/stores.c \

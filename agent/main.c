@@ -247,9 +247,9 @@ static void on_forget_fd(void *ctx, char kind, unsigned record)
 	fdstore_remove(kind, record);
 }
 
-static void on_sync_fds(void *ctx)
+static bool on_sync_fds(void *ctx)
 {
-	fdstore_sync();
+	return fdstore_sync();
 }
 
 static int on_engine(sd_event_source *source, int fd, uint32_t events, void *ctx)
@@ -542,6 +542,13 @@ static int work(void *arg, const struct keeper_life *life)
 	return run(agent);
 }
 
+/* In the holder. */
+static void hand_over(void *arg)
+{
+	engine_hand_over(fdstore_hand_over);
+	fdstore_handed_over();
+}
+
 int main(int argc, char *argv[])
 {
 	static struct agent agent;
@@ -576,5 +583,5 @@ int main(int argc, char *argv[])
 	take_passed();
 	if (!fdstore_taken())
 		return EXIT_FAILURE;
-	return keeper_run(work, &agent);
+	return keeper_run(work, fdstore_is_there() ? hand_over : NULL, &agent);
 }

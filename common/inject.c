@@ -49,9 +49,9 @@ void inject_hit(enum inject_point point)
 
 	if (!is_hit(point))
 		return;
-	if (w->how == 1)
+	if (w->how & INJECT_KEEPER)
 		kill(getppid(), SIGKILL);
-	if (w->how != 2)
+	if (!(w->how & INJECT_HANG))
 		kill(getpid(), SIGKILL);
 	for (;;)
 		pause();

@@ -3,9 +3,9 @@
  * Fault injection: named points at which a test has the worker killed, as by
  * kill -9. Off, and one load and branch, unless USWAP_INJECT names a file when
  * the agent starts; the test writes into that file (16 bytes: which point, how
- * often to pass it first, how often it was hit, and what else: the keeper is killed
- * too, or instead of dying the thread stops there for ever; tests/live/test_crash.sh,
- * tests/systemd/test_unit.sh), and the keeper and all workers share it.
+ * often to pass it first, how often it was hit, and what else, enum inject_how;
+ * tests/live/test_crash.sh, tests/systemd/test_unit.sh), and the keeper and all workers
+ * share it.
  *
  * Any thread.
  */
@@ -53,14 +53,22 @@ enum inject_point { /* numbered for the tests: append only */
 	INJECT_PROMOTED,     /* a blob's copy is above, the blob still points below */
 	INJECT_RECOVER_NOMEM, /* not killed: there is no memory to take a session over */
 	INJECT_CHILD_HEARD,  /* events of a child were read whose fork is not applied */
+	INJECT_FORK_READ,    /* a fork child's descriptor was read, it has no name */
+	INJECT_FORK_NAMED,   /* ... and nobody else has it */
 	INJECT_POINTS
+};
+
+enum inject_how { /* bits */
+	INJECT_KEEPER = 1, /* the keeper goes first */
+	INJECT_HANG = 2,   /* nobody does, the thread stops there for ever */
+	INJECT_BUSY = 4,   /* the service manager takes nothing at once */
 };
 
 struct inject_words {
 	_Atomic uint32_t point;
 	_Atomic uint32_t pass;
 	_Atomic uint32_t hits;
-	_Atomic uint32_t how; /* 1: the keeper goes first, 2: nobody, the thread hangs */
+	_Atomic uint32_t how;
 };
 
 extern struct inject_words *inject_words; /* NULL: off */
@@ -70,6 +78,11 @@ void inject_init(void);
 void inject_hit(enum inject_point point);
 /* True: what comes next is to fail. */
 bool inject_fails(enum inject_point point);
+
+static inline bool inject_is_busy(void)
+{
+	return __builtin_expect(inject_words != NULL, 0) && inject_words->how & INJECT_BUSY;
+}
 
 static inline void inject(enum inject_point point)
 {

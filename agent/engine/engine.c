@@ -51,7 +51,6 @@ static int open_flow(struct engine *e)
 	for (unsigned i = 0; i < SESSION_LATENCY_BUCKETS; i++)
 		f->latency_bound_ns[i] = engine_latency_bound_ns(i);
 	f->next_session_id = 1;
-	f->keep_child = registry_keep_child;
 	f->keep_fork = registry_keep_fork;
 	f->keep_ctx = e;
 	/* Never written, so it is the kernel's one zero page over and over. */

@@ -147,7 +147,7 @@ struct engine_news { /* any may be NULL; run by engine_dispatch */
 	/* the same, from any thread: at once or not at all */
 	int (*keep_fd_now)(void *ctx, char kind, unsigned record, int fd);
 	void (*forget_fd)(void *ctx, char kind, unsigned record);
-	void (*sync_fds)(void *ctx);
+	bool (*sync_fds)(void *ctx);
 	void *ctx;
 };
 
@@ -165,6 +165,11 @@ struct engine_kept_fd {
    before there is a worker. 0 or negative errno: -ENOTSUP if what is kept is in
    a format that this agent doesn't know. */
 int engine_import_fds(struct engine_kept_fd *v, unsigned nr);
+
+/* Keeper and worker are dead, this process shares their descriptors: hands over each that
+   may not be in safe keeping yet. */
+typedef void (*engine_hand_fn)(char kind, unsigned record, int fd);
+void engine_hand_over(engine_hand_fn hand);
 
 /* The first thing in a worker's life: closes what the one before had open and no
    session needs. */

@@ -247,16 +247,18 @@ static inline struct owner_ring *ring_at(const struct kept *rings, unsigned i)
 	return (struct owner_ring *)(void *)((char *)rings->base + i * PAGE_BYTES);
 }
 
+/* descriptors.c: what a record's i-th descriptor is called outside, with *number. */
+char descriptors_name(const struct record_table *records, const struct record *record, unsigned i, unsigned *number);
+
 /* registry.c: the list of sessions */
 void registry_add(struct engine *e, struct session *s);
-/* flow->keep_child: until then the child's userfaultfd is the keeper's alone. */
-void registry_keep_child(void *ctx, struct session *child);
 bool registry_keep_fork(void *ctx, unsigned name, int uffd); /* flow->keep_fork */
 void registry_notice(struct engine *e, struct session *s);
 /* Logs what the threads that must not log have counted. */
 void registry_report(struct engine *e, uint64_t now);
 struct session *registry_find(struct engine *e, uint64_t id);
-/* What has been counted, for the next worker; now and then. */
+/* What has been counted, and whose descriptors are safe, for the next worker; now and
+   then. */
 void registry_keep(struct engine *e);
 
 /* totals.c */

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/inject.h"
 #include "common/log.h"
 #include "common/util.h"
 
@@ -106,10 +107,16 @@ static void unlist(struct engine *e, struct session *s)
 		e->news.process_gone(e->news.ctx, s->id);
 }
 
-/* Those that a worker before us has given are only counted. */
+static bool are_safe(struct engine *e)
+{
+	return !e->news.sync_fds || e->news.sync_fds(e->news.ctx);
+}
+
+/* Those that are there from before are only counted. The record says that one is when it
+   surely is: what was sent by a worker that died then may not have been taken. */
 int engine_keep_fds(struct engine *e, struct session *s)
 {
-	bool given = false;
+	uint32_t given = 0;
 	int r = 0;
 
 	if (!e->news.keep_fd || !s->record)
@@ -117,51 +124,51 @@ int engine_keep_fds(struct engine *e, struct session *s)
 	for (unsigned i = 0; r == 0 && ENGINE_KEPT_KINDS[i]; i++) {
 		int fd = s->record->fds[i] - 1;
 		bool there = s->record->stored >> i & 1;
+		unsigned number;
+		char kind = descriptors_name(s->records, s->record, i, &number);
 
 		if (fd < 0 || s->kept_kinds >> i & 1)
 			continue;
-		r = e->news.keep_fd(e->news.ctx, ENGINE_KEPT_KINDS[i], record_index(s->records, s->record),
-				    there ? -1 : fd);
+		r = e->news.keep_fd(e->news.ctx, kind, number, there ? -1 : fd);
 		if (r < 0)
 			break;
-		given |= !there;
+		given |= (uint32_t)!there << i;
 		s->kept_kinds |= 1u << i;
-		atomic_fetch_or(&s->record->stored, 1u << i);
 	}
-	if (given && e->news.sync_fds)
-		e->news.sync_fds(e->news.ctx);
+	if (given && are_safe(e))
+		atomic_fetch_or(&s->record->stored, given);
 	return r;
 }
 
-void registry_keep_child(void *ctx, struct session *child)
+/* Fork children's were given away without waiting. */
+static void settle_kept(struct engine *e)
 {
-	const struct engine *e = ctx;
+	bool all = true;
 
-	if (!child->record || !e->news.keep_fd_now ||
-	    (!child->record->fork_name &&
-	     e->news.keep_fd_now(e->news.ctx, ENGINE_KEPT_KINDS[RECORD_UFFD],
-				 record_index(child->records, child->record), child->fds.uffd) < 0))
-		return; /* the engine will */
-	child->kept_kinds = 1u << RECORD_UFFD;
-	atomic_fetch_or(&child->record->stored, 1u << RECORD_UFFD);
+	for (const struct session *s = e->sessions; s; s = s->next)
+		all &= !s->record || !(s->kept_kinds & ~s->record->stored);
+	if (all || !are_safe(e))
+		return;
+	for (struct session *s = e->sessions; s; s = s->next)
+		if (s->record)
+			atomic_fetch_or(&s->record->stored, s->kept_kinds);
 }
 
 bool registry_keep_fork(void *ctx, unsigned name, int uffd)
 {
 	const struct engine *e = ctx;
 
-	return e->news.keep_fd_now && e->news.keep_fd_now(e->news.ctx, ENGINE_KEPT_FORK, name, uffd) == 0;
+	return !inject_is_busy() && e->news.keep_fd_now && e->news.keep_fd_now(e->news.ctx, ENGINE_KEPT_FORK, name, uffd) == 0;
 }
 
 void engine_forget_fds(struct engine *e, struct session *s)
 {
 	for (unsigned i = 0; e->news.forget_fd && s->record && ENGINE_KEPT_KINDS[i]; i++) {
-		if (!(s->kept_kinds >> i & 1))
-			continue;
-		if (i == RECORD_UFFD && s->record->fork_name)
-			e->news.forget_fd(e->news.ctx, ENGINE_KEPT_FORK, s->record->fork_name);
-		else
-			e->news.forget_fd(e->news.ctx, ENGINE_KEPT_KINDS[i], record_index(s->records, s->record));
+		unsigned number;
+		char kind = descriptors_name(s->records, s->record, i, &number);
+
+		if (s->kept_kinds >> i & 1)
+			e->news.forget_fd(e->news.ctx, kind, number);
 	}
 }
 
@@ -362,6 +369,7 @@ void registry_keep(struct engine *e)
 
 	for (struct session *s = e->sessions; s; s = s->next)
 		record_keep_counters(s);
+	settle_kept(e);
 	add_store_stats(e, &stats);
 	totals_add(e, &stats);
 }

@@ -216,7 +216,7 @@ static void forget_wiped(struct owner *o, struct session *child, const struct se
 
 /* A session that no worker after us would know of can't be had: its descriptor
    would be closed, and what is away would read as zeros. */
-static int make_record(struct owner *o, struct session *parent, struct session *child, unsigned name)
+static int make_record(struct owner *o, struct session *parent, struct session *child, const struct uffd_msg *fork)
 {
 	struct record *record;
 
@@ -226,7 +226,8 @@ static int make_record(struct owner *o, struct session *parent, struct session *
 	record = child->record = record_new(parent->records);
 	if (!record)
 		return -ENOMEM;
-	record->fork_name = name;
+	record->fork_name = event_fork_name(fork);
+	child->kept_kinds = (uint32_t)event_fork_is_kept(fork) << RECORD_UFFD;
 	record->uid = child->uid;
 	record->domain = child->domain->uid;
 	record->is_private = child->user == SESSION_USER_PRIVATE;
@@ -244,13 +245,18 @@ static int make_record(struct owner *o, struct session *parent, struct session *
 
 void events_keep_forks(struct owner *o, struct session *s, struct uffd_msg *msgs, int nr)
 {
-	for (int i = 0; i < nr && o->flow->keep_fork && s->records; i++) {
+	for (int i = 0; i < nr && s->records; i++) {
+		unsigned name;
+
 		if (msgs[i].event != UFFD_EVENT_FORK)
 			continue;
+		inject(INJECT_FORK_READ);
 		/* The name first: what is there under it is found by it. */
-		event_set_fork_name(&msgs[i], record_name_fork(s->records));
-		if (!o->flow->keep_fork(o->flow->keep_ctx, event_fork_name(&msgs[i]), (int)msgs[i].arg.fork.ufd))
-			event_set_fork_name(&msgs[i], 0);
+		name = record_name_fork(s->records);
+		event_set_fork_name(&msgs[i], name);
+		inject(INJECT_FORK_NAMED);
+		if (o->flow->keep_fork && o->flow->keep_fork(o->flow->keep_ctx, name, (int)msgs[i].arg.fork.ufd))
+			event_set_fork_kept(&msgs[i]);
 	}
 }
 
@@ -268,7 +274,7 @@ static void inherit_events(struct owner *o, struct session *child, const struct 
 	o->unquiet |= child->nr_waiting > 0;
 }
 
-static int make_child(struct owner *o, struct session *parent, struct session *child, unsigned name)
+static int make_child(struct owner *o, struct session *parent, struct session *child, const struct uffd_msg *fork)
 {
 	child->owner = o;
 	child->parent_pid = parent->pid ? parent->pid : parent->parent_pid;
@@ -279,7 +285,7 @@ static int make_child(struct owner *o, struct session *parent, struct session *c
 	if (getrandom(&child->nonce, sizeof(child->nonce), GRND_NONBLOCK) < 0)
 		child->nonce = 0; /* then it stays without a mover */
 	slotmap_init(&child->slots, o->slots, &flow_slot_refs, child);
-	if (make_record(o, parent, child, name) < 0 || ranges_copy(&child->registered, &parent->registered) < 0 ||
+	if (make_record(o, parent, child, fork) < 0 || ranges_copy(&child->registered, &parent->registered) < 0 ||
 	    slot_pool_reserve(o->slots, 64) < 0)
 		return -ENOMEM;
 	fetch_forget(o, parent, 0, SLOTMAP_VPN_MAX);
@@ -295,8 +301,6 @@ static int make_child(struct owner *o, struct session *parent, struct session *c
 	inject(INJECT_FORK_RECORD);
 	if (child->record)
 		record_publish(child->record, child->id);
-	if (o->flow->keep_child)
-		o->flow->keep_child(o->flow->keep_ctx, child);
 	inject(INJECT_FORK_KNOWN);
 	return flow_watch(o, child);
 }
@@ -321,7 +325,7 @@ static void apply_fork(struct owner *o, struct session *parent, const struct uff
 	blobstore_family_forked(child->family);
 	child->payer = domain_ref(parent->payer);
 	child->user = atomic_load(&parent->user); /* CHANGED: it will have a domain of its own */
-	if (make_child(o, parent, child, event_fork_name(msg)) < 0)
+	if (make_child(o, parent, child, msg) < 0)
 		return;
 	(void)uffd_wake_all(uffd); /* with its events, faults may have been read */
 	notice_send(&o->flow->engine, &child->to_engine, SESSION_NEWS_FORKED);

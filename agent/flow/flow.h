@@ -49,11 +49,8 @@ struct flow {
 	_Atomic uint64_t backoff_ns; /* after a refault, doubled each time */
 	const void *zeros;	     /* FLOW_WINDOW_MAX pages that read as zero */
 	uint64_t latency_bound_ns[SESSION_LATENCY_BUCKETS];
-	/* A fork child's session is in its record: into safe keeping with its descriptor,
-	   now. NULL: there is none. Owners; waits for nobody. */
-	void (*keep_child)(void *ctx, struct session *child);
-	/* Its descriptor has just been read: the same, under a name of its own. False: it
-	   could not be. */
+	/* A fork child's descriptor has just been read: into safe keeping with it, under a
+	   name of its own. False: not now. NULL: there is none. Owners; waits for nobody. */
 	bool (*keep_fork)(void *ctx, unsigned name, int uffd);
 	void *keep_ctx;
 };
@@ -172,10 +169,12 @@ enum event_answer {
 /* complete: none is on its way. If not, the order is always known. */
 enum event_answer event_plan_make(const struct session *s, bool complete, struct event_plan *plan);
 
-/* Events that wait have three marks of ours, in fields that the kernel leaves 0:
-   whose they are, if not the session's but those of a child whose fork waits
-   too; that they were taken before a death of the worker; and, of a FORK, the name
-   by which the child's descriptor is in safe keeping. */
+/* Events that wait have marks of ours, in fields that the kernel leaves 0: whose they
+   are, if not the session's but those of a child whose fork waits too; that they were
+   taken before a death of the worker; and, of a FORK, the name by which the child's
+   descriptor goes into safe keeping, and whether this worker has given it. */
+#define EVENT_FORK_KEPT ((uint64_t)1 << 32)
+
 static inline bool event_is_of_child(const struct uffd_msg *msg)
 {
 	return msg->reserved3;
@@ -199,6 +198,8 @@ static inline bool event_is_again(const struct uffd_msg *msg)
 static inline void event_set_again(struct uffd_msg *msg)
 {
 	msg->reserved1 = 1;
+	if (msg->event == UFFD_EVENT_FORK) /* whether it has arrived is not known */
+		msg->arg.reserved.reserved2 &= ~EVENT_FORK_KEPT;
 }
 
 static inline unsigned event_fork_name(const struct uffd_msg *msg)
@@ -209,6 +210,16 @@ static inline unsigned event_fork_name(const struct uffd_msg *msg)
 static inline void event_set_fork_name(struct uffd_msg *msg, unsigned name)
 {
 	msg->arg.reserved.reserved2 = name;
+}
+
+static inline bool event_fork_is_kept(const struct uffd_msg *msg)
+{
+	return msg->arg.reserved.reserved2 & EVENT_FORK_KEPT;
+}
+
+static inline void event_set_fork_kept(struct uffd_msg *msg)
+{
+	msg->arg.reserved.reserved2 |= EVENT_FORK_KEPT;
 }
 
 /* events.c: messages that have just been read: until a fork child's descriptor is in

@@ -29,9 +29,13 @@
 #define PAUSE_MAX_NS 500000000L
 #define YOUNG_NS (5 * NSEC_PER_SEC)
 
-/* Shared with the worker. */
+#define DYING_NS 1000000L /* between looks whether the worker is dead */
+#define DYING_MAX 20000u /* looks */
+
+/* Shared with the worker and the holder. */
 struct shared {
 	_Atomic bool settled;
+	pid_t worker, holder; /* 0: none. Set by the kernel, before they run */
 };
 
 static struct shared *shared;
@@ -60,12 +64,63 @@ pid_t keeper_pid(void)
  * told. This process has one thread, so that nobody holds a lock that the child
  * would wait for.
  */
-static pid_t start_worker(pid_t *tid)
+static pid_t start_process(pid_t *told, pid_t *tid)
 {
 	return (pid_t)syscall(SYS_clone,
-			      CLONE_FILES | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD,
-			      NULL, NULL, tid, NULL);
+			      CLONE_FILES | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD,
+			      NULL, told, tid, NULL);
 }
+
+/* ---- the holder ---- */
+
+static void wait_for_the_keeper(pid_t parent)
+{
+	sigset_t all, died;
+
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, NULL); /* those that kill as well: the watchdog's */
+	sigemptyset(&died);
+	sigaddset(&died, SIGUSR1);
+	prctl(PR_SET_PDEATHSIG, SIGUSR1);
+	while (getppid() == parent)
+		sigwaitinfo(&died, NULL);
+}
+
+/* Whose number may be another's by now, at worst: then it is not waited for for long. */
+static void wait_for_the_worker(void)
+{
+	const struct timespec ts = { 0, DYING_NS };
+
+	for (unsigned i = 0; shared->worker && kill(shared->worker, 0) == 0 && i < DYING_MAX; i++)
+		nanosleep(&ts, NULL);
+}
+
+struct holder {
+	keeper_hand_over_fn hand_over; /* NULL: there is none */
+	void *arg;
+	pid_t *tid;
+};
+
+static void start_holder(const struct holder *h)
+{
+	pid_t self = getpid(), pid;
+
+	if (!h->hand_over)
+		return;
+	shared->holder = 0;
+	pid = start_process(&shared->holder, h->tid);
+	if (pid < 0)
+		log_error("no holder: %s", strerror(errno));
+	if (pid)
+		return;
+	prctl(PR_SET_NAME, "uswap-holder");
+	wait_for_the_keeper(self);
+	wait_for_the_worker();
+	h->hand_over(h->arg);
+	_exit(EXIT_SUCCESS);
+}
+
+/* ---- the keeper ---- */
 
 static void pause_before(unsigned in_a_row)
 {
@@ -79,7 +134,7 @@ static void pause_before(unsigned in_a_row)
 }
 
 /* Until the worker has ended; passes signals on. Returns its wait status. */
-static int watch(pid_t worker, int *stop)
+static int watch(pid_t worker, const struct holder *holder, int *stop)
 {
 	sigset_t blocked;
 	int status;
@@ -92,8 +147,12 @@ static int watch(pid_t worker, int *stop)
 		/* First: one that comes as the worker dies is for the next. */
 		if (signal == SIGTERM || signal == SIGINT)
 			*stop = signal;
-		if (waitpid(worker, &status, WNOHANG) == worker)
+		if (waitpid(worker, &status, WNOHANG) == worker) {
+			shared->worker = 0;
 			return status;
+		}
+		if (shared->holder && waitpid(shared->holder, NULL, WNOHANG) == shared->holder)
+			start_holder(holder);
 		if (signal == SIGTERM || signal == SIGINT || signal == SIGHUP)
 			kill(worker, signal);
 	}
@@ -105,8 +164,9 @@ static int run_worker(keeper_worker_fn worker, void *arg, const struct keeper_li
 	return worker(arg, life);
 }
 
-int keeper_run(keeper_worker_fn worker, void *arg)
+int keeper_run(keeper_worker_fn worker, keeper_hand_over_fn hand_over, void *arg)
 {
+	struct holder holder = { .hand_over = hand_over, .arg = arg };
 	struct keeper_life life = { 0 };
 	pid_t self = getpid(), pid, *tid = NULL;
 	unsigned vain = 0; /* in a row */
@@ -120,11 +180,13 @@ int keeper_run(keeper_worker_fn worker, void *arg)
 		shared = NULL;
 		return worker(arg, &life);
 	}
+	holder.tid = tid;
+	start_holder(&holder);
 	for (;;) {
 		pause_before(MAX(life.in_a_row, vain ? vain + PATIENCE : 0));
 		shared->settled = false;
 		started = now_ns();
-		pid = start_worker(tid);
+		pid = start_process(&shared->worker, tid);
 		if (pid == 0)
 			exit(run_worker(worker, arg, &life, self));
 		if (pid < 0) {
@@ -135,7 +197,7 @@ int keeper_run(keeper_worker_fn worker, void *arg)
 		}
 		if (stop)
 			kill(pid, stop);
-		status = watch(pid, &stop);
+		status = watch(pid, &holder, &stop);
 		if (WIFEXITED(status) && WEXITSTATUS(status) != KEEPER_AGAIN)
 			return WEXITSTATUS(status);
 		life.deaths++;

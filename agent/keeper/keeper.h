@@ -10,6 +10,11 @@
  *
  * It waits for signals and nothing else; it allocates nothing, opens nothing,
  * and talks to nobody.
+ *
+ * For the death of both there is the holder, a third process in the same table, which
+ * does nothing but to wait for that. Then it has what they have just read and not given
+ * away yet, gives it away, and ends. The service manager must wait for it: SIGTERM does
+ * not reach it.
  */
 #ifndef USWAP_KEEPER_H
 #define USWAP_KEEPER_H
@@ -31,15 +36,19 @@ struct keeper_life {
    for those that kill. */
 typedef int (*keeper_worker_fn)(void *arg, const struct keeper_life *life);
 
+/* What the holder does when keeper and worker are dead, whatever they died of. */
+typedef void (*keeper_hand_over_fn)(void *arg);
+
 /*
  * Runs workers until one ends by itself; returns its status. A death by a signal
  * brings a new one, as does KEEPER_AGAIN. SIGTERM, SIGINT and SIGHUP are passed on; a new
- * worker is told again to stop. Single-threaded, with all signals blocked.
+ * worker is told again to stop. Single-threaded, with all signals blocked. hand_over NULL:
+ * no holder. Where there is one, a worker must not outlive the keeper.
  *
  * Where the kernel doesn't say where the C library keeps its thread's id
  * (PR_GET_TID_ADDRESS), there is no keeper: the worker runs in this process.
  */
-int keeper_run(keeper_worker_fn worker, void *arg);
+int keeper_run(keeper_worker_fn worker, keeper_hand_over_fn hand_over, void *arg);
 
 /* In a worker: it serves, so what it found was good. */
 void keeper_settled(void);

@@ -101,8 +101,7 @@ struct record {
 	/* since version 4 */
 	uint32_t domain; /* its label */
 	uint32_t is_private;
-	_Atomic uint32_t stored; /* bits of enum record_fd: the service manager has it; engine, and
-				    a fork child's owner before */
+	_Atomic uint32_t stored; /* bits of enum record_fd: the service manager surely has it; engine */
 	/* since version 5: engine */
 	uint32_t summed; /* it is over, and its counters are in the table's sums */
 	/* since version 6: the name by which a fork child's userfaultfd is with the service

@@ -26,7 +26,7 @@ crash_start() {
 }
 
 keeper() { cat "$DIR/manager/pid"; }
-worker() { pgrep -P "$(keeper)" | head -n 1; }
+worker() { pgrep -P "$(keeper)" -x uswap-agent | head -n 1; } # not the holder
 
 kill_worker() {
 	local pid
@@ -56,8 +56,8 @@ points() {
 	sed -n '/^enum inject_point/,/^}/s/^\tINJECT_\([A-Z_]*\),.*/\1/p' "${srcdir:-.}/common/inject.h"
 }
 
-# inject POINT PASS [BOTH]: the worker that comes there, PASS times not, is killed;
-# with BOTH=1 the keeper before it.
+# inject POINT PASS [HOW]: the worker that comes there, PASS times not, is killed; HOW as in
+# common/inject.h: 1, the keeper before it.
 inject() {
 	python3 -c 'import struct, sys
 with open(sys.argv[1], "r+b") as f:

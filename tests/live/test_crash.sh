@@ -70,6 +70,19 @@ for i in 1 2; do
 		sleep 0.1
 	done
 done
+
+# ---- keeper and worker, when a fork child has just been read ----
+# 1: the keeper is killed as well. 5: and the service manager had no time for it before.
+for how in FORK_READ=1 FORK_NAMED=1 EVENT_TAKEN=1 FORK_KNOWN=1 EVENT_TAKEN=5 FORK_RECORD=5 FORK_KNOWN=5; do
+	wait_until 30 "half of the pages to leave" absent_at_least "$one" 50
+	hits=$(inject_hits)
+	inject "${how%=*}" 0 "${how#*=}"
+	[ "$(ask "$one" fork)" = $((24 * 256)) ] || fail "fork, $how"
+	inject_is_hit "$hits" || fail "vacuous: $how was not reached"
+	inject NONE 0
+done
+if grep 'fork children were lost' "$DIR/agent.log"; then fail "of both"; fi
+[ "$(ask "$one" verify)" = $((24 * 256)) ] || fail "verify after forks"
 serve_stop "$one"
 
 # ---- at each point ----

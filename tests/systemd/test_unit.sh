@@ -23,10 +23,25 @@ box_boot
 	fail "/dev/userfaultfd: $(box stat -c '%U:%G %a' /dev/userfaultfd)"
 box systemd-analyze verify /usr/lib/systemd/system/uswap-agent.service \
 	/usr/lib/systemd/system/uswap-agent.socket 2>&1 | grep -i uswap >"$dir/verify" || :
-if grep -v -E 'Unknown key|notify-reload|RestartSteps|RestartMaxDelaySec' "$dir/verify"; then
+if grep -v -E 'Unknown key|notify-reload' "$dir/verify"; then
 	fail "systemd-analyze verify"
 fi
-box systemctl daemon-reload
+drop_in() { # NAME LINE...
+	box mkdir -p /etc/systemd/system/uswap-agent.service.d
+	printf '%s\n' '[Service]' "${@:2}" | box tee "/etc/systemd/system/uswap-agent.service.d/$1.conf" >/dev/null
+	box systemctl daemon-reload
+}
+inject() { # POINT HOW: common/inject.h
+	local n
+
+	n=$(awk -v name="INJECT_$1" '/^enum inject_point/ { on = 1; next }
+		on && /^\tINJECT_/ { sub(/[ ,=].*/, "", $1); if ($1 == name) { print n + 0; exit } n++ }' "$src/common/inject.h")
+	# not to be passed, never hit
+	printf '%b\0\0\0\0\0\0\0\0\0\0\0%b\0\0\0' "\0$(printf %o "$n")" "\0$2" |
+		box dd of=/run/uswap/inject conv=notrunc status=none
+}
+box sh -c 'head -c 4096 /dev/zero >/run/uswap/inject; chown uswap /run/uswap/inject'
+drop_in inject Environment=USWAP_INJECT=/run/uswap/inject
 
 # ---- start: READY, and that's an ordinary user with one capability ----
 box systemctl enable -q uswap-agent
@@ -37,6 +52,23 @@ pid=$(box systemctl show -P MainPID uswap-agent)
 # 1 << 19: CAP_SYS_PTRACE
 [ "$(box sed -n 's/^CapEff:\t0*//p' "/proc/$pid/status")" = 80000 ] ||
 	fail "capabilities: $(box grep Cap "/proc/$pid/status")"
+# the last to be killed, its memory its own: what the manager was told, and what may be done here
+settings=$(box systemctl show -p OOMScoreAdjust -p OOMPolicy -p MemoryMin -p MemorySwapMax -p LimitMEMLOCK -p LimitNOFILE \
+	uswap-agent | sort | xargs)
+[ "$settings" = "LimitMEMLOCK=infinity LimitNOFILE=524288 MemoryMin=$((64 << 20)) MemorySwapMax=0 OOMPolicy=continue OOMScoreAdjust=-900" ] ||
+	fail "settings: $settings"
+# shellcheck disable=SC2016
+adjust=$(box sh -c 'echo -900 >/proc/$$/oom_score_adj; cat /proc/$$/oom_score_adj' 2>/dev/null)
+[ "$adjust" = -900 ] || say "nobody may lower oom_score_adj in the box: it is not looked at"
+for one in $pid $(box pgrep -P "$pid"); do
+	[ "$adjust" != -900 ] || [ "$(box cat "/proc/$one/oom_score_adj")" = -900 ] || fail "$one: oom_score_adj"
+done
+group=/sys/fs/cgroup$(box systemctl show -P ControlGroup uswap-agent)
+if box test -e "$group/memory.min"; then
+	[ "$(box cat "$group/memory.min" "$group/memory.swap.max" | xargs)" = "$((64 << 20)) 0" ] || fail "memory.min, memory.swap.max"
+else
+	say "the box has no memory controller: memory.min is not looked at"
+fi
 box systemctl show -P StatusText uswap-agent
 box uswapctl --json stats | jq -e '.agent.tiers[1] | .name == "file" and .state == "up"' >/dev/null ||
 	fail "no file store: $(box uswapctl --json stats | jq -c .agent.tiers)"
@@ -98,32 +130,53 @@ survives() { # WHAT COMMAND...
 	shift
 	old=$(main_pid)
 	box uswapctl evict "$work" >/dev/null
+	ask longest longest
 	"$@"
+	ask work right
+	ask longest longest
+	pause=${answer#* }
 	wait_until 30 "another agent after $what" is_another "$old"
 	wait_until 20 "the program to be served by it, after $what" is_served
 	ask verify right
-	say "$what with pages away: $answer pages right, $(stored) descriptors stored"
+	say "$what with pages away: $answer pages right, the longest touch $pause us, $(stored) descriptors stored"
 }
+worker_of() { box pgrep -P "$1" -x uswap-agent; } # not the holder
 kill_both() {
 	local main
 	main=$(main_pid)
-	# shellcheck disable=SC2046
-	box kill -KILL "$main" $(box pgrep -P "$main") || : # the second goes with the first
+	box kill -KILL "$main" "$(worker_of "$main")" || : # the second goes with the first
 }
 [ "$(stored)" -ge 15 ] || fail "only $(stored) descriptors are stored"
 survives "kill -9 of keeper and worker" kill_both
-survives "a restart" box systemctl restart uswap-agent
+survives "a restart" box systemctl restart --no-block uswap-agent
 box systemctl daemon-reexec
 survives "daemon-reexec and kill -9" kill_both
 # the worker alone: the service's process stays
 main=$(main_pid)
 box uswapctl evict "$work" >/dev/null
-box kill -KILL "$(box pgrep -P "$main")"
+ask longest longest
+box kill -KILL "$(worker_of "$main")"
+ask work right
+ask longest longest
+pause=${answer#* }
 wait_until 20 "the program to be served by a new worker" is_served
 ask verify right
 [ "$(main_pid)" = "$main" ] || fail "the keeper is another one"
 [ "$(box systemctl show -P NRestarts uswap-agent)" -le 3 ] || fail "restarted without need"
-say "kill -9 of the worker with pages away: $answer pages right"
+say "kill -9 of the worker with pages away: $answer pages right, the longest touch $pause us"
+
+# ---- keeper and worker, when a fork child has just been read ----
+# 1: the keeper is killed as well. 5: and the manager had no time for it before.
+for how in FORK_READ=1 FORK_NAMED=1 EVENT_TAKEN=1 FORK_KNOWN=5; do
+	old=$(main_pid)
+	box uswapctl evict "$work" >/dev/null
+	inject "${how%=*}" "${how#*=}"
+	ask fork right
+	wait_until 30 "another agent after $how" is_another "$old"
+done
+inject NONE 0
+ask verify right
+say "keeper and worker killed with a fork child just read: $answer pages right"
 
 # ---- killed again and again, under programs that verify every byte ----
 # More often than any start limit allows; the manager itself executes anew meanwhile.
@@ -139,14 +192,14 @@ kill_in_the_box() { # HOW MANY; every other time the keeper too, and once the ma
 	# shellcheck disable=SC2016
 	box bash -c 'for ((i = 1; i <= $0; i++)); do
 			until main=$(systemctl show -P MainPID uswap-agent) && [ "$main" -gt 1 ] &&
-				worker=$(pgrep -P "$main"); do sleep .02; done
+				worker=$(pgrep -P "$main" -x uswap-agent); do sleep .02; done
 			if [ $((i % 2)) = 0 ]; then kill -KILL "$main" $worker; else kill -KILL $worker; fi 2>/dev/null
 			[ "$i" != 5 ] || systemctl daemon-reexec
 			sleep "0.$((RANDOM % 4))"
 		done' "$1"
 }
 total() { box uswapctl --json stats | jq -er ".agent.$1"; }
-kills=14
+kills=10
 [ -z "${SOAK_MINUTES:-}" ] || kills=$((SOAK_MINUTES * 60))
 # what a reload has brought holds for the workers after it
 printf '%s\n' '[Policy]' ScanSec=0.05 GraceSec=0.05 StallBudget=100% | box tee /etc/uswap/uswap.conf.d/storm.conf >/dev/null
@@ -169,21 +222,11 @@ say "$kills kills, $(box systemctl show -P NRestarts uswap-agent) restarts: $ans
 box rm /etc/uswap/uswap.conf.d/storm.conf
 
 # ---- a fault thread hangs: the watchdog has it started anew ----
-drop_in() { # NAME LINE...
-	box mkdir -p /etc/systemd/system/uswap-agent.service.d
-	printf '%s\n' '[Service]' "${@:2}" | box tee "/etc/systemd/system/uswap-agent.service.d/$1.conf" >/dev/null
-	box systemctl daemon-reload
-}
-placed=$(awk '/^enum inject_point/ { on = 1; next } on && /^\tINJECT_/ { if ($1 == "INJECT_PLACED,") print n + 0; n++ }' \
-	"$src/common/inject.h")
-box sh -c 'head -c 4096 /dev/zero >/run/uswap/inject; chown uswap /run/uswap/inject'
-drop_in watchdog WatchdogSec=3s Environment=USWAP_INJECT=/run/uswap/inject
+drop_in watchdog WatchdogSec=3s
 box systemctl restart uswap-agent
 box uswapctl evict "$work" >/dev/null
 old=$(main_pid)
-# which point, not to be passed, never hit, the thread hangs (common/inject.h)
-printf '%b\0\0\0\0\0\0\0\0\0\0\0\2\0\0\0' "\0$(printf %o "$placed")" |
-	box dd of=/run/uswap/inject conv=notrunc status=none
+inject PLACED 2 # the thread hangs
 ask verify right
 [ "$(main_pid)" != "$old" ] || fail "the fault thread has not hung"
 box journalctl -u uswap-agent --no-pager -o cat -n 200 >"$dir/journal"
@@ -218,7 +261,7 @@ ask work right # some of them: for all there would be memory when they are back
 say "a stop without memory: $(box systemctl show -P StatusText uswap-agent | cut -c1-90)..., programs are served"
 # what would be lost is not left; where it is kept, another start takes it. Then there
 # is memory: everything is given back, the program goes on without the agent
-ended() { ! box pgrep -x uswap-agent >/dev/null; }
+ended() { ! box pgrep '^uswap-[ah]' >/dev/null; }
 if [ "$(box systemctl show -P FileDescriptorStorePreserve uswap-agent)" = yes ]; then
 	box uswapctl drain --leave
 	wait_until 10 "the agent to leave" ended
@@ -286,7 +329,7 @@ say "$(box systemd-analyze security --no-pager uswap-agent.service 2>&1 | tail -
 
 # ---- and nothing is wrong ----
 box journalctl -u uswap-agent --no-pager -o cat -p err |
-	grep -v -e 'the worker was killed by signal 9' -e 'fork children were lost' -e 'a fault thread does not answer' \
+	grep -v -e 'the worker was killed by signal 9' -e 'a fault thread does not answer' \
 		-e 'Watchdog timeout' -e "can't stop yet" -e 'served by a newer agent' -e 'Failed to start' >"$dir/errors" || :
 if [ -s "$dir/errors" ]; then
 	cat "$dir/errors"

@@ -9,6 +9,8 @@
  *	rss	"rss KIB", as the kernel says in VmRSS
  *	survey	reads every page, and checks those that can be: "lost PAGES", which
  *		are SIGBUS
+ *	fork	a child does what verify does: "right PAGES"
+ *	longest	"longest USEC", of the touches by verify and work since it was asked last
  *	work	touches and checks a few pages at random: "right PAGES"
  *	quit	"bye", and exit with 0
  * Says "ready PID" first. With WORKLOAD_KEEP=1 nothing leaves but what it fills: so
@@ -16,6 +18,7 @@
  */
 #include <setjmp.h>
 #include <signal.h>
+#include <sys/wait.h>
 
 #include "workload.h"
 
@@ -23,12 +26,44 @@ static unsigned char *area;
 static size_t pages;
 static unsigned *generation;
 
+static double longest;
+
+static void check(const char *what, size_t i)
+{
+	double begin = wl_now();
+
+	(void)*(volatile unsigned char *)(area + i * WL_PAGE);
+	begin = wl_now() - begin;
+	longest = begin > longest ? begin : longest;
+	wl_check_key(what, area + i * WL_PAGE, content_key(9, i, generation[i]), i);
+}
+
 static size_t verify(void)
 {
 	size_t i;
 
 	for (i = 0; i < pages; i++)
-		wl_check_key("served", area + i * WL_PAGE, content_key(9, i, generation[i]), i);
+		check("served", i);
+	return pages;
+}
+
+static double take_longest(void)
+{
+	double was = longest;
+
+	longest = 0;
+	return was;
+}
+
+static size_t verify_in_child(void)
+{
+	pid_t pid = fork();
+	int status;
+
+	WL_CHECK(pid >= 0, "fork: %s", strerror(errno));
+	if (pid == 0)
+		_exit(verify() != pages);
+	WL_CHECK(waitpid(pid, &status, 0) == pid && status == 0, "the child has ended with 0x%x", status);
 	return pages;
 }
 
@@ -98,7 +133,7 @@ static size_t work(void)
 
 	for (n = 0; n < 64; n++) {
 		i = content_next(&rng) % pages;
-		wl_check_key("worked on", area + i * WL_PAGE, content_key(9, i, generation[i]), i);
+		check("worked on", i);
 	}
 	return n;
 }
@@ -128,6 +163,10 @@ static bool obey(const char *line)
 		printf("lost %zu\n", survey());
 	else if (!strcmp(line, "work"))
 		printf("right %zu\n", work());
+	else if (!strcmp(line, "fork"))
+		printf("right %zu\n", verify_in_child());
+	else if (!strcmp(line, "longest"))
+		printf("longest %.0f\n", take_longest() * 1e6);
 	else if (!strcmp(line, "absent"))
 		printf("absent %zu\n", wl_absent(area, pages));
 	else if (!strcmp(line, "pages"))
