@@ -26,7 +26,6 @@
 #define PUT "FDSTORE=1\nFDPOLL=0\nFDNAME="
 #define NAMES_MAX (120u * 1024u) /* LISTEN_FDNAMES may have 128 KiB */
 #define SYNC_USEC 2000000u
-#define REFUSED_SEC 1 /* the manager starts us again and again */
 /* In the directory of kept descriptors. The pair is for the holder, which may find no
    room for new ones. */
 #define NOTIFY "notify"
@@ -164,7 +163,6 @@ bool fdstore_taken(void)
 		return true;
 	log_error("%s", message);
 	sd_notifyf(false, "STATUS=Can't start: %s", message);
-	sleep(REFUSED_SEC);
 	return false;
 }
 

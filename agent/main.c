@@ -39,6 +39,7 @@
 #include "keeper/keeper.h"
 
 #define EXIT_USAGE 2
+#define FAILED_SEC 1
 #define DAMAGED 6 /* deaths in a row of what was found */
 
 struct agent {
@@ -549,7 +550,7 @@ static void hand_over(void *arg)
 	fdstore_handed_over();
 }
 
-int main(int argc, char *argv[])
+static int run_agent(int argc, char *argv[])
 {
 	static struct agent agent;
 	bool quiet;
@@ -584,4 +585,14 @@ int main(int argc, char *argv[])
 	if (!fdstore_taken())
 		return EXIT_FAILURE;
 	return keeper_run(work, fdstore_is_there() ? hand_over : NULL, &agent);
+}
+
+int main(int argc, char *argv[])
+{
+	int status = run_agent(argc, argv);
+
+	/* The manager starts us again at once, and again. */
+	if (status == EXIT_FAILURE && getenv("NOTIFY_SOCKET"))
+		sleep(FAILED_SEC);
+	return status;
 }
