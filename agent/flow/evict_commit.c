@@ -118,20 +118,24 @@ static bool bring_back(struct owner *o, struct session *s, struct batch_page *pa
 	return true;
 }
 
-/* False: some pages must wait. */
+/* False: some pages must wait. Nothing is placed in a session that is closed: what
+   its gate says, left by a mover that died inside or by the program, is nothing to
+   wait for. */
 static bool bring_back_all(struct owner *o, struct session *s, struct batch *b)
 {
 	bool all = true;
 
 	for (unsigned i = 0; i < b->nr; i++)
 		if (b->page[i].result == BATCH_PAGE_KEEP) {
-			if (!events_are_settled(s) || !gate_enter(s->gate))
+			struct wire_gate *gate = session_state(s) >= SESSION_CLOSING ? NULL : s->gate;
+
+			if (!events_are_settled(s) || !gate_enter(gate))
 				return false;
 			if (bring_back(o, s, &b->page[i]))
 				b->page[i].result = BATCH_PAGE_SKIP;
 			else
 				all = false;
-			gate_leave(s->gate);
+			gate_leave(gate);
 		}
 	return all;
 }

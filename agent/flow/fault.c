@@ -340,7 +340,7 @@ void fault_serve(struct owner *o, struct session *s)
 {
 	if (!s->polled)
 		return;
-	if (!gate_enter(s->gate)) {
+	if (!gate_enter_soon(s->gate)) {
 		/* The mover wakes us through the eventfd when it is out. */
 		if (!s->gate_wait_ns) {
 			s->gate_wait_ns = now_ns();

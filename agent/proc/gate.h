@@ -24,8 +24,19 @@ static inline bool gate_try(struct wire_gate *gate)
 }
 
 /* True: inside. False: the mover is, and it will write the eventfd when it is
-   not any more. gate may be NULL (no mover): always inside. */
+   not any more. gate may be NULL (no mover): always inside. Does not wait: for
+   what comes round anyhow. */
 static inline bool gate_enter(struct wire_gate *gate)
+{
+	if (!gate || gate_try(gate))
+		return true;
+	__atomic_store_n(&gate->wanted, 1, __ATOMIC_SEQ_CST);
+	/* It may have left between the try and the store. */
+	return gate_try(gate);
+}
+
+/* The same for what somebody waits for: most moves are over sooner than a wakeup. */
+static inline bool gate_enter_soon(struct wire_gate *gate)
 {
 	uint64_t start;
 
@@ -37,9 +48,7 @@ static inline bool gate_enter(struct wire_gate *gate)
 		if (gate_try(gate))
 			return true;
 	} while (now_ns() - start < GATE_SPIN_NS);
-	__atomic_store_n(&gate->wanted, 1, __ATOMIC_SEQ_CST);
-	/* It may have left between the last try and the store. */
-	return gate_try(gate);
+	return gate_enter(gate);
 }
 
 static inline void gate_leave(struct wire_gate *gate)

@@ -665,7 +665,7 @@ bool agent_may(const struct action *a)
 	case DO_ROOM:
 		return may_make_room(a->a);
 	case DO_PACK:
-		return engine.packers.urgent || engine.packers.head;
+		return engine.packers.urgent || (engine.packers.head && !w.scenario->grace);
 	case DO_FETCH:
 		return fetch_has_again(owner);
 	case DO_READ:
