@@ -16,6 +16,9 @@
 
 #define REMOVALS_PER_TURN 64
 #define OPEN_RETRY_MAX 5u /* pauses */
+/* Then another connection is tried: TCP goes on trying with one that the network has
+   swallowed, but up to two minutes may pass before it does once the network is back. */
+#define UNANSWERED_MAX 2u
 #define SWEEP_NS (86400 * NSEC_PER_SEC)
 #define TURN_NS (200 * 1000000ull) /* at most, between two looks */
 
@@ -82,6 +85,10 @@ static bool keep_connection(struct objects *o, uint64_t now)
 	pthread_mutex_lock(&o->lock);
 	good = atomic_load(&o->connection) && !o->reconnect;
 	pthread_mutex_unlock(&o->lock);
+	if (good && o->unanswered >= UNANSWERED_MAX) {
+		o->unanswered = 0;
+		(void)try_open(o, now); /* what there is needs no monitor */
+	}
 	return good || try_open(o, now);
 }
 
@@ -171,6 +178,7 @@ static void keep_lease(struct objects *o, uint64_t now)
 	if (state_of(o) == STORE_CLASH || (now < o->lease_due_ns && !look))
 		return;
 	r = o->ops->lease(o->self, o->lease, o->cookie, lease_ms(o));
+	o->unanswered = r == -ETIMEDOUT ? o->unanswered + 1 : 0;
 	if (r == 0) {
 		lease_is_ours(o, now_ns());
 	} else if (r == -EBUSY) {

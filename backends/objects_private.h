@@ -125,6 +125,7 @@ struct objects {
 	/* the keeper's own */
 	uint64_t lease_due_ns, lease_seen_ns, open_due_ns;
 	unsigned open_failures;
+	unsigned unanswered; /* calls for the lease, in a row */
 	bool leased;
 	enum store_state told;	   /* logged */
 	char **dead;		   /* names of objects to remove: of other instances */
