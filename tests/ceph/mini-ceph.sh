@@ -7,6 +7,8 @@
 #	mini-ceph.sh stop DIR
 #	mini-ceph.sh signal DIR DAEMON SIGNAL	(osd.0, mon.a, mgr.x; KILL waits)
 #	mini-ceph.sh run DIR DAEMON		one that has ended, again
+#	mini-ceph.sh swallow DIR [DAEMON...]	no packet reaches these (all, if none is
+#	mini-ceph.sh carry DIR [DAEMON...]	named), and nobody is told; they do again
 #	mini-ceph.sh wait-osds DIR UP		until so many OSDs are up
 #	mini-ceph.sh pool DIR NAME
 #	mini-ceph.sh key DIR NAME POOL		client.NAME with the caps of uswap-rados(7)
@@ -61,6 +63,52 @@ send() { # DAEMON SIGNAL
 	rm -f "$D/$1.pid"
 }
 
+# What comes for the sockets of these processes is dropped by the kernel without an
+# answer, a SYN like all else: a network that has gone, which takes no rights over one.
+filter_packets() { # swallow|carry PID...
+	python3 - "$@" <<-'END'
+		import ctypes, os, socket, struct, sys
+		SO_ATTACH_FILTER, SO_DETACH_FILTER, SYS_PIDFD_OPEN, SYS_PIDFD_GETFD = 26, 27, 434, 438
+		libc = ctypes.CDLL(None, use_errno=True)
+		drop = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0)) # BPF_RET: of 0 bytes
+		program = struct.pack("HxxxxxxQ", 1, ctypes.addressof(drop))
+		for pid in sys.argv[2:]:
+		    of = libc.syscall(SYS_PIDFD_OPEN, int(pid), 0)
+		    n = 0
+		    for fd in os.listdir(f"/proc/{pid}/fd"):
+		        try:
+		            if not os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:"):
+		                continue
+		        except OSError:
+		            continue # closed meanwhile
+		        copy = libc.syscall(SYS_PIDFD_GETFD, of, int(fd), 0)
+		        if copy < 0:
+		            sys.exit(f"mini-ceph: pidfd_getfd of {pid}: {os.strerror(ctypes.get_errno())}")
+		        with socket.socket(fileno=copy) as s:
+		            if s.family != socket.AF_INET:
+		                continue
+		            n += 1
+		            if sys.argv[1] == "swallow":
+		                s.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+		                continue
+		            try:
+		                s.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+		            except FileNotFoundError:
+		                pass # made since, or never cut off
+		    if not n:
+		        sys.exit(f"mini-ceph: process {pid} has no sockets")
+	END
+}
+
+filter_daemons() { # swallow|carry [DAEMON...]
+	local what=$1 files=("$D"/*.pid) pids
+
+	shift
+	[ $# = 0 ] || files=("${@/#/$D/}") files=("${files[@]/%/.pid}")
+	mapfile -t pids < <(cat "${files[@]}")
+	filter_packets "$what" "${pids[@]}"
+}
+
 wait_osds() { # UP: so many, and no PG on its way to another
 	for _ in $(seq 300); do
 		timeout 20 ceph osd stat 2>/dev/null >"$D/osd.stat" || true
@@ -74,13 +122,13 @@ wait_osds() { # UP: so many, and no PG on its way to another
 }
 
 make_pool() {
-	timeout 30 ceph osd pool create "$1" 8 8 replicated >/dev/null 2>&1
-	timeout 30 rados -p "$1" put .probe "$D/fsid"
-	timeout 30 rados -p "$1" rm .probe
+	timeout 60 ceph osd pool create "$1" 8 8 replicated >/dev/null 2>&1
+	timeout 60 rados -p "$1" put .probe "$D/fsid"
+	timeout 60 rados -p "$1" rm .probe
 }
 
 make_key() { # NAME POOL
-	timeout 20 ceph auth get-or-create "client.$1" \
+	timeout 60 ceph auth get-or-create "client.$1" \
 		mon 'allow r, allow command "osd blocklist"' \
 		osd "allow rwx pool=$2" -o "$D/client.$1.keyring"
 	chmod 600 "$D/client.$1.keyring"
@@ -226,6 +274,7 @@ start)
 stop) stop ;;
 signal) send "$3" "$4" ;;
 run) run_daemon "$3" ;;
+swallow | carry) filter_daemons "$cmd" "${@:3}" ;;
 wait-osds) wait_osds "$3" ;;
 pool) make_pool "$3" ;;
 key) make_key "$3" "$4" ;;

@@ -8,6 +8,7 @@
  *	oldest	"oldest MS", how long the oldest pending read has waited
  *	reads, writes, lost, failed	"reads N": reads that were right, batches
  *		that were written, reads that ended in an error, writes that did
+ *	live	"live N": segments that have bytes
  *	pause, go	no writes, and no frees; again
  *	check	reads all of every live batch: "right N", or "missing N"
  *	drop	frees all segments: "dropped N"
@@ -221,6 +222,18 @@ static void check_everything(void)
 		printf("right %u\n", all);
 }
 
+static unsigned count_live(void)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < SEGMENTS; i++) {
+		pthread_rwlock_rdlock(&live[i].lock);
+		n += live[i].used && atomic_load(&live[i].written);
+		pthread_rwlock_unlock(&live[i].lock);
+	}
+	return n;
+}
+
 static void drop_everything(void)
 {
 	unsigned n = 0;
@@ -262,6 +275,8 @@ static bool obey(const char *order)
 		printf("lost %" PRIu64 "\n", atomic_load(&lost));
 	else if (!strcmp(order, "failed"))
 		printf("failed %" PRIu64 "\n", atomic_load(&failed));
+	else if (!strcmp(order, "live"))
+		printf("live %u\n", count_live());
 	else if (!strcmp(order, "pause") || !strcmp(order, "go"))
 		set_paused(order[0] == 'p');
 	else if (!strcmp(order, "check"))

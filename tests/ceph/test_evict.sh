@@ -15,7 +15,7 @@ cat >>"$DIR/uswap.conf" <<-END
 	[Store]
 	MoveDownSec=0.1
 END
-AGENT_STORES=("rados:uswap,conf=$CEPH_CONF,timeout=5,host=here")
+AGENT_STORES=("rados:uswap,conf=$CEPH_CONF,timeout=20,host=here")
 agent_start
 wait_until 60 "the store to be up" tier_works rados
 serve_start "$MIB"
@@ -44,11 +44,13 @@ done
 for kind in read write; do
 	[ "$(tier rados ${kind}_p50_ns)" -le "$(tier rados ${kind}_p99_ns)" ] || fail "$kind: p50 beyond p99"
 done
-told=$(tier rados used_bytes)
-there=$(pool_bytes)
-if [ "$told" -gt "$there" ] || [ $((told * 10)) -lt $((there * 9)) ]; then
-	fail "$told bytes are said to be in the pool, $there are"
-fi
+# what is collected meanwhile is in one of them and not in the other
+bytes_are_told() {
+	told=$(tier rados used_bytes)
+	there=$(pool_bytes)
+	[ "$told" -le "$there" ] && [ $((told * 10)) -ge $((there * 9)) ]
+}
+wait_until 60 "the bytes in the pool to be those that are told" bytes_are_told
 [ "$(tier rados errors_total)" = 0 ] || fail "errors: $(jq -c .agent.tiers "$DIR/stats.json")"
 
 # poor segments are collected: the pages of all that is touched go elsewhere

@@ -5,6 +5,10 @@
 # shellcheck source=tests/ceph/lib.sh
 . "${srcdir:-.}/tests/ceph/lib.sh"
 
+no_answer() {
+	[[ $(load_reason "$LOAD") == "pool uswap: no answer to "* ]]
+}
+
 oldest_is_beyond() {
 	[ "$(ask "$LOAD" oldest)" -gt "$1" ]
 }
@@ -34,7 +38,7 @@ for osd in 0 1 2; do
 	mini_ceph signal osd.$osd STOP
 done
 wait_until 30 "the store to notice" load_is "$LOAD" away
-[[ $(load_reason "$LOAD") == "pool uswap: no answer to "* ]] || fail "reason: $(load_reason "$LOAD")"
+wait_until 30 "the reason: $(load_reason "$LOAD")" no_answer
 wait_until 30 "readers to wait" oldest_is_beyond 3000
 before=$(ask "$LOAD" writes)
 for osd in 0 1 2; do
