@@ -7,9 +7,12 @@
 #include "flow/flow.h"
 
 #include <errno.h>
+#include <unistd.h>
 
 #include "common/util.h"
 #include "sys/pagemap.h"
+
+#define NOMEM_USEC 10000
 
 static uint64_t transit_address(const struct batch *b, unsigned page)
 {
@@ -60,10 +63,11 @@ static void pull_run(struct flow *flow, struct batch *b, unsigned first, unsigne
 	void *pages[WIRE_BATCH];
 	unsigned i = 0;
 
-	/* The worker has reserved the room before the batch was ordered: a page
-	   that has left its place must find one here. */
-	if (staging_alloc(flow->staging, index, n) != n)
-		abort();
+	/* The worker has reserved the room before the batch was ordered: a page that has
+	   left its place must find one here. Memory behind it may be short; it waits in
+	   transit then, and whoever touches it. */
+	for (unsigned got = 0; (got += staging_alloc(flow->staging, index + got, n - got)) < n;)
+		usleep(NOMEM_USEC);
 	for (unsigned k = 0; k < n; k++)
 		pages[k] = staging_page(flow->staging, index[k]);
 	while (i < n) {
