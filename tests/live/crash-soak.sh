@@ -11,6 +11,20 @@
 
 want=${1:-1000}
 STORE=
+storms=()
+redis=
+# The storms first, so that they start nothing more; the store last, so that nobody writes
+# there any more. redis-server writes its title over its environment.
+cleanup() { # with status
+	set +e
+	rm -f "$DIR/storming"
+	[ ${#storms[@]} -eq 0 ] || kill "${storms[@]}" 2>/dev/null
+	(exit "$status")
+	(live_cleanup)
+	# shellcheck disable=SC2046
+	[ -z "$redis" ] || kill -KILL "$redis" $(pgrep -s "$redis") 2>/dev/null
+	rm -rf "$STORE"
+}
 fds() { find "/proc/$(worker)/fd" -mindepth 1 2>/dev/null | wc -l; }
 # Whatever the programs of a storm have to say goes where the test can see it.
 note() { echo "$*" >>"$DIR/failed"; }
@@ -128,7 +142,7 @@ compile_storm() {
 # ---- begin ----
 live_begin
 STORE=$(mktemp -d /var/tmp/uswap-crash.XXXXXX)
-trap 'status=$?; set +e; rm -rf "$STORE"; (exit $status); live_cleanup' EXIT
+trap 'status=$?; cleanup; exit $status' EXIT
 read -r -a AGENT_STORES <<<"${CRASH_STORES:-memory:64M file:$STORE,size=1G}"
 # Less eager than other tests: seven programs want to get somewhere.
 { printf '[Store]\nMoveDownSec=0.2\n'; agent_config | sed 's/^\(ScanSec\|GraceSec\)=.*/\1=0.2/'; } >"$DIR/uswap.conf"
@@ -136,7 +150,6 @@ crash_start
 touch "$DIR/storming" "$DIR/failed" "$DIR/rounds" "$DIR/managed"
 serve_start 16
 one=$SERVED
-storms=()
 have_redis=
 if command -v redis-server >/dev/null && command -v redis-cli >/dev/null; then
 	have_redis=yes
@@ -195,7 +208,7 @@ unmanaged=$(grep -cx unmanaged "$DIR/managed" || true)
 [ "$managed" -gt "$unmanaged" ] || fail "vacuous: $managed programs were managed, $unmanaged not"
 out=$(total pages_out_total)
 [ "$out" -ge $((KILLS * 100)) ] || fail "vacuous: $out pages have left"
-[ -z "$have_redis" ] || { cli shutdown nosave || true; wait "$redis" || true; }
+[ -z "$have_redis" ] || { cli shutdown nosave || true; wait "$redis" || true; redis=; }
 serve_stop "$one"
 wait_until 20 "the agent to listen" agent_up
 live_idle
