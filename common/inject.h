@@ -62,6 +62,7 @@ enum inject_how { /* bits */
 	INJECT_KEEPER = 1, /* the keeper goes first */
 	INJECT_HANG = 2,   /* nobody does, the thread stops there for ever */
 	INJECT_BUSY = 4,   /* the service manager takes nothing at once */
+	INJECT_NOMEM = 8,  /* there is no memory for fork children */
 };
 
 struct inject_words {
@@ -79,9 +80,9 @@ void inject_hit(enum inject_point point);
 /* True: what comes next is to fail. */
 bool inject_fails(enum inject_point point);
 
-static inline bool inject_is_busy(void)
+static inline bool inject_is(enum inject_how how)
 {
-	return __builtin_expect(inject_words != NULL, 0) && inject_words->how & INJECT_BUSY;
+	return __builtin_expect(inject_words != NULL, 0) && inject_words->how & how;
 }
 
 static inline void inject(enum inject_point point)

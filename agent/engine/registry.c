@@ -158,7 +158,8 @@ bool registry_keep_fork(void *ctx, unsigned name, int uffd)
 {
 	const struct engine *e = ctx;
 
-	return !inject_is_busy() && e->news.keep_fd_now && e->news.keep_fd_now(e->news.ctx, ENGINE_KEPT_FORK, name, uffd) == 0;
+	return !inject_is(INJECT_BUSY) && e->news.keep_fd_now &&
+	       e->news.keep_fd_now(e->news.ctx, ENGINE_KEPT_FORK, name, uffd) == 0;
 }
 
 void engine_forget_fds(struct engine *e, struct session *s)

@@ -21,10 +21,13 @@
 #include "flow/flow.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #include "common/inject.h"
 #include "common/util.h"
 #include "proc/record.h"
+
+#define FORK_PAUSE_USEC 1000
 
 static void take_out(struct session *s, struct event_plan *plan, unsigned i)
 {
@@ -50,8 +53,8 @@ static void take_out_child(struct session *s, struct event_plan *plan, int child
 }
 
 /* phase: how far the worker before us had come with it. It waits until it is
-   done, so that another one would do it again. */
-static void apply(struct owner *o, struct session *s, struct event_plan *plan, struct event_step step,
+   done, so that another one would do it again. False: it waits on. */
+static bool apply(struct owner *o, struct session *s, struct event_plan *plan, struct event_step step,
 		  unsigned phase)
 {
 	struct uffd_msg msg = s->waiting[step.event];
@@ -60,7 +63,8 @@ static void apply(struct owner *o, struct session *s, struct event_plan *plan, s
 	s->phase = phase;
 	if (!phase)
 		record_note(s, step.event, 1);
-	events_apply(o, s, &msg, step.how);
+	if (!events_apply(o, s, &msg, step.how))
+		return false;
 	inject(INJECT_EVENT_APPLIED);
 	if (step.tail != EVENT_NO_TAIL) /* it is behind, so the other stays where it is */
 		take_out(s, plan, step.tail);
@@ -68,6 +72,7 @@ static void apply(struct owner *o, struct session *s, struct event_plan *plan, s
 	if (msg.event == UFFD_EVENT_FORK)
 		take_out_child(s, plan, (int)msg.arg.fork.ufd);
 	record_commit(s, 0);
+	return true;
 }
 
 /* With five levels of page tables a program may have addresses that slotmaps
@@ -135,7 +140,8 @@ static bool settle(struct owner *o, struct session *s, bool complete)
 		break;
 	}
 	for (unsigned i = 0; i < plan.nr; i++)
-		apply(o, s, &plan, plan.step[i], 0);
+		if (!apply(o, s, &plan, plan.step[i], 0))
+			return false;
 	assert(!s->nr_waiting);
 	if (complete && s->vacated.nr) {
 		s->vacated.nr = 0; /* nothing is on its way */
@@ -159,7 +165,7 @@ void events_recover(struct owner *o, struct session *s)
 
 		if (s->waiting[i].event == UFFD_EVENT_UNMAP)
 			step.how = EVENT_PLAIN;
-		apply(o, s, NULL, step, phase);
+		(void)apply(o, s, NULL, step, phase);
 	}
 	o->unquiet |= !events_are_quiet(s);
 }
@@ -190,8 +196,10 @@ void events_settle_idle(struct owner *o, struct session *s)
 
 void events_flush(struct owner *o, struct session *s)
 {
-	if (s->nr_waiting)
-		(void)settle(o, s, false);
+	/* A fork without memory has no other place to wait in, so this thread waits; for
+	   too long, and the watchdog has another worker try. */
+	while (s->nr_waiting && !settle(o, s, false))
+		usleep(FORK_PAUSE_USEC);
 }
 
 void events_leave_fault(struct owner *o, struct session *s)

@@ -215,7 +215,8 @@ static void forget_wiped(struct owner *o, struct session *child, const struct se
 }
 
 /* A session that no worker after us would know of can't be had: its descriptor
-   would be closed, and what is away would read as zeros. */
+   would be closed, and what is away would read as zeros. Where there are too many, those
+   that can do without us are let go. */
 static int make_record(struct owner *o, struct session *parent, struct session *child, const struct uffd_msg *fork)
 {
 	struct record *record;
@@ -224,12 +225,14 @@ static int make_record(struct owner *o, struct session *parent, struct session *
 		return 0;
 	child->records = parent->records;
 	record = child->record = record_new(parent->records);
-	if (!record)
+	if (!record) {
+		flow_shed(o);
 		return -ENOMEM;
+	}
 	record->fork_name = event_fork_name(fork);
 	child->kept_kinds = (uint32_t)event_fork_is_kept(fork) << RECORD_UFFD;
 	record->uid = child->uid;
-	record->domain = child->domain->uid;
+	record->domain = parent->domain->uid;
 	record->is_private = child->user == SESSION_USER_PRIVATE;
 	record->owner = o->index;
 	record->attached_ns = child->attached_ns;
@@ -274,24 +277,59 @@ static void inherit_events(struct owner *o, struct session *child, const struct 
 	o->unquiet |= child->nr_waiting > 0;
 }
 
-static int make_child(struct owner *o, struct session *parent, struct session *child, const struct uffd_msg *fork)
+/* All that may fail. */
+static int prepare_child(struct owner *o, struct session *parent, struct session *child, const struct uffd_msg *fork)
 {
+	int r = inject_is(INJECT_NOMEM) ? -ENOMEM : make_record(o, parent, child, fork);
+
+	if (r == 0)
+		r = ranges_copy(&child->registered, &parent->registered);
+	if (r == 0)
+		r = slot_pool_reserve(o->slots, 64);
+	if (r == 0)
+		r = flow_watch(o, child);
+	if (r < 0)
+		return r;
+	fetch_forget(o, parent, 0, SLOTMAP_VPN_MAX);
+	while (r == 0 && slotmap_fork(&child->slots, &parent->slots) == -ENOMEM)
+		r = slot_pool_reserve(o->slots, slot_pool_ready(o->slots) * 2 + 64);
+	return r;
+}
+
+static struct session *new_child(struct owner *o, struct session *parent, int uffd)
+{
+	struct session *child = session_new(atomic_fetch_add(&o->flow->next_session_id, 1), parent->uid);
+
+	if (!child)
+		return NULL;
+	child->fds.uffd = uffd;
 	child->owner = o;
 	child->parent_pid = parent->pid ? parent->pid : parent->parent_pid;
 	child->identity = parent->identity;
 	child->enabled = atomic_load(&parent->enabled);
 	child->barred = parent->barred;
 	child->blind = parent->blind;
+	child->user = atomic_load(&parent->user); /* CHANGED: it will have a domain of its own */
 	if (getrandom(&child->nonce, sizeof(child->nonce), GRND_NONBLOCK) < 0)
 		child->nonce = 0; /* then it stays without a mover */
 	slotmap_init(&child->slots, o->slots, &flow_slot_refs, child);
-	if (make_record(o, parent, child, fork) < 0 || ranges_copy(&child->registered, &parent->registered) < 0 ||
-	    slot_pool_reserve(o->slots, 64) < 0)
-		return -ENOMEM;
-	fetch_forget(o, parent, 0, SLOTMAP_VPN_MAX);
-	while (slotmap_fork(&child->slots, &parent->slots) == -ENOMEM)
-		if (slot_pool_reserve(o->slots, slot_pool_ready(o->slots) * 2 + 64) < 0)
-			return -ENOMEM;
+	return child;
+}
+
+/* It is as if it had never been; its descriptor stays. */
+static void undo_child(struct owner *o, struct session *child)
+{
+	flow_unwatch(o, child);
+	child->fds.uffd = -1;
+	session_free(child);
+}
+
+static void complete_child(struct owner *o, struct session *parent, struct session *child)
+{
+	child->domain = domain_ref(parent->domain);
+	child->family = parent->family;
+	blobstore_family_forked(child->family);
+	child->payer = domain_ref(parent->payer);
 	flow_account_store(child, (int64_t)counter_get(&parent->counters.stored_bytes));
 	atomic_store(&child->counters.registered_bytes, ranges_bytes(&child->registered));
 	inherit_batch(child, parent);
@@ -302,41 +340,36 @@ static int make_child(struct owner *o, struct session *parent, struct session *c
 	if (child->record)
 		record_publish(child->record, child->id);
 	inject(INJECT_FORK_KNOWN);
-	return flow_watch(o, child);
 }
 
-static void apply_fork(struct owner *o, struct session *parent, const struct uffd_msg *msg)
+/* False: without memory for its session the fork waits, and with it its parent; closing
+   the child's descriptor would give it zeros instead of its data. */
+static bool apply_fork(struct owner *o, struct session *parent, const struct uffd_msg *msg)
 {
 	int uffd = (int)msg->arg.fork.ufd;
-	uint64_t id = atomic_fetch_add(&o->flow->next_session_id, 1);
 	struct session *child;
 
 	/* The worker before us had come that far. */
 	if (event_is_again(msg) && record_knows_uffd(parent->records, uffd))
-		return;
-	child = session_new(id, parent->uid);
-	/* Without memory for its session the child waits for ever; closing its
-	   descriptor would give it zeros instead of its data. */
+		return true;
+	child = new_child(o, parent, uffd);
 	if (!child)
-		return;
-	child->fds.uffd = uffd;
-	child->domain = domain_ref(parent->domain);
-	child->family = parent->family;
-	blobstore_family_forked(child->family);
-	child->payer = domain_ref(parent->payer);
-	child->user = atomic_load(&parent->user); /* CHANGED: it will have a domain of its own */
-	if (make_child(o, parent, child, msg) < 0)
-		return;
+		return false;
+	if (prepare_child(o, parent, child, msg) < 0) {
+		undo_child(o, child);
+		return false;
+	}
+	complete_child(o, parent, child);
 	(void)uffd_wake_all(uffd); /* with its events, faults may have been read */
 	notice_send(&o->flow->engine, &child->to_engine, SESSION_NEWS_FORKED);
+	return true;
 }
 
-void events_apply(struct owner *o, struct session *s, const struct uffd_msg *msg, enum event_how how)
+bool events_apply(struct owner *o, struct session *s, const struct uffd_msg *msg, enum event_how how)
 {
 	switch (msg->event) {
 	case UFFD_EVENT_FORK:
-		apply_fork(o, s, msg);
-		break;
+		return apply_fork(o, s, msg);
 	case UFFD_EVENT_REMAP:
 		apply_remap(o, s, msg->arg.remap.from, msg->arg.remap.to, msg->arg.remap.len, how);
 		break;
@@ -349,4 +382,5 @@ void events_apply(struct owner *o, struct session *s, const struct uffd_msg *msg
 	default:
 		break; /* no other is asked for */
 	}
+	return true;
 }

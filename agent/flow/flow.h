@@ -147,7 +147,8 @@ enum event_how {
 	EVENT_SOURCE_STAYS, /* REMAP: it has none (MREMAP_DONTUNMAP) */
 	EVENT_LATE, /* REMAP: that is still to come; UNMAP: that of a REMAP before, done */
 };
-void events_apply(struct owner *o, struct session *s, const struct uffd_msg *msg, enum event_how how);
+/* False: there is no memory for a fork child now; nothing has changed. */
+bool events_apply(struct owner *o, struct session *s, const struct uffd_msg *msg, enum event_how how);
 
 /* event_plan.c: the order of the events that wait. */
 #define EVENT_NO_TAIL UINT8_MAX

@@ -81,6 +81,23 @@ for how in FORK_READ=1 FORK_NAMED=1 EVENT_TAKEN=1 FORK_KNOWN=1 EVENT_TAKEN=5 FOR
 	inject_is_hit "$hits" || fail "vacuous: $how was not reached"
 	inject NONE 0
 done
+
+# ---- no memory for a fork child: it waits, and its parent, over deaths ----
+wait_until 30 "half of the pages to leave" absent_at_least "$one" 50
+inject NONE 0 8
+ask "$one" fork >"$DIR/forked" &
+forked=$!
+sleep 0.3
+for how in kill_worker kill_both; do
+	old=$(worker)
+	$how
+	wait_until 10 "a new worker" agent_is_new
+	wait_until 10 "the agent to listen" agent_up
+done
+kill -0 $forked || fail "vacuous: the child did not wait: $(cat "$DIR/forked")"
+inject NONE 0
+wait $forked || fail "a fork child without memory"
+[ "$(cat "$DIR/forked")" = $((24 * 256)) ] || fail "a fork child without memory: $(cat "$DIR/forked")"
 if grep 'fork children were lost' "$DIR/agent.log"; then fail "of both"; fi
 [ "$(ask "$one" verify)" = $((24 * 256)) ] || fail "verify after forks"
 serve_stop "$one"
