@@ -11,6 +11,7 @@ struct order_group {
 	engine_done_fn done;
 	void *arg;
 	uint32_t open;
+	bool all; /* one process that has ended meanwhile is no failure of it */
 	int status;
 	uint64_t bytes;
 };
@@ -31,8 +32,7 @@ void orders_done(struct engine *e, struct order *order)
 	group->bytes += order->bytes;
 	if (e->draining && order->status == -ESRCH)
 		order->status = -ECANCELED;
-	/* One process that has ended meanwhile is no failure of "all". */
-	if (order->status < 0 && (group->status == 0 || group->status == -ESRCH))
+	if (order->status < 0 && group->status == 0 && !(group->all && order->status == -ESRCH))
 		group->status = order->status;
 	free(order);
 	finish_group(e, group);
@@ -102,7 +102,7 @@ int engine_order(struct engine *e, enum engine_order kind, uint64_t id, uint64_t
 	group = calloc(1, sizeof(*group));
 	if (!group)
 		return -ENOMEM;
-	*group = (struct order_group){ .done = done, .arg = arg, .open = 1 };
+	*group = (struct order_group){ .done = done, .arg = arg, .open = 1, .all = !id };
 	if (one) {
 		r = give(e, one, kind, bytes, group);
 		if (r < 0) {

@@ -113,6 +113,27 @@ if [ -n "$(type -P gdb)" ]; then
 	rm -f "$DIR/core"
 	say "gdb reads what is back"
 fi
+
+# a program that ends meanwhile, or leaves its memory, is no failure of "all"
+some_absent() {
+	[ "$(ask "$1" absent)" -gt 0 ]
+}
+new_mover() {
+	MOVER=$(movers | grep -vxF "$movers") && [ "$(total processes_count)" = 3 ]
+}
+movers=$(movers)
+# shellcheck disable=SC2016
+peer_start env "LD_PRELOAD=$LIB" sh -c 'echo "ready $$"; read -r line; unset LD_PRELOAD; exec sed -u q'
+wait_until 20 "its mover" new_mover
+kill -STOP "$MOVER"
+echo execute >&"${PEER_IN[PEER]}"
+[ "$(peer_ask "$PEER" executed)" = executed ] || fail "exec"
+order evict --all >"$DIR/all" &
+waiting=$!
+wait_until 20 "pages to leave" some_absent "$one"
+kill -CONT "$MOVER"
+wait $waiting || fail "evict --all, and one of them goes meanwhile"
+peer_close "$PEER"
 serve_stop "$one"
 serve_stop "$other"
 live_end
