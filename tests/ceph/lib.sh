@@ -31,7 +31,7 @@ mini_ceph() { # COMMAND [ARG...]
 cluster_cleanup() {
 	local status=$?
 
-	trap - EXIT
+	trap - EXIT ERR
 	set +e
 	if [ $status -ne 0 ] && [ $status -ne 77 ]; then
 		tail -n 5 "$DIR"/ceph/*.out >&2 || true

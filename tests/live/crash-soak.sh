@@ -77,7 +77,7 @@ python_storm() {
 	local status=0
 
 	write_python >"$DIR/work.py"
-	(bounded 3000 env "LD_PRELOAD=$LIB" python3 "$DIR/work.py" "$DIR/storming") >"$DIR/python.out" 2>&1 || status=$?
+	(bounded 3000 env "LD_PRELOAD=$LIB" "$(real_python)" "$DIR/work.py" "$DIR/storming") >"$DIR/python.out" 2>&1 || status=$?
 	[ $status -eq 0 ] || note "python: status $status: $(tail -n 5 "$DIR/python.out")"
 }
 

@@ -41,11 +41,14 @@ skip() {
 	exit 77
 }
 
-# Only ever shows the log here; live_cleanup does the rest. Also where the caller
-# has sent a program's errors elsewhere.
+# Why it failed is said at once and, behind all logs, once more. Also where the caller
+# has sent a program's errors elsewhere. What nobody has called a failure is told by
+# the first command that ended the test.
 ERR=2
+WHERE=
 fail() {
 	echo "$TEST: FAILED: $*" >&$ERR
+	[ -z "$DIR" ] || echo "$TEST: FAILED: $*" >>"$DIR/why"
 	exit 1
 }
 
@@ -75,19 +78,24 @@ live_kill_all() {
 live_cleanup() {
 	local status=$?
 
-	trap - EXIT
+	trap - EXIT ERR
 	set +e
 	exec 2>&$ERR
 	if [ -n "$AGENT_PID" ] && kill -0 "$AGENT_PID" 2>/dev/null; then
 		if [ $status -ne 0 ]; then
 			echo "--- counters at the end" >&2
-			timeout 5 "$CTL" --json stats | jq -c 'del(.. | .refault_latency_histogram?)' >&2
+			timeout 5 "$CTL" --json stats | jq -c 'walk(if type == "object" then
+				del(.refault_latency_histogram) | with_entries(select(.value != 0)) else . end)' >&2
 		fi
 	fi
 	[ -z "$DIR" ] || live_kill_all
-	if [ $status -ne 0 ] && [ $status -ne 77 ] && [ -n "$DIR" ] && [ -e "$DIR/agent.log" ]; then
-		echo "--- agent log (last 80 lines)" >&2
-		tail -n 80 "$DIR/agent.log" >&2
+	if [ $status -ne 0 ] && [ $status -ne 77 ] && [ -n "$DIR" ]; then
+		if [ -e "$DIR/agent.log" ]; then
+			echo "--- agent log (last 80 lines)" >&2
+			tail -n 80 "$DIR/agent.log" >&2
+		fi
+		echo "--- status $status${WHERE:+; $WHERE}" >&2
+		tail -n 5 "$DIR/why" >&2
 	fi
 	if [ -n "$DIR" ]; then
 		if [ "${USWAP_KEEP:-0}" = 1 ]; then
@@ -107,6 +115,15 @@ need_program() {
 	done
 }
 
+# Not a version manager's script in front of it.
+real_python() {
+	if [ -x /usr/bin/python3 ]; then
+		echo /usr/bin/python3
+	else
+		type -P python3
+	fi
+}
+
 live_begin() {
 	local reason
 
@@ -124,6 +141,9 @@ live_begin() {
 	DIR=$(mktemp -d "${TMPDIR:-/tmp}/uswap-test.XXXXXX")
 	chmod 755 "$DIR"
 	exec {ERR}>&2
+	: >"$DIR/why"
+	set -E
+	trap 'WHERE=${WHERE:-line $LINENO: $BASH_COMMAND}' ERR
 	trap live_cleanup EXIT
 	trap 'exit 130' INT TERM
 	trap : PIPE # seen as an error of the write; not inherited

@@ -74,7 +74,7 @@ os.close(to[1])
 os.waitpid(child, 0)
 print('bye', flush=True)
 END
-peer_start env "LD_PRELOAD=$LIB" python3 "$DIR/family.py"
+peer_start env "LD_PRELOAD=$LIB" "$(real_python)" "$DIR/family.py"
 family=$PEER
 wait_until 20 "a fork child to be there" attached 3
 again 3

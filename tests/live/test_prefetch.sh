@@ -87,7 +87,7 @@ peer_stop "$PEER"
 
 # A program with pages alike: the store learns from them.
 export READY=$DIR/heap
-env "LD_PRELOAD=$LIB" python3 "${srcdir:-.}/bench/heaps/records.py" python 24 &
+env "LD_PRELOAD=$LIB" "$(real_python)" "${srcdir:-.}/bench/heaps/records.py" python 24 &
 HEAP_PID=$!
 wait_until 60 "the program to have its data" test -e "$READY"
 PEER_PID=$HEAP_PID

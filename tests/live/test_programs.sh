@@ -6,15 +6,6 @@
 # shellcheck source=tests/live/lib.sh
 . "${srcdir:-.}/tests/live/lib.sh"
 
-# Not a version manager's script in front of it.
-python() {
-	if [ -x /usr/bin/python3 ]; then
-		echo /usr/bin/python3
-	else
-		type -P python3
-	fi
-}
-
 # compare NAME SECONDS COMMAND...: both runs in a directory each
 compare() {
 	local name=$1 limit=$2 way status
@@ -116,10 +107,10 @@ source_dir=$(realpath "${srcdir:-.}/tests/workloads")
 compiler=${CC:-gcc}
 compiler=${compiler%% *}
 
-if [ -n "$(python)" ]; then
+if [ -n "$(real_python)" ]; then
 	write_python >"$DIR/script.py"
 	export PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1
-	compare python 50 "$(python)" "$DIR/script.py"
+	compare python 50 "$(real_python)" "$DIR/script.py"
 else
 	say "no python3 here"
 fi
