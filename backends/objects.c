@@ -414,6 +414,7 @@ static int init(struct objects *o, const struct objects_settings *settings)
 	pthread_cond_init(&o->changed, &attr);
 	pthread_condattr_destroy(&attr);
 	o->state = STORE_CONNECTING;
+	o->told = STORE_STATES; /* whatever it will be is news */
 	snprintf(o->where, sizeof(o->where), "%s", settings->where);
 	snprintf(o->reason, sizeof(o->reason), "%s: connecting", o->where);
 	o->timeout_ms = settings->timeout_ms;

@@ -18,6 +18,7 @@ END
 AGENT_STORES=("rados:uswap,conf=$CEPH_CONF,timeout=20,host=here")
 agent_start
 wait_until 60 "the store to be up" tier_works rados
+wait_until 20 "the log to say who we are" grep -q "pool uswap: connected, host id here" "$DIR/agent.log"
 serve_start "$MIB"
 served=$SERVED
 in_the_pool() {
