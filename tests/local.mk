@@ -166,6 +166,7 @@ EXTRA_DIST += \
 	tests/flow/planted/full-lane-used-on.patch \
 	tests/flow/planted/gate-ignored.patch \
 	tests/flow/planted/gate-of-the-closed.patch \
+	tests/flow/planted/gate-wake-lost.patch \
 	tests/flow/planted/generation-not-raised.patch \
 	tests/flow/planted/guard-overwritten.patch \
 	tests/flow/planted/late-unmap-hits-what-moved-there.patch \

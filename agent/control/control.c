@@ -13,7 +13,7 @@
 /* Messages that a peer who doesn't read may let pile up: signals, and answers, which are
    large, to one who calls nevertheless. */
 #define UNREAD_MAX 4096
-#define UNREAD_CALLER_MAX 64
+#define UNREAD_CALLER_MAX 16
 
 struct control *control_new(sd_event *event, const struct settings *settings,
 			    const struct control_hooks *hooks)

@@ -15,7 +15,7 @@
 #include "control/private.h"
 
 #define PEERS_MAX 256
-#define PEERS_PER_USER 32
+#define PEERS_PER_USER 8
 
 /* Root is never locked out by the others. */
 static bool room_for(const struct control *control, uid_t uid)

@@ -6,6 +6,7 @@
 #include "engine/private.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -103,12 +104,21 @@ static void look_for_guards(struct worker *w, struct session *s)
 	s->guards_due_ns = now_ns() + MAX(w->scan_ns, (now_ns() - begin) * MAPPINGS_COST_SHARE);
 }
 
+/* It was us who were held up: the report lies there. */
+static bool has_answered(const struct session *s)
+{
+	struct pollfd socket = { .fd = s->fds.mover, .events = POLLIN };
+
+	return poll(&socket, 1, 0) > 0;
+}
+
 void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 {
 	int r;
 
 	s->next_tick_ns = now + MIN(w->scan_ns, 250 * 1000000ull);
-	if (s->reporting && s->reporting->ordered && now - s->reporting->ordered_ns > ANSWER_NS) {
+	if (s->reporting && s->reporting->ordered && now - s->reporting->ordered_ns > ANSWER_NS &&
+	    !has_answered(s)) {
 		s->slow_until_ns = now + SLOW_NS;
 		notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_REVOKE);
 	}

@@ -114,8 +114,11 @@ void owner_adopt(struct owner *o, struct session *s)
 		flow_tell_away(s, 0);
 		record_introduce(s);
 		inject(INJECT_ADOPTED);
-		(void)watch_set(o->epoll, EPOLL_CTL_ADD, s->fds.gate_event, event);
-		session_set_state(s, SESSION_ACTIVE);
+		/* Unheard, the mover would keep its program waiting. */
+		if (watch_set(o->epoll, EPOLL_CTL_ADD, s->fds.gate_event, event) == 0)
+			session_set_state(s, SESSION_ACTIVE);
+		else
+			atomic_store(&s->reason, "its gate can't be watched");
 		a->done = true;
 	}
 	notice_send(&o->flow->engine, &s->to_engine, SESSION_NEWS_ADOPTED);
@@ -295,7 +298,10 @@ void owner_settle(struct owner *o)
 		if (s->recover)
 			owner_recover(o, s);
 		events_settle_idle(o, s);
-		o->unquiet |= !events_are_quiet(s);
+		room_settle(o, s);
+		if (s->gate_wait_ns && gate_is_free(s->gate))
+			fault_serve(o, s);
+		o->unquiet |= !events_are_quiet(s) || s->gate_wait_ns;
 	}
 }
 

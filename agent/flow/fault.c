@@ -209,11 +209,12 @@ static bool answer_message(struct owner *o, struct session *s, const struct uffd
 		break;
 	case PLACED_NOMEM:
 		room_none(o, s);
-		__attribute__((fallthrough));
+		room_wait(o, s);
+		break;
 	case PLACED_GONE:
 	case PLACED_FAILED:
-		/* The thread tries again and gets its SIGSEGV, or its page when
-		   there is room; nothing of ours is dropped. */
+		/* The thread tries again and gets its SIGSEGV; nothing of ours is
+		   dropped. */
 		uffd_wake(s->fds.uffd, vpn << PAGE_SHIFT, PAGE_BYTES);
 		break;
 	case PLACED_DEAD:
@@ -341,11 +342,13 @@ void fault_serve(struct owner *o, struct session *s)
 	if (!s->polled)
 		return;
 	if (!gate_enter_soon(s->gate)) {
-		/* The mover wakes us through the eventfd when it is out. */
+		/* The mover wakes us through the eventfd when it is out, unless somebody
+		   of ours goes in and out just before it looks (owner_settle()). */
 		if (!s->gate_wait_ns) {
 			s->gate_wait_ns = now_ns();
 			set_armed(o, s, false);
 		}
+		o->unquiet = true;
 		return;
 	}
 	serve_inside(o, s);

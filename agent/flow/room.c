@@ -11,7 +11,8 @@
 
 #define LOW_PAGES 2048 /* when so few are left, the worker is told */
 /* A thread that waits for room tries again so long; then the kernel decides. */
-#define PATIENCE_NS (2 * NSEC_PER_SEC)
+#define PATIENCE_NS (10 * NSEC_PER_SEC)
+#define RETRY_NS 1000000u /* ... and not more often than this */
 
 static void ask(struct owner *o, struct session *s)
 {
@@ -51,6 +52,25 @@ void room_none(struct owner *o, struct session *s)
 {
 	atomic_store_explicit(&s->room_pages, 0, memory_order_relaxed);
 	ask(o, s);
+}
+
+void room_wait(struct owner *o, struct session *s)
+{
+	if (!s->room_wake_ns)
+		s->room_wake_ns = o->now + RETRY_NS;
+	o->unquiet = true;
+}
+
+void room_settle(struct owner *o, struct session *s)
+{
+	if (!s->room_wake_ns)
+		return;
+	if (now_ns() < s->room_wake_ns) {
+		o->unquiet = true;
+		return;
+	}
+	s->room_wake_ns = 0;
+	(void)uffd_wake_all(s->fds.uffd);
 }
 
 int64_t room_left(const struct session *s)

@@ -51,6 +51,11 @@ static inline bool gate_enter_soon(struct wire_gate *gate)
 	return gate_enter(gate);
 }
 
+static inline bool gate_is_free(const struct wire_gate *gate)
+{
+	return !gate || __atomic_load_n(&gate->word, __ATOMIC_RELAXED) == WIRE_GATE_FREE;
+}
+
 static inline void gate_leave(struct wire_gate *gate)
 {
 	if (!gate)

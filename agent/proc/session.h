@@ -255,6 +255,7 @@ struct session {
 	bool starved;		 /* some of its faults found none free */
 	bool mover_gone;
 	uint64_t room_wait_ns;	 /* since when a page waits for room; 0: none does */
+	uint64_t room_wake_ns;	 /* when those that wait for it are to try again; 0: none is */
 	struct session *next_job; /* owner's list of restoring and closing ones */
 	bool in_job;
 	struct session *next_owned;

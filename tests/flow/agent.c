@@ -1092,7 +1092,7 @@ static void put_ranges(struct out *o, const struct ranges *r)
 
 static void put_session(struct out *o, const struct session *s)
 {
-	const bool flags[] = { s->polled, s->gate_wait_ns != 0, s->wake_all, s->barred, s->detach,
+	const bool flags[] = { s->polled, s->gate_wait_ns != 0, s->room_wake_ns != 0, s->wake_all, s->barred, s->detach,
 			       s->mover_gone, s->in_job, s->busy, s->leaving, s->closed, s->ended,
 			       s->heir_of != NULL, s->heirs != NULL, s->tampered, s->adoption != NULL };
 

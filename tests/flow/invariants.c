@@ -151,7 +151,7 @@ static void check_sleepers(int i, const struct session *s)
 	for (const struct thread *t = w.thread; t < w.thread + THREADS; t++) {
 		slot_t slot;
 
-		if (!t->used || t->mm != i || t->blocked != FAULT_READ || s->wake_all ||
+		if (!t->used || t->mm != i || t->blocked != FAULT_READ || s->wake_all || s->room_wake_ns ||
 		    s->recover == SESSION_RECOVER_WAKE) /* found by a new worker, which wakes all */
 			continue;
 		slot = slotmap_get(&s->slots, page_address(t->page) >> PAGE_SHIFT);

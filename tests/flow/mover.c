@@ -10,7 +10,7 @@
 #include "proc/session.h"
 #include "world.h"
 
-enum { MOVER_IDLE, MOVER_WAITS, MOVER_INSIDE, MOVER_DONE };
+enum { MOVER_IDLE, MOVER_WAITS, MOVER_INSIDE, MOVER_OUTSIDE, MOVER_DONE };
 
 void scripted_mover_receive(int i)
 {
@@ -116,13 +116,18 @@ static void send_report(struct mm *mm, const struct wire_order *o)
 		mm->reports++;
 }
 
+/* In two steps, as it is: the owner may go in and out between them. */
 static void leave_gate(struct mm *mm)
 {
-	struct wire_gate *gate = mm->session->gate;
+	mm->session->gate->word = WIRE_GATE_FREE;
+	mm->mover_step = MOVER_OUTSIDE;
+}
 
-	gate->word = WIRE_GATE_FREE;
-	if (gate->wanted)
+static void tell_owner(struct mm *mm)
+{
+	if (mm->session->gate->wanted)
 		mm->gate_event = true;
+	mm->mover_step = MOVER_DONE;
 }
 
 /* ---- DROP, POPULATE ---- */
@@ -198,7 +203,9 @@ static void step_move(struct mm *mm, const struct wire_order *o)
 		memset(mm->results, 0, sizeof(mm->results));
 		move_all(mm, o);
 		leave_gate(mm);
-		mm->mover_step = MOVER_DONE;
+		break;
+	case MOVER_OUTSIDE:
+		tell_owner(mm);
 		break;
 	default:
 		send_report(mm, o);
