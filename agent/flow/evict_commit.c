@@ -49,6 +49,8 @@ bool evict_forget_forwarder(struct owner *o, struct session *s, uint64_t vpn)
 
 void evict_forget_forwarders(struct owner *o, struct session *s)
 {
+	if (!counter_get(&s->slots.count[SLOT_STAGED]))
+		return;
 	for (uint64_t vpn = 0;; vpn++) {
 		vpn = slotmap_next(&s->slots, vpn, SLOTMAP_VPN_MAX, 1u << SLOT_STAGED);
 		if (vpn == SLOTMAP_VPN_MAX || !evict_forget_forwarder(o, s, vpn))
