@@ -252,7 +252,7 @@ static unsigned int nr_sessions(void)
 
 static void gate_enter(struct session *s)
 {
-	uint64_t end = now_ms() + 5000, n;
+	uint64_t end = now_ms() + 20000, n;
 
 	if (!s->gate)
 		return;
@@ -381,7 +381,7 @@ static void serve_uffd(struct session *s)
 	struct uffd_msg m[16];
 	uint64_t todo[64];
 	unsigned int n = 0;
-	uint64_t end = now_ms() + 5000;
+	uint64_t end = now_ms() + 20000;
 
 	gate_enter(s);
 	do {
@@ -746,7 +746,7 @@ static struct session *spawn(struct workload *w, const char *lib, const char *pr
 	spawn_only(w, lib, program);
 	CHECK(read_line(w, 10000), "the workload does not start");
 	CHECK(sscanf(w->line, "range %" SCNx64 " %u", &w->base, &w->pages) == 2, "%s", w->line);
-	for (uint64_t end = now_ms() + 5000; !s && now_ms() < end; turn(-1, 5))
+	for (uint64_t end = now_ms() + 20000; !s && now_ms() < end; turn(-1, 5))
 		s = session_of(w->pid);
 	CHECK(s, "the workload did not attach");
 	CHECK(s->mover > 0 && s->mover != s->pid, "mover %d", s->mover);
@@ -760,7 +760,7 @@ static void finish(struct workload *w, struct session *s, int expected)
 	int status;
 
 	CHECK(tell(w, "exit 3"), "exit");
-	for (uint64_t end = now_ms() + 5000;;) {
+	for (uint64_t end = now_ms() + 20000;;) {
 		pid_t pid = waitpid(w->pid, &status, WNOHANG);
 
 		if (pid == w->pid)
@@ -809,7 +809,7 @@ static struct wire_order one_range(struct session *s, enum wire_op op, uint64_t 
 static void order(struct session *s, struct wire_order *o)
 {
 	send_order(s, o);
-	CHECK(await_report(s, 5000), "no report");
+	CHECK(await_report(s, 20000), "no report");
 }
 
 static uint64_t transit_of(const struct session *s, unsigned int lane, unsigned int page)

@@ -53,7 +53,11 @@ serve_stop "$SERVED"
 
 # ---- a report of an order that a dead worker gave, while a new one waits for its own ----
 # The mover is stopped with two orders before it, both the first of their workers.
-mover=$(movers)
+one_mover() {
+	mover=$(movers)
+	[ "$(wc -w <<<"$mover")" = 1 ]
+}
+wait_until 20 "one mover to be left" one_mover
 for i in 1 2; do
 	wait_until 30 "half of the pages to leave" absent_at_least "$one" 50
 	[ "$(ask "$one" change)" -gt 0 ] || fail "change"

@@ -33,7 +33,7 @@ while kill -0 $hostile 2>/dev/null; do
 	[ "$(ask "$SERVED" verify)" = 4096 ] || fail "verify beside a hostile peer"
 	[ "$(ask "$SERVED" change)" -gt 0 ] || fail "change beside a hostile peer"
 	[ "$(worker)" = "$agent" ] || fail "the agent has died: $(cat "$DIR/hostile.out")"
-	timeout $((5 * FACTOR)) "$CTL" stats >/dev/null ||
+	timeout $((20 * FACTOR)) "$CTL" stats >/dev/null ||
 		fail "no answer to stats beside a hostile peer: $(cat "$DIR/hostile.out")"
 	rounds=$((rounds + 1))
 done

@@ -56,19 +56,7 @@ groups_end() {
 live_begin
 find_controller
 name=uswap-test-$$
-on_exit() {
-	local status=$?
-
-	set +e
-	(
-		(exit $status)
-		live_cleanup
-	)
-	status=$?
-	groups_end
-	exit $status
-}
-trap on_exit EXIT
+AT_END=groups_end
 
 # without: killed, else this test tells nothing
 group_make $name-plain $LIMIT_MIB
@@ -109,7 +97,7 @@ peer_start bash -c 'echo $$ >"$0" && exec env LD_PRELOAD="$1" "$2" 40' \
 evicts() { bounded 60 "$CTL" evict "$PEER_PID" >/dev/null 2>&1; }
 wait_until 20 "it to be evicted" evicts
 echo $((36 << 20)) >"$GROUPS_ROOT/$name-small/$LIMIT_FILE" || fail "it can't be made smaller"
-sleep 0.5 # the agent looks ten times a second
+sleep 2 # the agent looks ten times a second
 status=0
 bounded 60 "$CTL" restore "$PEER_PID" >"$DIR/restored" 2>&1 || status=$?
 [ $status = 1 ] || fail "restore into a small group: status $status, $(cat "$DIR/restored")"
@@ -129,7 +117,7 @@ for pid in $AGENT_PID $(pgrep -P "$AGENT_PID"); do
 done
 evicted_run fill_verify 8 1 # room enough
 echo $((24 << 20)) >"$GROUPS_ROOT/$name-agent/$LIMIT_FILE" || fail "the agent takes more than 24 MiB"
-sleep 1.5 # it looks once a second
+sleep 4 # it looks once a second
 before=$(total pages_out_total)
 bounded 60 env "LD_PRELOAD=$LIB" "$WORKLOADS/fill_verify" 8 1 || fail "beside an agent at its limit"
 [ "$(total pages_out_total)" = "$before" ] || fail "pages have left for an agent at its limit"

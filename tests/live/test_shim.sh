@@ -65,7 +65,7 @@ check() { # WHAT COMMAND...
 peer_start() { # [HOW]
 	"$PEER" serve "$SOCKET" "${1:-polite}" >"$DIR/peer.out" 2>"$DIR/peer.err" &
 	PEER_PID=$!
-	for _ in $(seq 100); do
+	for _ in $(seq 600); do
 		[ -S "$SOCKET" ] && return 0
 		sleep 0.05
 	done
@@ -169,9 +169,9 @@ eof_seen() {
 	begin=$(milliseconds)
 	shim "$BASH" -c "'$BASH' -c 'exec >&-; sleep 3' | cat; echo done" || return 1
 	# shellcheck disable=SC2016
-	shim "$BASH" -c 'coproc { read -r x; echo "got $x"; exec 1>&-; sleep 3; }
+	shim "$BASH" -c 'coproc { read -r x; echo "got $x"; exec 1>&-; sleep 20; }
 		echo hi >&"${COPROC[1]}"; cat <&"${COPROC[0]}"'
-	[ $(($(milliseconds) - begin)) -lt 6000 ]
+	[ $(($(milliseconds) - begin)) -lt 18000 ]
 }
 
 shells() {
@@ -292,7 +292,7 @@ stopped_agent() {
 		sleep 2
 		kill -STOP "$PEER_PID"
 	) &
-	unattached 15000 "timed out"
+	unattached 28000 "timed out"
 	status=$?
 	wait $!
 	return $status
@@ -318,7 +318,7 @@ closed_stderr_pipe() {
 }
 
 settings() {
-	check "no agent: one line" unattached 2000 "no agent: no such file"
+	check "no agent: one line" unattached 20000 "no agent: no such file"
 	peer_start
 	check "USWAP_DEBUG: one line when attached" said "attached: session 7" 1 USWAP_DEBUG=1
 	check "no USWAP_DEBUG: silence" silent USWAP_DEBUG=
@@ -330,11 +330,11 @@ settings() {
 		USWAP_SOCKET="/$(head -c 200 /dev/zero | tr '\0' a)"
 	check "standard error closed at the other end" closed_stderr_pipe
 	peer_stop
-	refused refuse 2000 "may not attach"
-	refused no-attach 2000 "connection closed"
-	refused fail-attach 2000 "could not set the session up"
-	refused hang 15000 "hello: timed out"
-	refused hang-attach 15000 "attach: timed out"
+	refused refuse 20000 "may not attach"
+	refused no-attach 20000 "connection closed"
+	refused fail-attach 20000 "could not set the session up"
+	refused hang 28000 "hello: timed out"
+	refused hang-attach 28000 "attach: timed out"
 	peer_start hang-attach
 	check "agent stopped in the middle of the handshake" stopped_agent
 	peer_stop

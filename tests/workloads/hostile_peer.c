@@ -32,7 +32,7 @@
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
 #endif
 
-#define STEP_MS 3000
+#define STEP_MS 30000
 #define FDS_MAX 253
 #define CROWD 300
 #define LINGERING 24 /* more than the agent has threads to close them */
@@ -92,7 +92,7 @@ static size_t answer(int fd, void *bytes, size_t size, int fds[2])
 	ssize_t n;
 
 	fds[0] = fds[1] = -1;
-	if (poll(&wait, 1, 1000) <= 0)
+	if (poll(&wait, 1, 20000) <= 0)
 		return 0;
 	n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
 	if (n <= 0)
@@ -586,7 +586,7 @@ static void check_worker(const char *after)
 	wl_fill(area, 256, 1);
 	session_ready(&s);
 	wait.fd = s.fd;
-	WL_CHECK(poll(&wait, 1, 2000) > 0, "no orders any more after %s", after);
+	WL_CHECK(poll(&wait, 1, 20000) > 0, "no orders any more after %s", after);
 	close(s.fd);
 	wl_unmap(area, 256);
 }
@@ -798,7 +798,7 @@ static int exec_for_more(void *arg)
 
 	more->sock = connect_agent();
 	more->device = more->sock < 0 ? -1 : welcomed(more->sock);
-	execl(more->program, "sleep", "2", (char *)NULL);
+	execl(more->program, "sleep", "10", (char *)NULL);
 	return 1;
 }
 
