@@ -14,7 +14,7 @@ if [ "$1" = --python ]; then
 	}
 fi
 script=$1
-limit=${USWAP_TEST_TIMEOUT:-600}
+limit=${USWAP_TEST_TIMEOUT:-900}
 case $script in
 */live/* | */control/* | */ceph/* | */inject/*)
 	exec 9>"${USWAP_BUILD:-.}/.serial"

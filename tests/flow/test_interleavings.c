@@ -193,7 +193,7 @@ static struct result walk(const struct scenario *s)
 {
 	struct limits all = {
 		.runs_max = number("USWAP_FLOW_RUNS", 0),
-		.percent = (unsigned)number("USWAP_FLOW_PERCENT", number("USWAP_TIME_FACTOR", 1) > 1 ? 50 : 70),
+		.percent = (unsigned)number("USWAP_FLOW_PERCENT", number("USWAP_TIME_FACTOR", 1) > 3 ? 50 : 70),
 	};
 	struct limits random = {
 		.runs_max = number("USWAP_FLOW_RANDOM", 100),

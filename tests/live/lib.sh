@@ -27,6 +27,7 @@ LIB=${USWAP_LIB:-$BUILD/preload/libuswap.so}
 FACTOR=${USWAP_TIME_FACTOR:-1}
 DIR=
 AGENT_PID=
+export AT_END=: # what a test has to take away, when all is killed
 
 say() {
 	echo "$TEST: $*"
@@ -89,6 +90,7 @@ live_cleanup() {
 		fi
 	fi
 	[ -z "$DIR" ] || live_kill_all
+	$AT_END
 	if [ $status -ne 0 ] && [ $status -ne 77 ] && [ -n "$DIR" ]; then
 		if [ -e "$DIR/agent.log" ]; then
 			echo "--- agent log (last 80 lines)" >&2

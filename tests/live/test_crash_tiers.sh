@@ -13,7 +13,8 @@ STORE=$(mktemp -d /var/tmp/uswap-crash.XXXXXX)
 trap 'rm -rf "$STORE"' EXIT
 AGENT_STORES=(memory:16M "file:$STORE,size=256M")
 crash_begin
-trap 'status=$?; rm -rf "$STORE"; (exit $status); live_cleanup' EXIT
+store_end() { rm -rf "$STORE"; }
+AT_END=store_end
 
 new_worker() { [ -n "$(worker)" ] && [ "$(worker)" != "$old" ] && agent_up; }
 

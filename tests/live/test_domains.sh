@@ -122,15 +122,19 @@ area = mmap.mmap(-1, pages * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 for i in range(pages):
     area[i * 4096:(i + 1) * 4096] = (hashlib.sha256(b'%d' % i).hexdigest() * 64).encode()
 ends = []
+written, done = os.pipe()
 for c in range(children):
     ours, theirs = os.pipe()
     if os.fork() == 0:
         for i in range(c, pages, 5):
             area[i * 4096] = 65 + c
         os.close(theirs)
+        os.write(done, b'.')
         os.read(ours, 1)  # till the parent ends
         os._exit(0)
     ends.append(theirs)
+for c in range(children):
+    os.read(written, 1)
 print('ready', os.getpid(), flush=True)
 for line in sys.stdin:
     word = line.split()
@@ -161,7 +165,7 @@ for base in /sys/fs/cgroup /sys/fs/cgroup/memory; do
 		[ -e "$GROUPS_DIR/cgroup.procs" ] || { rmdir "$GROUPS_DIR"; GROUPS_DIR=; }
 	fi
 done
-trap 'status=$?; set +e; trap - ERR; (exit $status); (live_cleanup); cleanup_groups; exit $status' EXIT
+AT_END=cleanup_groups
 
 # ---- by user; and one that changes it
 round user
@@ -178,9 +182,9 @@ before=$(peer_ask "$changed" "fill new")
 start 0
 [ "$(peer_ask "$PEER" "fill new")" = "$before" ] || fail "other data"
 evict_all
-again
 # back in, changed to the other user, out again: nothing is shared with either
 "$CTL" restore "${PEER_PIDS[changed]}" >"$DIR/restored" || fail "restore"
+again
 [ "$(peer_ask "$changed" "user 65534")" = "$before" ] || fail "other data"
 apart "one that was root's"
 grep -q "process ${PEER_PIDS[changed]} .* has changed its user from 0 to 65534" "$DIR/agent.log" ||

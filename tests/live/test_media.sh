@@ -37,7 +37,11 @@ loop_drop() {
 }
 
 live_begin
-trap 'status=$?; loop_drop; umount -l "$DIR/small" 2>/dev/null; (exit $status); live_cleanup' EXIT
+mounts_end() {
+	loop_drop
+	umount -l "$DIR/small" 2>/dev/null
+}
+AT_END=mounts_end
 [ "${USWAP_OWN_MOUNTS:-}" = 1 ] || skip "no mount namespace of its own can be had"
 mkdir "$DIR/a" "$DIR/b" "$DIR/small"
 

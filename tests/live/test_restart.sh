@@ -34,7 +34,8 @@ trap 'rm -rf "$STORE"' EXIT
 mkdir "$STORE/a" "$STORE/b"
 (umask 077 && head -c 32 /dev/urandom >"$STORE/key")
 live_begin
-trap 'status=$?; rm -rf "$STORE"; (exit $status); live_cleanup' EXIT
+store_end() { rm -rf "$STORE"; }
+AT_END=store_end
 # shellcheck disable=SC2034
 AGENT_STORES=()
 file_a="Store=file:$STORE/a,size=256M"

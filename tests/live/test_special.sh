@@ -81,7 +81,7 @@ merged() {
 }
 
 live_begin
-trap 'put_back; live_cleanup' EXIT
+AT_END=put_back
 agent_start
 huge_pages
 put_back

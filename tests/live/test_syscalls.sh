@@ -9,7 +9,8 @@ live_begin
 # O_DIRECT needs a file system on a disk: the build directory rather than /tmp
 TMPDIR=$(mktemp -d "$PWD/syscalls.XXXXXX")
 export TMPDIR
-trap 'rm -rf "$TMPDIR"; live_cleanup' EXIT
+directory_end() { rm -rf "$TMPDIR"; }
+AT_END=directory_end
 agent_start
 evicted_run syscall_verify 1
 evicted_run uring_verify

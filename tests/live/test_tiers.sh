@@ -28,7 +28,7 @@ raw_is_down() {
 
 live_begin
 STORE=$(mktemp -d /var/tmp/uswap-tiers.XXXXXX)
-trap 'status=$?; set +e; cleanup_store; (exit $status); live_cleanup' EXIT
+AT_END=cleanup_store
 AGENT_STORES=(memory:16M "file:$STORE,size=512M")
 agent_start
 
