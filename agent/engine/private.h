@@ -142,6 +142,7 @@ struct engine {
 	struct totals before; /* what workers before this one have told */
 	bool enabled;
 	uint64_t full_logged_ns;
+	uint64_t safe_due_ns; /* when to ask again whether descriptors are safe */
 	bool draining, drained;
 	uint64_t user_max, process_max;
 };

@@ -10,6 +10,7 @@
 #include "common/log.h"
 #include "common/util.h"
 
+#define BUSY_NS (30 * NSEC_PER_SEC)
 #define FULL_LOG_NS (60 * NSEC_PER_SEC) /* said at most so often */
 
 void registry_add(struct engine *e, struct session *s)
@@ -147,8 +148,12 @@ static void settle_kept(struct engine *e)
 
 	for (const struct session *s = e->sessions; s; s = s->next)
 		all &= !s->record || !(s->kept_kinds & ~s->record->stored);
-	if (all || !are_safe(e))
+	if (all || now_ns() < e->safe_due_ns)
 		return;
+	if (!are_safe(e)) { /* it is busy, and this thread has waited for it */
+		e->safe_due_ns = now_ns() + BUSY_NS;
+		return;
+	}
 	for (struct session *s = e->sessions; s; s = s->next)
 		if (s->record)
 			atomic_fetch_or(&s->record->stored, s->kept_kinds);

@@ -28,6 +28,7 @@
 #include "proc/record.h"
 
 #define FORK_PAUSE_USEC 1000
+#define FORK_TRIES 100
 
 static void take_out(struct session *s, struct event_plan *plan, unsigned i)
 {
@@ -194,12 +195,31 @@ void events_settle_idle(struct owner *o, struct session *s)
 	(void)settle(o, s, true);
 }
 
+/* Their descriptors stay open, so that the children wait; a worker after us closes them. */
+static void give_up_forks(struct session *s)
+{
+	for (unsigned i = 0; i < s->nr_waiting;) {
+		int child = (int)s->waiting[i].arg.fork.ufd;
+
+		if (s->waiting[i++].event != UFFD_EVENT_FORK)
+			continue;
+		take_out(s, NULL, i - 1);
+		take_out_child(s, NULL, child);
+		i = 0;
+	}
+	record_commit(s, 0);
+}
+
 void events_flush(struct owner *o, struct session *s)
 {
-	/* A fork without memory has no other place to wait in, so this thread waits; for
-	   too long, and the watchdog has another worker try. */
-	while (s->nr_waiting && !settle(o, s, false))
+	/* A fork without memory has no other place to wait in, and others wait with it. */
+	for (unsigned i = 0; s->nr_waiting && !settle(o, s, false) && i < FORK_TRIES; i++)
 		usleep(FORK_PAUSE_USEC);
+	if (!s->nr_waiting)
+		return;
+	give_up_forks(s);
+	if (s->nr_waiting)
+		(void)settle(o, s, false);
 }
 
 void events_leave_fault(struct owner *o, struct session *s)

@@ -147,12 +147,13 @@ static int watch(pid_t worker, const struct holder *holder, int *stop)
 		/* First: one that comes as the worker dies is for the next. */
 		if (signal == SIGTERM || signal == SIGINT)
 			*stop = signal;
+		/* Before the worker: the deaths of both may be one signal. */
+		if (shared->holder && waitpid(shared->holder, NULL, WNOHANG) == shared->holder)
+			start_holder(holder);
 		if (waitpid(worker, &status, WNOHANG) == worker) {
 			shared->worker = 0;
 			return status;
 		}
-		if (shared->holder && waitpid(shared->holder, NULL, WNOHANG) == shared->holder)
-			start_holder(holder);
 		if (signal == SIGTERM || signal == SIGINT || signal == SIGHUP)
 			kill(worker, signal);
 	}

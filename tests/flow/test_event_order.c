@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/inject.h"
 #include "common/util.h"
 #include "flow/flow.h"
 
@@ -522,6 +523,28 @@ START_TEST(test_INV_7_moved_without_memory)
 }
 END_TEST
 
+/* A fork without memory waits as long as there is room for it to wait in. */
+START_TEST(test_fork_without_memory)
+{
+	struct inject_words words = { .how = INJECT_NOMEM };
+	struct uffd_msg fork = { .event = UFFD_EVENT_FORK, .arg.fork.ufd = 1000 };
+
+	inject_words = &words;
+	events_take(&owner, s, &fork);
+	rest();
+	ck_assert_uint_eq(s->nr_waiting, 1);
+	for (unsigned i = 1; i < SESSION_WAITING_MAX; i++)
+		REMOVE(A);
+	holds(A, A);
+	ck_assert_uint_eq(s->nr_waiting, SESSION_WAITING_MAX);
+	REMOVE(B);
+	is(A, SLOT_BARRED);
+	holds(B, B);
+	ck_assert_uint_eq(s->nr_waiting, 1);
+	inject_words = NULL;
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("event_order");
@@ -549,6 +572,7 @@ int main(void)
 	tcase_add_test(tc, test_bars_of_a_user);
 	tcase_add_test(tc, test_huge_remove_takes_no_memory);
 	tcase_add_test(tc, test_addresses_out_of_reach);
+	tcase_add_test(tc, test_fork_without_memory);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_ENV);
 	failed = srunner_ntests_failed(runner);
