@@ -35,7 +35,7 @@ chmod 755 "$dir"
 box() { "$src/scripts/sdbox" "$name" exec "$@"; }
 cleanup() {
 	local status=$?
-	trap - EXIT
+	trap - EXIT ERR
 	set +e
 	if [ $status -ne 0 ] && [ $status -ne 77 ]; then
 		echo "---- journal of the agent"
@@ -47,16 +47,23 @@ cleanup() {
 	fi
 	"$src/scripts/sdbox" "$name" stop
 	rm -rf "$dir"
+	# once more behind the logs; without a word, the first command that ended the test
+	[ $status -eq 0 ] || [ $status -eq 77 ] || say "status $status: ${why:-$where}" >&2
 	exit $status
 }
+why=
+where=
+set -E
+trap 'where=${where:-line $LINENO: $BASH_COMMAND}' ERR
 trap cleanup EXIT
 trap 'exit 1' INT TERM HUP
 fail() {
-	say "FAILED: $*" >&2
+	why="FAILED: $*"
+	say "$why" >&2
 	exit 1
 }
 wait_until() { # SECONDS WHAT COMMAND...
-	local end=$((SECONDS + $1)) what=$2
+	local end=$((SECONDS + $1 * ${USWAP_TIME_FACTOR:-1})) what=$2
 	shift 2
 	until "$@"; do
 		[ $SECONDS -lt $end ] || fail "still waiting: $what"

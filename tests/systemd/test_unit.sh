@@ -43,6 +43,11 @@ inject() { # POINT HOW: common/inject.h
 box sh -c 'head -c 4096 /dev/zero >/run/uswap/inject; chown uswap /run/uswap/inject'
 drop_in inject Environment=USWAP_INJECT=/run/uswap/inject
 
+journal() { # all that was said before
+	box journalctl --sync || :
+	box journalctl -u uswap-agent --no-pager -o cat "$@"
+}
+
 # ---- start: READY, and that's an ordinary user with one capability ----
 box systemctl enable -q uswap-agent
 box systemctl start uswap-agent
@@ -73,7 +78,8 @@ box systemctl show -P StatusText uswap-agent
 box uswapctl --json stats | jq -e '.agent.tiers[1] | .name == "file" and .state == "up"' >/dev/null ||
 	fail "no file store: $(box uswapctl --json stats | jq -c .agent.tiers)"
 box systemctl reload uswap-agent
-[ "$(box systemctl is-active uswap-agent)" = active ] || fail "not active after a reload"
+is_active() { [ "$(box systemctl is-active uswap-agent || :)" = active ]; }
+wait_until 20 "the agent to be active after a reload" is_active
 box busctl --no-pager status org.uswap1 >/dev/null || fail "org.uswap1 is not on the system bus"
 
 # ---- a program of an ordinary user ----
@@ -88,13 +94,13 @@ start_work() { # its pid in $work
 	}
 	worker=$WORK_PID
 	answer=
-	read -r -t 30 answer <&"${WORK[0]}" || fail "the program did not start: $answer"
+	read -r -t 100 answer <&"${WORK[0]}" || fail "the program did not start: $answer"
 	work=${answer#ready }
 	wait_until 20 "the program to be attached" stats "$work" >"$dir/attached"
 }
 ask() { # COMMAND, the answer that must come
 	echo "$1" >&"${WORK[1]}"
-	read -r -t 60 answer <&"${WORK[0]}" || fail "$1: no answer"
+	read -r -t 200 answer <&"${WORK[0]}" || fail "$1: no answer"
 	[[ $answer == "$2"* ]] || fail "$1: $answer"
 }
 end_work() {
@@ -103,11 +109,14 @@ end_work() {
 	ask quit bye
 	wait "$worker" || fail "the program ended with status $?"
 }
+# not before its mover is there
+evicts() { box uswapctl evict "$work" >"$dir/evicted" 2>&1; }
+evict_work() { wait_until 20 "$work to be evicted" evicts; }
 start_work
 as_user uswapctl status >/dev/null || fail "uswapctl status as an ordinary user"
 say "attached: $(stats "$work" | jq -c '.processes[0] | {pid, uid, state, resident_bytes}')"
 
-box uswapctl evict "$work"
+evict_work
 evicted=$(stats "$work" | value evicted_bytes)
 [ "$evicted" -ge $((48 << 20)) ] || fail "only $evicted bytes of 64 MiB have left"
 box uswapctl restore "$work"
@@ -120,7 +129,9 @@ say "an ordinary user is refused: $(tail -n 1 "$dir/refused")"
 main_pid() { box systemctl show -P MainPID uswap-agent; }
 stored() { box systemctl show -P NFileDescriptorStore uswap-agent; }
 is_another() { # PID: it is active, and not with that one
-	[ "$(box systemctl is-active uswap-agent || :)" = active ] && [ "$(main_pid)" != "$1" ]
+	local main
+
+	is_active && main=$(main_pid) && [ "${main:-0}" -gt 1 ] && [ "$main" != "$1" ]
 }
 is_served() {
 	[ "$(stats "$work" 2>/dev/null | value evicted_bytes)" -ge $((32 << 20)) ] 2>/dev/null
@@ -129,7 +140,7 @@ survives() { # WHAT COMMAND...
 	local what=$1 old
 	shift
 	old=$(main_pid)
-	box uswapctl evict "$work" >/dev/null
+	evict_work
 	ask longest longest
 	"$@"
 	ask work right
@@ -149,11 +160,15 @@ kill_both() {
 [ "$(stored)" -ge 15 ] || fail "only $(stored) descriptors are stored"
 survives "kill -9 of keeper and worker" kill_both
 survives "a restart" box systemctl restart --no-block uswap-agent
+# it returns when the manager begins with it
+main=$(main_pid)
 box systemctl daemon-reexec
+is_main() { [ "$(main_pid 2>/dev/null)" = "$main" ]; }
+wait_until 20 "the manager to be back" is_main
 survives "daemon-reexec and kill -9" kill_both
 # the worker alone: the service's process stays
 main=$(main_pid)
-box uswapctl evict "$work" >/dev/null
+evict_work
 ask longest longest
 box kill -KILL "$(worker_of "$main")"
 ask work right
@@ -169,7 +184,7 @@ say "kill -9 of the worker with pages away: $answer pages right, the longest tou
 # 1: the keeper is killed as well. 5: and the manager had no time for it before.
 for how in FORK_READ=1 FORK_NAMED=1 EVENT_TAKEN=1 FORK_KNOWN=5; do
 	old=$(main_pid)
-	box uswapctl evict "$work" >/dev/null
+	evict_work
 	inject "${how%=*}" "${how#*=}"
 	ask fork right
 	wait_until 30 "another agent after $how" is_another "$old"
@@ -224,12 +239,12 @@ box rm /etc/uswap/uswap.conf.d/storm.conf
 # ---- a fault thread hangs: the watchdog has it started anew ----
 drop_in watchdog WatchdogSec=3s
 box systemctl restart uswap-agent
-box uswapctl evict "$work" >/dev/null
+evict_work
 old=$(main_pid)
 inject PLACED 2 # the thread hangs
 ask verify right
 [ "$(main_pid)" != "$old" ] || fail "the fault thread has not hung"
-box journalctl -u uswap-agent --no-pager -o cat -n 200 >"$dir/journal"
+journal -n 200 >"$dir/journal"
 grep -q 'a fault thread does not answer' "$dir/journal" || fail "nobody noticed the thread"
 grep -qi 'watchdog timeout' "$dir/journal" || fail "it was not the watchdog"
 say "a fault thread that hangs: the watchdog has fired, $answer pages right"
@@ -248,7 +263,7 @@ drop_in patience TimeoutStopSec=2s
 box systemctl restart uswap-agent
 wait_until 20 "the program to be there" stats "$work" >"$dir/attached"
 starve
-box uswapctl evict "$work" >/dev/null
+evict_work
 status=0
 box uswapctl drain >"$dir/refused" 2>&1 || status=$?
 [ $status = 1 ] || fail "drain without memory: $status, $(cat "$dir/refused")"
@@ -261,14 +276,17 @@ ask work right # some of them: for all there would be memory when they are back
 say "a stop without memory: $(box systemctl show -P StatusText uswap-agent | cut -c1-90)..., programs are served"
 # what would be lost is not left; where it is kept, another start takes it. Then there
 # is memory: everything is given back, the program goes on without the agent
-ended() { ! box pgrep '^uswap-[ah]' >/dev/null; }
+ended() { # for the manager too
+	! box pgrep '^uswap-[ah]' >/dev/null &&
+		[[ $(box systemctl is-active uswap-agent || :) =~ ^(inactive|failed)$ ]]
+}
 if [ "$(box systemctl show -P FileDescriptorStorePreserve uswap-agent)" = yes ]; then
 	box uswapctl drain --leave
 	wait_until 10 "the agent to leave" ended
 	box systemctl start uswap-agent
 	wait_until 20 "the program to be served by another start" is_served
 	ask verify right
-	box uswapctl evict "$work" >/dev/null
+	evict_work
 	say "left to a later start, which serves it: $answer pages right"
 	box systemctl stop uswap-agent
 else
@@ -279,7 +297,7 @@ else
 	wait_until 30 "the stop, when there is memory" ended
 fi
 [ "$(box systemctl show -P Result uswap-agent)" = success ] || fail "the stop has failed"
-box journalctl -u uswap-agent --no-pager -o cat -n 20 | grep -m 1 'stopping: .* of 1 programs to be restored' ||
+journal -n 60 | grep -m 1 'stopping: .* of 1 programs to be restored' ||
 	fail "no progress was told"
 end_work
 
@@ -287,8 +305,8 @@ end_work
 box systemctl start uswap-agent.socket
 [ "$(box systemctl is-active uswap-agent || :)" = inactive ] || fail "started without need"
 start_work
-[ "$(box systemctl is-active uswap-agent)" = active ] || fail "not started by its socket"
-box uswapctl evict "$work"
+wait_until 20 "the agent to be started by its socket" is_active
+evict_work
 end_work
 box systemctl stop uswap-agent.socket uswap-agent
 
@@ -301,12 +319,12 @@ box systemctl start uswap-agent
 start_work
 use newer
 survives "a restart with a newer build" box systemctl restart uswap-agent
-box uswapctl evict "$work" >/dev/null
+evict_work
 use older
 held=$(stored)
 if box systemctl restart uswap-agent 2>/dev/null; then fail "an older agent has started over a newer one's"; fi
 sleep 1.5 # it is started again, too
-box journalctl -u uswap-agent --no-pager -o cat -n 20 | grep -m 1 'served by a newer agent, .*start that one again' ||
+journal -n 200 | grep -m 1 'served by a newer agent, .*start that one again' ||
 	fail "the older one does not say what to do"
 [ "$(stored)" -ge "$held" ] || fail "$(stored) descriptors are kept of $held"
 use newer
@@ -328,7 +346,7 @@ fi
 say "$(box systemd-analyze security --no-pager uswap-agent.service 2>&1 | tail -n 1)"
 
 # ---- and nothing is wrong ----
-box journalctl -u uswap-agent --no-pager -o cat -p err |
+journal -p err |
 	grep -v -e 'the worker was killed by signal 9' -e 'a fault thread does not answer' \
 		-e 'Watchdog timeout' -e "can't stop yet" -e 'served by a newer agent' -e 'Failed to start' >"$dir/errors" || :
 if [ -s "$dir/errors" ]; then
@@ -356,7 +374,7 @@ wait_until 20 "the service to be ready" grep -q ready "$dir/share/out"
 work=$(sed -n 's/^ready //p' "$dir/share/out")
 wait_until 20 "the service to be attached" stats "$work" >"$dir/attached"
 starve
-box uswapctl evict "$work"
+evict_work
 rm -f "$dir/share/agent-ended" # of the restart
 init=$("$src/scripts/sdbox" "$name" pid)
 box systemctl poweroff
