@@ -186,9 +186,17 @@ expect 3 "not running" "$CTL"
 # a killed agent leaves stale sockets, which are replaced
 agent_start --bus-address none
 # (both of its processes: the first one alone is no death)
-worker=$(pgrep -P "$AGENT_PID")
-kill -KILL "$AGENT_PID" "$worker"
+mapfile -t others < <(pgrep -P "$AGENT_PID")
+kill -KILL "$AGENT_PID" "${others[@]}"
 wait "$AGENT_PID" || :
+others_gone() { # or dead, where nobody has waited for them yet
+	local pid
+
+	for pid in "${others[@]}"; do
+		! readlink "/proc/$pid/exe" >/dev/null || return 1
+	done
+}
+wait_until 20 "the others to be gone" others_gone
 [ -S "$SOCKET" ] || fail "no stale socket to try with"
 rm "$DIR/run/control.sock"
 agent_start --bus-address none
