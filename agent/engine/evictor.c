@@ -117,6 +117,10 @@ void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 	int r;
 
 	s->next_tick_ns = now + MIN(w->scan_ns, 250 * 1000000ull);
+	if (s->salvage_waits) {
+		evictor_salvage(w, s);
+		return;
+	}
 	if (s->reporting && s->reporting->ordered && now - s->reporting->ordered_ns > ANSWER_NS &&
 	    !has_answered(s)) {
 		s->slow_until_ns = now + SLOW_NS;
@@ -313,9 +317,13 @@ void evictor_salvage(struct worker *w, struct session *s)
 	while (s->salvaged < WIRE_LANES && !is_lane_used(s, s->salvaged))
 		s->salvaged++;
 	b = s->salvaged < WIRE_LANES ? worker_take_batch(w) : NULL;
-	s->busy = b;
+	s->busy = s->salvaged < WIRE_LANES;
+	s->salvage_waits = s->busy && !b;
 	if (!b) {
-		go_on(w, s);
+		/* What is in a lane that nobody has looked at would be dropped by the next
+		   batch that takes it: without memory the next tick tries again. */
+		if (!s->busy)
+			go_on(w, s);
 		return;
 	}
 	b->session = s;

@@ -62,7 +62,7 @@ void worker_end_session(struct worker *w, struct session *s)
 {
 	struct session **at;
 
-	if (!s->closed || s->nr_batches || s->ended)
+	if (!s->closed || s->nr_batches || s->salvage_waits || s->ended)
 		return;
 	s->ended = true;
 	for (at = &w->sessions; *at && *at != s; at = &(*at)->next_worked)

@@ -273,6 +273,7 @@ struct session {
 	bool busy;		 /* a batch is between marking and staging */
 	bool leaving;		 /* the process is gone: tell the mover when idle */
 	uint32_t salvaged;	 /* lanes of transit looked through after a death */
+	bool salvage_waits;	 /* for memory; busy until then */
 	uint32_t recover_lanes;	 /* of them, those in which slots say that pages are */
 	struct batch *reporting; /* of it, the one whose REPORT is awaited */
 	uint64_t quota;		 /* pages that may still leave in this tick */

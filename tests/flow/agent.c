@@ -86,6 +86,10 @@ static void check_fault_path(const char *what)
 void *__wrap_malloc(size_t n)
 {
 	check_fault_path("malloc");
+	if (w.nobatch && n == sizeof(struct batch)) {
+		w.nobatch = false;
+		return NULL;
+	}
 	return __real_malloc(n);
 }
 
@@ -632,6 +636,8 @@ static bool may_make_room(int i)
 {
 	const struct session *s = session_at(i);
 
+	if (s && s->salvage_waits)
+		return true;
 	return s && s->room_asked && s->gate && !s->busy && !s->leaving && !s->closed && !s->ended &&
 	       session_state(s) == SESSION_ACTIVE;
 }
@@ -930,6 +936,9 @@ bool agent_trouble(enum trouble t, unsigned again)
 		break;
 	case TROUBLE_REGISTER:
 		w.unregistered = true;
+		break;
+	case TROUBLE_NOBATCH:
+		w.nobatch = true;
 		break;
 	case TROUBLE_MOVE_BUSY:
 	case TROUBLE_MOVE_HOLE:

@@ -84,6 +84,7 @@ static void print_action(FILE *to, const struct action *a)
 		[TROUBLE_EXISTS] = "the next placing will say EEXIST",
 		[TROUBLE_DIES] = "process and mover will die in the middle of the next placing",
 		[TROUBLE_REGISTER] = "the next mapping can't be registered",
+		[TROUBLE_NOBATCH] = "there is no memory for the next batch",
 		[TROUBLE_MOVE_BUSY] = "the next page's MOVE says EBUSY",
 		[TROUBLE_MOVE_HOLE] = "the next page's MOVE says ENOENT",
 		[TROUBLE_MOVE_STALE] = "the next page's MOVE says EAGAIN",

@@ -166,6 +166,8 @@ static const struct scenario scenarios[] = {
 	  .child = { CALL(UNMAP, 0), CALL(REMAP, 0), READ(2) } },
 	{ .name = "crash: pages leave", .threads = 1, .ops = 1, .ticks = 2, .quota = 2, .depth = 12,
 	  .trouble = TROUBLE(CRASH), .troubles = 1, .choices = { READ(0), WRITE(0) } },
+	{ .name = "crash: no memory to look at transit", .threads = 1, .ops = 1, .ticks = 2, .quota = 2, .depth = 9,
+	  .trouble = TROUBLE(CRASH) | TROUBLE(NOBATCH), .troubles = 2, .choices = { READ(0) } },
 	{ .name = "crash: touches of stored pages", .threads = 2, .ops = 2, .ticks = 1, .quota = 2, .depth = 10,
 	  .evicted = true, .trouble = TROUBLE(CRASH), .troubles = 1, .choices = { READ(0), WRITE(1) } },
 	{ .name = "crash: staged pages", .threads = 1, .ops = 2, .ticks = 1, .quota = 2, .depth = 10,

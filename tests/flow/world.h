@@ -157,6 +157,7 @@ enum trouble {
 	TROUBLE_EXISTS, /* the next placing is done, says EEXIST and wakes nobody */
 	TROUBLE_DIES,	/* process and mover die in the middle of the next placing: ESRCH */
 	TROUBLE_REGISTER, /* the next mapping can't be registered: ENOMEM */
+	TROUBLE_NOBATCH,  /* no memory for the next batch */
 	TROUBLE_MOVE_BUSY, /* the next MOVE of a page says EBUSY, */
 	TROUBLE_MOVE_HOLE, /* ... ENOENT, */
 	TROUBLE_MOVE_STALE, /* ... EAGAIN, */
@@ -210,7 +211,7 @@ enum action_kind {
 	DO_WORKER_MAIL,
 	DO_MESSAGE, /* worker, mover of mm a */
 	DO_GONE,    /* worker: the process of mm a has ended */
-	DO_ROOM,    /* worker: mm a has asked for room in its control group */
+	DO_ROOM,    /* worker: mm a has asked for room in its control group, or waits for memory */
 	DO_PACK,
 	DO_FETCH, /* owner: reads that have to be tried again, and pages to be placed */
 	DO_READ,  /* the slow store: its read number a ends */
@@ -234,7 +235,7 @@ struct world {
 	uint32_t troubles; /* that have happened */
 	/* armed trouble */
 	uint8_t uncounted; /* enum wire_page: what is said of the next page that is moved */
-	bool nomem, again, half_map, haste, unreadable, corrupt, full, emfile, sink, drop_fails, exists, dies, unregistered;
+	bool nomem, again, half_map, haste, unreadable, corrupt, full, emfile, sink, drop_fails, exists, dies, unregistered, nobatch;
 	uint8_t move_says; /* enum wire_page of the next page, 0: what is so */
 	int read_error; /* of the next read of the slow store that ends */
 	unsigned nr_lost_reads;
