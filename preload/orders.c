@@ -250,6 +250,16 @@ static void do_drop(struct mover *m)
 }
 
 /*
+ * Nothing is written where the mappings have changed since: a mover that was stopped
+ * would take its own copy of a file's page there. Outside of the gate, since it may
+ * wait for a page that the owner is to bring.
+ */
+static int populate(const struct mover *m, uint64_t from, uint64_t pages)
+{
+	return gate_is_current(m) && !sys_madvise(from, pages * WIRE_PAGE, MADV_POPULATE_WRITE);
+}
+
+/*
  * After a fork the kernel refuses to move a page that was shared until it has
  * been written to, also when the child is long gone; this takes it back.
  */
@@ -262,15 +272,13 @@ static void do_populate(struct mover *m)
 	memset(m->report.page, WIRE_PAGE_DONE, sizeof(m->report.page));
 	for (i = 0; i < o->nr_ranges; i++) {
 		from = o->range[i].address;
-		if (!sys_madvise(from, (size_t)o->range[i].pages * WIRE_PAGE,
-				 MADV_POPULATE_WRITE)) {
+		if (populate(m, from, o->range[i].pages)) {
 			at += o->range[i].pages;
 			continue;
 		}
 		/* It doesn't say how far it came. */
 		for (k = 0; k < o->range[i].pages; k++, at++)
-			if (sys_madvise(from + (uint64_t)k * WIRE_PAGE, WIRE_PAGE,
-					MADV_POPULATE_WRITE))
+			if (!populate(m, from + (uint64_t)k * WIRE_PAGE, 1))
 				m->report.page[at] = WIRE_PAGE_REFUSED;
 	}
 	mover_report(m);

@@ -274,11 +274,11 @@ void evictor_next(struct worker *w, struct session *s)
 }
 
 /* Pages that the kernel still counts as shared after a fork, though the other
-   side is gone, become ours again by a write: ask for it. */
+   side is gone, become ours again by a write: ask for it, if nothing has changed. */
 static void populate(struct session *s, const struct batch *b)
 {
 	struct wire_order order = { .head = { WIRE_MAGIC, WIRE_VERSION, WIRE_ORDER },
-				    .op = WIRE_OP_POPULATE, .seq = 0 };
+				    .op = WIRE_OP_POPULATE, .seq = 0, .generation = b->generation };
 
 	for (unsigned i = 0; i < b->nr; i++) {
 		uint64_t address = b->page[i].vpn << PAGE_SHIFT;

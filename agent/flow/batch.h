@@ -72,6 +72,7 @@ struct batch {
 	uint64_t due_ns;	/* not packed before */
 	uint32_t seq;
 	uint32_t lane;
+	uint32_t generation;	/* of the order to move it */
 	uint16_t nr;		/* pages */
 	uint16_t planned;	/* of those the worker had chosen */
 	bool forced;		/* by order: skips back-off and grace */

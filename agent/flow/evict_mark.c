@@ -154,6 +154,7 @@ static void order_move(struct owner *o, struct session *s, struct batch *b)
 		.lane = b->lane,
 	};
 
+	b->generation = s->generation;
 	list_ranges(&order, b);
 	inject(INJECT_MARKED);
 	atomic_store_explicit(&b->ordered, true, memory_order_release);

@@ -149,8 +149,11 @@ static void populate(int i, struct wire_order *o)
 {
 	struct mm *mm = &w.mm[i];
 	struct thread *t = &w.thread[MOVER_THREAD];
-	int page = o->nr_ranges ? page_of_address(o->range[0].address) : -1;
+	int page;
 
+	if (o->generation != mm->session->gate->generation) /* the mappings have changed */
+		o->nr_ranges = 0;
+	page = o->nr_ranges ? page_of_address(o->range[0].address) : -1;
 	if (o->nr_ranges) {
 		o->nr_ranges--;
 		memmove(o->range, o->range + 1, o->nr_ranges * sizeof(o->range[0]));

@@ -261,6 +261,10 @@ static void test_fork(struct workload *w, struct session *s)
 	CHECK(c->report.page[0] == WIRE_PAGE_BUSY && c->report.page[7] == WIRE_PAGE_BUSY, "%u",
 	      c->report.page[0]);
 	o.op = WIRE_OP_POPULATE;
+	o.generation--;
+	order(c, &o);
+	CHECK((done_mask(c) & 255) == 0, "populate after a change");
+	o.generation++;
 	order(c, &o);
 	CHECK((done_mask(c) & 255) == 255, "populate");
 	CHECK(evict(c, w->base + 128 * PAGE, 8, 0) == 8, "evict from the child");
