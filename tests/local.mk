@@ -170,6 +170,7 @@ EXTRA_DIST += \
 	tests/flow/planted/generation-not-raised.patch \
 	tests/flow/planted/guard-overwritten.patch \
 	tests/flow/planted/late-unmap-hits-what-moved-there.patch \
+	tests/flow/planted/left-in-staging.patch \
 	tests/flow/planted/leaving-gets-zeros.patch \
 	tests/flow/planted/lost-page-is-resident.patch \
 	tests/flow/planted/order-of-reading.patch \

@@ -314,8 +314,8 @@ void owner_probe(struct owner *o)
 		flow_tell_away(s, 0);
 		if (!s->gate && !uffd_alive(s->fds.uffd))
 			flow_close(o, s);
-		else if (staging_forwarders(o->flow->staging))
-			evict_forget_forwarders(o, s);
+		else if (staging_forwarders(o->flow->staging) || staging_left(o->flow->staging))
+			evict_settle_staged(o, s);
 	}
 }
 

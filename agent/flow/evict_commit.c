@@ -12,6 +12,8 @@
 #include "common/util.h"
 #include "proc/gate.h"
 
+#define TAKEN_BACK 64 /* pages of a session at a time: others wait for their faults */
+
 /* Gives the pack thread's reference back. Slots of fork children that still
    name the copy find the blob through it. */
 static void release_staging(struct owner *o, struct batch_page *page)
@@ -23,6 +25,8 @@ static void release_staging(struct owner *o, struct batch_page *page)
 	    !staging_forwarded(flow->staging, page->value)) {
 		blobstore_ref(flow->blobstore, page->blob);
 		staging_forward(flow->staging, page->value, page->blob);
+	} else if (!page->blob && staging_is_shared(flow->staging, page->value)) {
+		staging_leave(flow->staging, page->value);
 	}
 	blob = staging_unref(flow->staging, page->value);
 	if (blob)
@@ -45,17 +49,6 @@ bool evict_forget_forwarder(struct owner *o, struct session *s, uint64_t vpn)
 	flow_account_store(s, (int64_t)bytes);
 	flow_drop(flow, slot);
 	return true;
-}
-
-void evict_forget_forwarders(struct owner *o, struct session *s)
-{
-	if (!counter_get(&s->slots.count[SLOT_STAGED]))
-		return;
-	for (uint64_t vpn = 0;; vpn++) {
-		vpn = slotmap_next(&s->slots, vpn, SLOTMAP_VPN_MAX, 1u << SLOT_STAGED);
-		if (vpn == SLOTMAP_VPN_MAX || !evict_forget_forwarder(o, s, vpn))
-			return;
-	}
 }
 
 static bool slot_names(slot_t slot, const struct batch_page *page)
@@ -140,6 +133,42 @@ static bool bring_back_all(struct owner *o, struct session *s, struct batch *b)
 			gate_leave(gate);
 		}
 	return all;
+}
+
+/* One that was left when the batch that it shared ended. False: later. */
+static bool take_back(struct owner *o, struct session *s, uint64_t vpn, uint32_t index)
+{
+	struct batch_page page = { .vpn = vpn, .value = index };
+	bool back;
+
+	if (session_state(s) >= SESSION_CLOSING || !events_are_settled(s) || !gate_enter(s->gate))
+		return false;
+	staging_ref(o->flow->staging, index); /* bring_back() gives it back */
+	back = bring_back(o, s, &page);
+	if (!back)
+		(void)staging_unref(o->flow->staging, index);
+	gate_leave(s->gate);
+	return back;
+}
+
+void evict_settle_staged(struct owner *o, struct session *s)
+{
+	struct staging *staging = o->flow->staging;
+	unsigned slice = TAKEN_BACK;
+
+	for (uint64_t vpn = 0; slice && counter_get(&s->slots.count[SLOT_STAGED]); vpn++) {
+		uint32_t index;
+
+		vpn = slotmap_next(&s->slots, vpn, SLOTMAP_VPN_MAX, 1u << SLOT_STAGED);
+		if (vpn == SLOTMAP_VPN_MAX || !evict_forget_forwarder(o, s, vpn))
+			return;
+		index = (uint32_t)slot_value(slotmap_get(&s->slots, vpn));
+		if (slot_state(slotmap_get(&s->slots, vpn)) != SLOT_STAGED || !staging_is_left(staging, index))
+			continue;
+		if (!take_back(o, s, vpn, index))
+			return;
+		slice--;
+	}
 }
 
 void evict_commit(struct owner *o, struct batch *b)

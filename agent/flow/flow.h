@@ -348,9 +348,10 @@ bool evict_plan(struct session *s, struct batch *b, unsigned max);
 bool evict_look_for_guards(struct session *s);
 
 /* evict_commit.c: slots that still name a forwarder name its blob from now on,
-   so that its index is free again. Now and then, for each session. */
-void evict_forget_forwarders(struct owner *o, struct session *s);
-/* One of them. False: no node for it now. */
+   so that its index is free again; those that name what was left in staging take it
+   back. Now and then, for each session. */
+void evict_settle_staged(struct owner *o, struct session *s);
+/* One forwarder. False: no node for it now. */
 bool evict_forget_forwarder(struct owner *o, struct session *s, uint64_t vpn);
 
 /* evict_pull.c: the worker's. */

@@ -9,12 +9,13 @@
 #include "common/util.h"
 
 #define INDEX_NONE UINT32_MAX
+#define INDEX_LEFT (UINT32_MAX - 1)
 
 /* Kept, for the sake of the blob: references and lists are derived. */
 struct entry {
 	_Atomic uint64_t count; /* generation << 32 | references */
 	_Atomic uint32_t blob;	/* forwarded to; 0: not */
-	uint32_t next;		/* free list */
+	uint32_t next;		/* free list; of one in use: INDEX_LEFT, or whatever it was */
 };
 
 struct words { /* the entries' file's own */
@@ -35,6 +36,7 @@ struct staging {
 	_Atomic uint32_t returned; /* free list that anybody pushes to */
 	_Atomic uint32_t used;	   /* with memory, referenced */
 	_Atomic uint32_t forwarders;
+	_Atomic uint32_t left;
 	_Atomic uint32_t idle;	   /* with memory, free */
 };
 
@@ -229,6 +231,8 @@ uint32_t staging_unref(struct staging *st, uint32_t index)
 	if ((uint32_t)new != 0)
 		return 0;
 	blob = e->blob;
+	if (e->next == INDEX_LEFT)
+		atomic_fetch_sub_explicit(&st->left, 1, memory_order_relaxed);
 	/* On the list first: what staging_room counts must be there to take. */
 	push_returned(st, index);
 	if (!blob) {
@@ -261,6 +265,26 @@ void staging_forward(struct staging *st, uint32_t index, uint32_t blob)
 	release_memory(st, index);
 	atomic_fetch_add_explicit(&st->forwarders, 1, memory_order_relaxed);
 	atomic_fetch_sub_explicit(&st->used, 1, memory_order_relaxed);
+}
+
+void staging_leave(struct staging *st, uint32_t index)
+{
+	struct entry *e = &st->entries[index];
+
+	if (e->next == INDEX_LEFT)
+		return;
+	e->next = INDEX_LEFT;
+	atomic_fetch_add_explicit(&st->left, 1, memory_order_relaxed);
+}
+
+bool staging_is_left(const struct staging *st, uint32_t index)
+{
+	return st->entries[index].next == INDEX_LEFT;
+}
+
+uint32_t staging_left(const struct staging *st)
+{
+	return st->left;
 }
 
 uint32_t staging_forwarders(const struct staging *st)
@@ -326,6 +350,7 @@ uint32_t staging_recover_begin(struct staging *st)
 
 		/* Nobody of the next generation is a reader of the last. */
 		atomic_store_explicit(&e->count, ((e->count >> 32) + 1) << 32, memory_order_relaxed);
+		e->next = INDEX_NONE; /* all are packed again */
 	}
 	st->fresh = n;
 	return n;

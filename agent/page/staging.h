@@ -41,6 +41,12 @@ uint32_t staging_unref(struct staging *st, uint32_t index);
 /* The bytes are in blob now (whose reference staging takes over); the page's
    memory is given back. Only by the owner thread of all slots that name it. */
 void staging_forward(struct staging *st, uint32_t index, uint32_t blob);
+/* It could not be packed, and nobody else will try: who names it takes it back.
+   Until its last reference goes. As staging_forward(). */
+void staging_leave(struct staging *st, uint32_t index);
+bool staging_is_left(const struct staging *st, uint32_t index);
+/* How many indices are left. */
+uint32_t staging_left(const struct staging *st);
 /* Somebody besides the caller holds a reference. */
 bool staging_is_shared(const struct staging *st, uint32_t index);
 /* How many indices are forwarders. */

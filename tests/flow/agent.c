@@ -658,7 +658,7 @@ bool agent_may(const struct action *a)
 	case DO_SETTLE:
 		return owner->unquiet;
 	case DO_FORGET:
-		return staging_forwarders(engine.flow.staging) != 0;
+		return staging_forwarders(engine.flow.staging) || staging_left(engine.flow.staging);
 	case DO_TICK:
 		return may_tick(a->a);
 	case DO_WORKER_MAIL:
@@ -1017,7 +1017,8 @@ void agent_end(void)
 	blobstore_get_stats(engine.flow.blobstore, &stats);
 	if (stats.blobs || stats.live_bytes)
 		violated("INV-8: %llu blobs are held for nobody", (unsigned long long)stats.blobs);
-	if (staging_used_bytes(engine.flow.staging) || staging_forwarders(engine.flow.staging))
+	if (staging_used_bytes(engine.flow.staging) || staging_forwarders(engine.flow.staging) ||
+	    staging_left(engine.flow.staging))
 		violated("INV-8: staging holds %llu bytes for nobody",
 			 (unsigned long long)staging_used_bytes(engine.flow.staging));
 	if (crash_is_on() && record_next(&engine.records, &record))

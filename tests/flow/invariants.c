@@ -7,6 +7,7 @@
  */
 #include "engine/private.h"
 #include "page/domain.h"
+#include "agent.h"
 #include "world.h"
 
 static const struct flow *flow_of(const struct session *s)
@@ -198,4 +199,7 @@ void check_end(void)
 		if (t->used && t->op != OP_NONE)
 			violated("INV-3: thread %d waits for ever (%s of page %u, mm %d)",
 				 (int)(t - w.thread), op_name(t->op), t->page, t->mm);
+	if (!w.scenario->grace && staging_used_bytes(engine.flow.staging))
+		violated("INV-8: %llu bytes stay in staging, and nobody packs them",
+			 (unsigned long long)staging_used_bytes(engine.flow.staging));
 }
