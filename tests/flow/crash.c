@@ -26,6 +26,14 @@ static struct inject_words points; /* its content does not matter: see __wrap_in
 static jmp_buf death;
 static unsigned left; /* points to be passed yet; 0: it lives on */
 
+/* ThreadSanitizer's. A worker may die with a lock in its hands, which goes with it. */
+const char *__tsan_default_options(void);
+
+const char *__tsan_default_options(void)
+{
+	return "report_destroy_locked=0";
+}
+
 void __wrap_inject_hit(enum inject_point point);
 
 void __wrap_inject_hit(enum inject_point point)
