@@ -45,13 +45,15 @@ done
 for kind in read write; do
 	[ "$(tier rados ${kind}_p50_ns)" -le "$(tier rados ${kind}_p99_ns)" ] || fail "$kind: p50 beyond p99"
 done
-# what is collected meanwhile is in one of them and not in the other
+# What is collected meanwhile is in one of them and not in the other. Behind a batch
+# that isn't full, as collecting leaves them, there is a hole, which counts as size.
 bytes_are_told() {
 	told=$(tier rados used_bytes)
 	there=$(pool_bytes)
-	[ "$told" -le "$there" ] && [ $((told * 10)) -ge $((there * 9)) ]
+	[ "$told" -le "$there" ] && [ $((told * 2)) -ge "$there" ]
 }
 wait_until 60 "the bytes in the pool to be those that are told" bytes_are_told
+say "told: $told bytes, with holes $there"
 [ "$(tier rados errors_total)" = 0 ] || fail "errors: $(jq -c .agent.tiers "$DIR/stats.json")"
 
 # poor segments are collected: the pages of all that is touched go elsewhere
