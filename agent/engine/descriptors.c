@@ -52,6 +52,22 @@ static void each_messages(const struct record_table *records, const struct kept 
 	}
 }
 
+/* What workers have left. 0, or negative errno and neither is open. */
+static int left_open(struct record_table *records, struct kept *rings)
+{
+	int r = record_table_open(records);
+
+	if (r == 0 && (r = rings_open(rings)) < 0)
+		record_table_close(records);
+	return r;
+}
+
+static void left_close(struct record_table *records, struct kept *rings)
+{
+	kept_close(rings);
+	record_table_close(records);
+}
+
 struct in_use { /* which of the descriptors up to max */
 	unsigned char *v;
 	int max;
@@ -109,8 +125,7 @@ void engine_close_strays(void)
 	struct in_use used = { .max = dir ? highest_fd(dir) : 0 };
 
 	/* Without all of the names nothing is closed. */
-	if (dir && kept_fd("sessions") >= 0 && record_table_open(&records) == 0 &&
-	    rings_open(&rings) == 0 && rings.found)
+	if (dir && kept_fd("sessions") >= 0 && left_open(&records, &rings) == 0 && rings.found)
 		used.v = calloc((size_t)used.max + 1, 1);
 	if (used.v) {
 		mark_records(&records, &used);
@@ -118,8 +133,7 @@ void engine_close_strays(void)
 		close_unused(&used, dir);
 	}
 	free(used.v);
-	kept_close(&rings);
-	record_table_close(&records);
+	left_close(&records, &rings);
 	if (dir)
 		closedir(dir);
 }
@@ -179,17 +193,14 @@ void engine_hand_over(engine_hand_fn hand)
 
 	if (kept_fd("sessions") < 0)
 		return; /* there has been no worker */
-	r = record_table_open(&h.records);
-	if (r == 0)
-		r = rings_open(&rings);
-	if (r == 0) {
-		each_messages(&h.records, &rings, hand_forks, &h);
-		hand_records(&h);
-	} else {
+	r = left_open(&h.records, &rings);
+	if (r < 0) {
 		log_error("what keeper and worker have left can't be read: %s", strerror(-r));
+		return;
 	}
-	kept_close(&rings);
-	record_table_close(&h.records);
+	each_messages(&h.records, &rings, hand_forks, &h);
+	hand_records(&h);
+	left_close(&h.records, &rings);
 }
 
 /* ---- descriptors that have come back ---- */
@@ -370,13 +381,9 @@ int engine_import_fds(struct engine_kept_fd *v, unsigned nr)
 
 	if (kept_fd("sessions") < 0)
 		return nr ? -ENODATA : 0;
-	r = record_table_open(&records);
-	if (r == 0)
-		r = rings_open(&rings);
-	if (r < 0) {
-		record_table_close(&records);
+	r = left_open(&records, &rings);
+	if (r < 0)
 		return r;
-	}
 	import_events(&in, &records, &rings);
 	for (uint32_t i = 0; (record = record_next(&records, &i));) {
 		for (unsigned k = 0; k < RECORD_FDS; k++)
@@ -388,7 +395,6 @@ int engine_import_fds(struct engine_kept_fd *v, unsigned nr)
 		reopen(record);
 	if (in.lost)
 		log_error("%u fork children were lost with their descriptors", in.lost);
-	kept_close(&rings);
-	record_table_close(&records);
+	left_close(&records, &rings);
 	return 0;
 }

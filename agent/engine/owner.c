@@ -298,10 +298,10 @@ void owner_settle(struct owner *o)
 		if (s->recover)
 			owner_recover(o, s);
 		events_settle_idle(o, s);
-		room_settle(o, s);
+		room_settle(s);
 		if (s->gate_wait_ns && gate_is_free(s->gate))
 			fault_serve(o, s);
-		o->unquiet |= !events_are_quiet(s) || s->gate_wait_ns;
+		o->unquiet |= !events_are_quiet(s) || s->gate_wait_ns || s->room_wake_ns;
 	}
 }
 

@@ -113,24 +113,32 @@ static bool bring_back(struct owner *o, struct session *s, struct batch_page *pa
 	return true;
 }
 
-/* False: some pages must wait. Nothing is placed in a session that is closed: what
-   its gate says, left by a mover that died inside or by the program, is nothing to
-   wait for. */
+/* The same, from outside of the gate. Nothing is placed in a session that is closed:
+   what its gate says, left by a mover that died inside or by the program, is nothing
+   to wait for. */
+static bool bring_back_gated(struct owner *o, struct session *s, struct batch_page *page)
+{
+	struct wire_gate *gate = session_state(s) >= SESSION_CLOSING ? NULL : s->gate;
+	bool back;
+
+	if (!events_are_settled(s) || !gate_enter(gate))
+		return false;
+	back = bring_back(o, s, page);
+	gate_leave(gate);
+	return back;
+}
+
+/* False: some pages must wait. */
 static bool bring_back_all(struct owner *o, struct session *s, struct batch *b)
 {
 	bool all = true;
 
 	for (unsigned i = 0; i < b->nr; i++)
 		if (b->page[i].result == BATCH_PAGE_KEEP) {
-			struct wire_gate *gate = session_state(s) >= SESSION_CLOSING ? NULL : s->gate;
-
-			if (!events_are_settled(s) || !gate_enter(gate))
-				return false;
-			if (bring_back(o, s, &b->page[i]))
+			if (bring_back_gated(o, s, &b->page[i]))
 				b->page[i].result = BATCH_PAGE_SKIP;
 			else
 				all = false;
-			gate_leave(gate);
 		}
 	return all;
 }
@@ -139,16 +147,12 @@ static bool bring_back_all(struct owner *o, struct session *s, struct batch *b)
 static bool take_back(struct owner *o, struct session *s, uint64_t vpn, uint32_t index)
 {
 	struct batch_page page = { .vpn = vpn, .value = index };
-	bool back;
 
-	if (session_state(s) >= SESSION_CLOSING || !events_are_settled(s) || !gate_enter(s->gate))
-		return false;
-	staging_ref(o->flow->staging, index); /* bring_back() gives it back */
-	back = bring_back(o, s, &page);
-	if (!back)
-		(void)staging_unref(o->flow->staging, index);
-	gate_leave(s->gate);
-	return back;
+	staging_ref(o->flow->staging, index); /* which bring_back() gives back */
+	if (bring_back_gated(o, s, &page))
+		return session_state(s) < SESSION_CLOSING;
+	(void)staging_unref(o->flow->staging, index);
+	return false;
 }
 
 void evict_settle_staged(struct owner *o, struct session *s)
@@ -157,15 +161,15 @@ void evict_settle_staged(struct owner *o, struct session *s)
 	unsigned slice = TAKEN_BACK;
 
 	for (uint64_t vpn = 0; slice && counter_get(&s->slots.count[SLOT_STAGED]); vpn++) {
-		uint32_t index;
+		slot_t slot;
 
 		vpn = slotmap_next(&s->slots, vpn, SLOTMAP_VPN_MAX, 1u << SLOT_STAGED);
 		if (vpn == SLOTMAP_VPN_MAX || !evict_forget_forwarder(o, s, vpn))
 			return;
-		index = (uint32_t)slot_value(slotmap_get(&s->slots, vpn));
-		if (slot_state(slotmap_get(&s->slots, vpn)) != SLOT_STAGED || !staging_is_left(staging, index))
+		slot = slotmap_get(&s->slots, vpn);
+		if (slot_state(slot) != SLOT_STAGED || !staging_is_left(staging, (uint32_t)slot_value(slot)))
 			continue;
-		if (!take_back(o, s, vpn, index))
+		if (!take_back(o, s, vpn, (uint32_t)slot_value(slot)))
 			return;
 		slice--;
 	}

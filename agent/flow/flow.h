@@ -318,7 +318,7 @@ void room_none(struct owner *o, struct session *s);
 /* A fault is left unanswered: a wake of all, in a moment, lets it try again. At
    once, thread and owner would keep busy who is to make the room. The owner. */
 void room_wait(struct owner *o, struct session *s);
-void room_settle(struct owner *o, struct session *s);
+void room_settle(struct session *s);
 /* The worker's new figure, and whether none will be made. `before` was left when
    it looked: what has been placed since counts against the new figure. */
 int64_t room_left(const struct session *s);

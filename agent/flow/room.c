@@ -61,14 +61,10 @@ void room_wait(struct owner *o, struct session *s)
 	o->unquiet = true;
 }
 
-void room_settle(struct owner *o, struct session *s)
+void room_settle(struct session *s)
 {
-	if (!s->room_wake_ns)
+	if (!s->room_wake_ns || now_ns() < s->room_wake_ns)
 		return;
-	if (now_ns() < s->room_wake_ns) {
-		o->unquiet = true;
-		return;
-	}
 	s->room_wake_ns = 0;
 	(void)uffd_wake_all(s->fds.uffd);
 }

@@ -106,6 +106,15 @@ load_reason() {
 	echo "${line#reason }"
 }
 
+reason_is() { # N PATTERN
+	# shellcheck disable=SC2053
+	[[ $(load_reason "$1") == $2 ]]
+}
+
+wait_for_reason() { # N PATTERN
+	wait_until 30 "the reason to be $2: $(load_reason "$1")" reason_is "$@"
+}
+
 # load_counts N COUNTER VALUE: it is beyond that
 load_counts() {
 	[ "$(ask "$1" "$2")" -gt "$3" ]

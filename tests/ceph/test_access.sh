@@ -10,12 +10,8 @@ admin() {
 	timeout 30 ceph "$@" >/dev/null 2>&1 || fail "ceph $*: status $?"
 }
 
-reason_has() { # N TEXT
-	[[ $(load_reason "$1") == *"$2"* ]]
-}
-
 says() { # N TEXT
-	wait_until 30 "\"$2\": $(load_reason "$1")" reason_has "$@"
+	wait_for_reason "$1" "*$2*"
 }
 
 all_are_live() {

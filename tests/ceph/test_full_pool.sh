@@ -16,13 +16,9 @@ ratios() { # NEARFULL BACKFILLFULL FULL
 	admin osd set-full-ratio "$3"
 }
 
-reason_is() {
-	[ "$(load_reason "$LOAD")" = "$1" ]
-}
-
 full() { # WHAT
 	wait_until 120 "the store to be full" load_is "$LOAD" full
-	wait_until 30 "the reason: $(load_reason "$LOAD")" reason_is "pool uswap: the $1"
+	wait_for_reason "$LOAD" "pool uswap: the $1"
 	[ "$(peer_ask "$LOAD" pause)" = paused ] || fail "pause"
 	load_right "$LOAD" "with a store that is full"
 	wait_until 30 "reads to go on" load_counts "$LOAD" reads "$(($(ask "$LOAD" reads) + 50))"

@@ -5,10 +5,6 @@
 # shellcheck source=tests/ceph/lib.sh
 . "${srcdir:-.}/tests/ceph/lib.sh"
 
-no_answer() {
-	[[ $(load_reason "$LOAD") == "pool uswap: no answer to "* ]]
-}
-
 oldest_is_beyond() {
 	[ "$(ask "$LOAD" oldest)" -gt "$1" ]
 }
@@ -38,7 +34,7 @@ for osd in 0 1 2; do
 	mini_ceph signal osd.$osd STOP
 done
 wait_until 30 "the store to notice" load_is "$LOAD" away
-wait_until 30 "the reason: $(load_reason "$LOAD")" no_answer
+wait_for_reason "$LOAD" "pool uswap: no answer to *"
 wait_until 30 "readers to wait" oldest_is_beyond 3000
 before=$(ask "$LOAD" writes)
 for osd in 0 1 2; do
