@@ -24,10 +24,14 @@ backends_libbackends_a_SOURCES = \
 if HAVE_RADOS
 backends_libbackends_a_SOURCES += \
 	backends/rados.c \
+	backends/rados_connection.c \
+	backends/rados_connection.h \
 	backends/rados_library.c \
 	backends/rados_library.h \
 	backends/rados_ops.c \
-	backends/rados_ops.h
+	backends/rados_ops.h \
+	backends/rados_spec.c \
+	backends/rados_spec.h
 else
 backends_libbackends_a_SOURCES += backends/rados_stub.c
 endif
