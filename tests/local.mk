@@ -4,6 +4,8 @@
 # the whole machine wait for one another in tests/run.sh.
 TEST_EXTENSIONS = .sh .py
 LOG_DRIVER = env AM_TAP_AWK='$(AWK)' $(SHELL) $(top_srcdir)/build-aux/tap-driver.sh
+# What only computes makes way for what waits for a running agent.
+LOG_COMPILER = nice -n 10
 SH_LOG_COMPILER = $(BASH) $(top_srcdir)/tests/run.sh
 PY_LOG_COMPILER = $(BASH) $(top_srcdir)/tests/run.sh --python
 AM_TESTS_ENVIRONMENT = \

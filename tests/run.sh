@@ -14,6 +14,7 @@ if [ "$1" = --python ]; then
 	}
 fi
 script=$1
+polite=()
 limit=${USWAP_TEST_TIMEOUT:-900}
 case $script in
 */live/* | */control/* | */ceph/* | */inject/*)
@@ -25,9 +26,12 @@ case $script in
 	flock 9
 	limit=$((limit * 2))
 	;;
+*)
+	polite=(nice -n 10) # it only computes
+	;;
 esac
 # TERM first: tests clean up after themselves
-timeout --kill-after=20 "$limit" "$interpreter" "$@" 9>&-
+"${polite[@]}" timeout --kill-after=20 "$limit" "$interpreter" "$@" 9>&-
 status=$?
 if [ $status = 124 ] || [ $status = 137 ]; then
 	echo "run.sh: stopped after $limit s" >&2
