@@ -144,6 +144,8 @@ live_begin() {
 	chmod 755 "$DIR"
 	exec {ERR}>&2
 	: >"$DIR/why"
+	chmod 666 "$DIR/why"
+	export WORKLOAD_WHY=$DIR/why # what a workload has to say about its status
 	set -E
 	trap 'WHERE=${WHERE:-line $LINENO: $BASH_COMMAND}' ERR
 	trap live_cleanup EXIT

@@ -8,7 +8,8 @@
  * started: it looks whether it is managed, says so in a line of the file
  * WORKLOAD_NOTE, and waits only then. Forked ones don't wait at all.
  *
- * WORKLOAD_STOP=1 stops a program (SIGSTOP) where it found a wrong byte.
+ * WORKLOAD_WHY names a file to which the reason of a failure is added, wherever the
+ * error output goes. WORKLOAD_STOP=1 stops a program (SIGSTOP) where it found a wrong byte.
  * Include this first: it asks for GNU extensions.
  */
 #ifndef USWAP_TEST_WORKLOAD_H
@@ -71,11 +72,19 @@ __attribute__((format(printf, 1, 2))) static inline void wl_say(const char *form
 
 __attribute__((format(printf, 1, 2), noreturn)) static inline void wl_fail(const char *format, ...)
 {
+	const char *why = getenv("WORKLOAD_WHY");
 	va_list ap;
+	int fd;
 
 	va_start(ap, format);
 	wl_line(STDERR_FILENO, format, ap);
 	va_end(ap);
+	fd = why ? open(why, O_WRONLY | O_APPEND | O_CLOEXEC) : -1;
+	if (fd >= 0) {
+		va_start(ap, format);
+		wl_line(fd, format, ap);
+		va_end(ap);
+	}
 	if (getenv("WORKLOAD_STOP"))
 		raise(SIGSTOP);
 	_exit(1);
