@@ -15,7 +15,7 @@ python3 "$src/fuzz/seeds.py" "$build/fuzz/seeds" "$src" || exit 1
 
 run() { # TARGET
 	mkdir -p "$corpus/$1" "$build/fuzz/found"
-	"$build/fuzz/fuzz_$1" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=4096 \
+	"$build/fuzz/fuzz_$1" -max_total_time="$seconds" -timeout=60 -rss_limit_mb=2048 -max_len=4096 \
 		-print_final_stats=1 -artifact_prefix="$build/fuzz/found/$1-" \
 		"$corpus/$1" "$build/fuzz/seeds/$1" >"$build/fuzz/$1.out" 2>&1
 }

@@ -54,7 +54,7 @@ say "found on the bus, and without it beside the attach socket"
 
 # ---- the interface is as described ----
 compare_interface org.uswap1.Manager.xml /org/uswap1
-env "USWAP_SOCKET=$SOCKET" "$CTL" run -- sleep 60 &
+env "USWAP_SOCKET=$SOCKET" "$CTL" run -- sleep 600 &
 WORK=$!
 PIDS+=("$WORK")
 attached() { "$CTL" stats "$WORK"; }
@@ -150,7 +150,7 @@ expect 0 "script x" run "$DIR/script" x
 if [ -x /sbin/ldconfig ]; then expect 1 "statically linked" run -- /sbin/ldconfig; fi
 # shellcheck disable=SC2016
 is LD_PRELOAD "$(LD_PRELOAD=/first.so run -- sh -c 'echo $LD_PRELOAD' 2>/dev/null)" "/first.so:$LIB"
-env "USWAP_SOCKET=$SOCKET" "$CTL" run --limit 64M -- sleep 30 &
+env "USWAP_SOCKET=$SOCKET" "$CTL" run --limit 64M -- sleep 600 &
 LIMITED=$!
 PIDS+=("$LIMITED")
 is_limited() { "$CTL" --json=short stats "$LIMITED" | grep -q '"limit_bytes":67108864'; }
@@ -189,12 +189,8 @@ agent_start --bus-address none
 mapfile -t others < <(pgrep -P "$AGENT_PID")
 kill -KILL "$AGENT_PID" "${others[@]}"
 wait "$AGENT_PID" || :
-others_gone() { # or dead, where nobody has waited for them yet
-	local pid
-
-	for pid in "${others[@]}"; do
-		! readlink "/proc/$pid/exe" >/dev/null || return 1
-	done
+others_gone() { # with the last of their threads their sockets are closed
+	! grep -qF " $SOCKET" /proc/net/unix
 }
 wait_until 20 "the others to be gone" others_gone
 [ -S "$SOCKET" ] || fail "no stale socket to try with"

@@ -32,7 +32,11 @@ sys.stdin.read()' "$SOCKET" <"$DIR/hold$1" &
 start 0
 b monitor --json=short org.uswap1 >"$DIR/signals" 2>&1 &
 PIDS+=($!)
-sleep 1
+hears() {
+	set_property EvictionEnabled b false && set_property EvictionEnabled b true &&
+		grep -q '"member":"PropertiesChanged"' "$DIR/signals"
+}
+wait_until 10 "the monitor" hears
 attach 1
 
 # ---- every number under its name ----

@@ -37,9 +37,9 @@ plant() { # NAME; prints why it was not found
 	out=$(cd "$build" && eval "$CC $compile -o '$dir/test' $test $(printf "'%s' " "${objects[@]}") $link" 2>&1) ||
 		{ printf 'it does not link\n%s\n' "$out"; return 1; }
 	[ -n "$scenario" ] || { echo "the patch names no scenario"; return 1; }
-	out=$(USWAP_FLOW_PERCENT=100 USWAP_FLOW_BRIEF=1 timeout 120 "$dir/test" "$scenario" 2>&1)
+	out=$(USWAP_FLOW_PERCENT=100 USWAP_FLOW_BRIEF=1 timeout 600 "$dir/test" "$scenario" 2>&1)
 	status=$?
-	[ $status != 124 ] || { echo "not found in 120 s"; return 1; }
+	[ $status != 124 ] || { echo "not found in 600 s"; return 1; }
 	if [ $status = 0 ] || ! grep -q '^not ok' <<<"$out"; then
 		printf 'NOT FOUND in "%s"\n%s\n' "$scenario" "$out"
 		return 1

@@ -188,7 +188,9 @@ agent_up() {
 export AGENT_OPTIONS=() AGENT_STORES=(memory:1G) AGENT_PREFIX=()
 agent_start() {
 	[ -e "$DIR/uswap.conf" ] || agent_config >"$DIR/uswap.conf"
-	rm -f "$USWAP_SOCKET"
+	# both: a killed agent's may be open until the last of its threads has died, and where
+	# somebody listens nobody else does
+	rm -f "$USWAP_SOCKET" "${USWAP_SOCKET%/*}/control.sock"
 	"${AGENT_PREFIX[@]}" "$AGENT" --config "$DIR/uswap.conf" --socket "$USWAP_SOCKET" --bus-address none \
 		"${AGENT_STORES[@]/#/--store=}" --foreground "${AGENT_OPTIONS[@]}" >>"$DIR/agent.log" 2>&1 {ERR}>&- &
 	AGENT_PID=$!

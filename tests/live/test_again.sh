@@ -80,7 +80,8 @@ wait_until 20 "a fork child to be there" attached 3
 again 3
 [ "$(ask "$one" verify)" = 2048 ] || fail "verify with another agent"
 for pid in "${PEER_PIDS[family]}" "$(ask $family child)"; do
-	[ "$("$CTL" --json evict "$pid" | jq -er "$JQ_ORDER")" -gt $((4 << 20)) ] || fail "hardly anything of $pid leaves"
+	wait_until 20 "$pid to be evicted" evicts "$pid"
+	[ "$(jq -er "$JQ_ORDER" "$DIR/order.json")" -gt $((4 << 20)) ] || fail "hardly anything of $pid leaves"
 done
 [ "$(peer_ask $family verify)" = "right 2" ] || fail "a family with another agent"
 serve_stop $family

@@ -156,6 +156,7 @@ while kill -0 $points 2>/dev/null; do
 	timeout 5 "$CTL" restore "$SERVED_PID" >/dev/null 2>&1 || true
 	sleep 0.2
 done
+wait $points || fail "not all points were tried"
 rm "$DIR/storming"
 wait $storm || fail "a program under crashes at named points: $(tail -n 20 "$DIR/storm.out")"
 say "$(inject_hits) points hit$(sed 's/^ /, not reached: /' "$DIR/missed")"

@@ -150,7 +150,7 @@ write_memcached() {
 }
 
 memcached_answers() {
-	[ -S "$DIR/memcached.sock" ]
+	grep -q " 00010000 .* $DIR/memcached.sock" /proc/net/unix
 }
 
 cache() {

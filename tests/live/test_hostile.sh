@@ -53,7 +53,7 @@ if [ -n "$(type -P setpriv)" ]; then
 		setuid=
 		setgid=
 	fi
-	HOSTILE_SETUID=$setuid HOSTILE_SETGID=$setgid bounded 90 setpriv --reuid=65534 --regid=65534 --clear-groups \
+	HOSTILE_SETUID=$setuid HOSTILE_SETGID=$setgid bounded 90 setpriv --reuid=65432 --regid=65432 --clear-groups \
 		"$WORKLOADS/hostile_peer" "$USWAP_SOCKET" >"$DIR/hostile2.out" 2>&1 ||
 		fail "hostile peer of another user: $(cat "$DIR/hostile2.out")"
 fi

@@ -215,23 +215,25 @@ python_tests() {
 	say "python3 -m test $1 ($name): passed; $(tail -n 1 "$DIR/python.err")"
 }
 
+# Tests of how long something takes are left out.
+never=(-i '*timeout*' -i '*timing*' -i '*TestWait.*' -i '*timer*' -i '*timed*')
+
 # Some of each: what makes processes, shares memory, waits for sockets.
 python_some() {
 	python_tests mmap 240 test_mmap
 	python_tests gc 240 test_gc -m '*.GCTests.test_[a-f]*' -m GCCallbackTests
 	python_tests thread 240 test_thread
-	python_tests threading 240 test_threading -m ThreadTests -m ThreadJoinOnShutdown \
+	python_tests threading 240 test_threading "${never[@]}" -m ThreadTests -m ThreadJoinOnShutdown \
 		-i test_enumerate_after_join -i '*crash*'
-	python_tests subprocess 240 test_subprocess -m '*.POSIXProcessTestCase.test_[e-k]*'
-	python_tests multiprocessing 240 test_multiprocessing_fork -m '*.WithProcessesTestPool.test_[a-i]*' \
+	python_tests subprocess 240 test_subprocess "${never[@]}" -m '*.POSIXProcessTestCase.test_[e-k]*'
+	python_tests multiprocessing 240 test_multiprocessing_fork "${never[@]}" -m '*.WithProcessesTestPool.test_[a-i]*' \
 		-m '*.WithProcessesTestArray.*'
-	python_tests asyncio 240 test_asyncio -m 'test.test_asyncio.test_[q-r]*' \
+	python_tests asyncio 240 test_asyncio "${never[@]}" -m 'test.test_asyncio.test_[q-r]*' \
 		-m '*.SubprocessThreadedWatcherTests.test_[a-c]*'
 }
 
-# All of each, in pieces, but for tests of how long something takes.
+# All of each, in pieces.
 python_all() {
-	local never=(-i '*timeout*' -i '*timing*' -i '*TestWait.*' -i '*timer*' -i '*timed*')
 	local name method module
 
 	python_tests mmap 900 test_mmap

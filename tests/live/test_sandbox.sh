@@ -45,7 +45,7 @@ free_port() {
 }
 
 sshd_listens() {
-	(: <"/dev/tcp/127.0.0.1/$1") 2>/dev/null
+	awk -v port="$(printf ':%04X$' "$1")" '$2 ~ port && $4 == "0A" { found = 1 } END { exit !found }' /proc/net/tcp
 }
 
 # The server, its monitor, the unprivileged child and the session of a login.
@@ -82,7 +82,7 @@ openssh() {
 	seq 1 300000 >"$DIR/ssh/in"
 	(
 		status=0
-		timeout 60 "${client[@]}" <"$DIR/ssh/in" >"$DIR/ssh/out" || status=$?
+		timeout $((60 * FACTOR)) "${client[@]}" <"$DIR/ssh/in" >"$DIR/ssh/out" || status=$?
 		[ $status -eq 7 ]
 	) || fail "ssh: not the status of the command: $(tail -n 20 "$DIR/ssh/log")"
 	{

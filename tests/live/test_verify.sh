@@ -8,19 +8,23 @@
 
 # add N: to the count of references of some stored page
 add() {
-	python3 - "$AGENT_PID" "$1" <<-'END'
+	python3 - "$AGENT_PID" "$@" <<-'END'
 		import os, struct, sys
 		for fd in os.listdir(f'/proc/{sys.argv[1]}/fd'):
 		    path = f'/proc/{sys.argv[1]}/fd/{fd}'
-		    if not os.readlink(path).startswith('/memfd:uswap-blobs'):
+		    try:
+		        if not os.readlink(path).startswith('/memfd:uswap-blobs'):
+		            continue
+		    except FileNotFoundError:
 		        continue
 		    with open(path, 'r+b', buffering=0) as f:
 		        # entries of 24 bytes behind the header: references, chain, location
-		        for n in range(1, 100000):
+		        for n in [int(sys.argv[3])] if len(sys.argv) > 3 else range(1, 100000):
 		            at = 4096 + 24 * n
 		            refs, chain, loc = struct.unpack('<IIQ', os.pread(f.fileno(), 16, at))
 		            if loc and 0 < refs < 1000:
 		                os.pwrite(f.fileno(), struct.pack('<I', refs + int(sys.argv[2])), at)
+		                print(n)
 		                sys.exit(0)
 		sys.exit('no stored page')
 	END
@@ -67,7 +71,7 @@ wait_until 30 "most pages to leave again" absent_at_least "$SERVED" 80
 verify 0
 [ "$(found good_pages)" -gt 500 ] || fail "vacuous: $(cat "$DIR/verify.json")"
 
-add 1
+one=$(add 1)
 verify 1
 [ "$(found wrong_references)" = 1 ] || fail "one wrong count: $(cat "$DIR/verify.json")"
 status=0
@@ -76,7 +80,7 @@ status=0
 grep -q '^1 have a wrong number of references$' "$DIR/said" || fail "not a word: $(cat "$DIR/said")"
 grep -q 'verify: .* 1 counts of references are wrong.*: blob [0-9]* counts' "$DIR/agent.log" ||
 	fail "not in the log"
-add -1
+add -1 "$one" >/dev/null
 verify 0
 serve_stop "$SERVED"
 live_end

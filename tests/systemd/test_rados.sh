@@ -50,7 +50,7 @@ worker=$WORK_PID
 answer=
 ask() { # COMMAND, the answer that must come
 	[ -z "$1" ] || echo "$1" >&"${WORK[1]}"
-	read -r -t 60 answer <&"${WORK[0]}" || fail "$1: no answer"
+	read -r -t $((60 * ${USWAP_TIME_FACTOR:-1})) answer <&"${WORK[0]}" || fail "$1: no answer"
 	[[ $answer == "$2"* ]] || fail "$1: $answer"
 }
 ask "" ready

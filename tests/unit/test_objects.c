@@ -20,10 +20,12 @@ static struct fake_cluster *cluster;
 static struct store *store;
 static _Alignas(4096) unsigned char bytes[BATCH];
 
+static unsigned timeout_ms;
+
 static struct store *open_store(const char *host)
 {
 	const struct objects_settings settings = {
-		.host = host, .where = "pool p", .max_bytes = 8 * STORE_SEGMENT, .timeout_ms = 200
+		.host = host, .where = "pool p", .max_bytes = 8 * STORE_SEGMENT, .timeout_ms = timeout_ms
 	};
 	struct store *s = store_objects_new(&fake_ops, fake_client(cluster), &settings);
 
@@ -58,6 +60,7 @@ static void setup(void)
 	strcpy(dir, "/tmp/uswap-objects.XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(dir));
 	cluster = fake_new(dir);
+	timeout_ms = 200;
 	store = open_store("me");
 	UNTIL(state() == STORE_UP);
 	for (size_t i = 0; i < sizeof(bytes); i++)
@@ -638,9 +641,15 @@ END_TEST
    nothing before it is expelled, nothing of others. */
 START_TEST(test_collecting_a_host)
 {
-	uint32_t segment = written_segment();
 	const char *error = NULL;
+	uint32_t segment;
 
+	/* a lease that holds also while our threads have no processor */
+	store = store_close(store);
+	timeout_ms = 2000;
+	store = open_store("me");
+	UNTIL(state() == STORE_UP);
+	segment = written_segment();
 	plant("s.me2.0123456789abcdef01234567.0000000000000001");
 	ck_assert_int_eq(objects_collect(&fake_ops, fake_client(cluster), "me", &error), -EBUSY);
 	ck_assert_ptr_nonnull(strstr(error, "host me is alive"));

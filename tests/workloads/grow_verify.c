@@ -9,7 +9,7 @@
 
 #define STEP_PAGES 256
 
-#define PATIENCE 30 /* seconds */
+#define PATIENCE (30 * wl_time_factor()) /* seconds */
 
 static double number_in(const char *file)
 {

@@ -615,7 +615,7 @@ static void attach_as_nobody(int say)
 {
 	unsigned n;
 
-	WL_OK(setresuid(65534, 65534, 65534));
+	WL_OK(setresuid(65431, 65431, 65431));
 	WL_OK(prctl(PR_SET_DUMPABLE, 1)); /* or its files are root's */
 	n = attach_often(14);
 	WL_CHECK(write(say, &n, sizeof(n)) == sizeof(n), "write");
@@ -819,7 +819,7 @@ static void exec_more(const char *program)
 	pid = (pid_t)WL_OK(clone(exec_for_more, stack + sizeof(stack), CLONE_VM | CLONE_FILES | CLONE_VFORK | SIGCHLD, &more));
 	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
 	/* vfork is over a moment before the new program has its rights. */
-	for (unsigned i = 0; i < 1000 && !stat(path, &st) && st.st_uid; i++)
+	for (unsigned i = 0; i < 20000 && !stat(path, &st) && st.st_uid; i++)
 		wl_sleep_ms(1);
 	WL_CHECK(!st.st_uid, "it has no more rights");
 	WL_CHECK(session_fill(&s, more.sock, more.device), "not welcome");
@@ -1025,7 +1025,7 @@ static void check_closing(void)
 	post(s.fd, &s.attach, sizeof(s.attach), fds, 3);
 	close(ends[1]);
 	wait = (struct pollfd){ .fd = ends[0], .events = POLLIN };
-	WL_CHECK(poll(&wait, 1, 15000) == 1 && wait.revents & POLLHUP, "nothing is closed any more");
+	WL_CHECK(poll(&wait, 1, 15000 * wl_time_factor()) == 1 && wait.revents & POLLHUP, "nothing is closed any more");
 	close(s.fd);
 	close(ends[0]);
 }
@@ -1088,7 +1088,7 @@ static const struct step {
 /* In a child: it may be left hanging by its own lies, and is killed then. */
 static void run(const struct step *step, unsigned round)
 {
-	double end = wl_now() + (double)(step->ms ? step->ms : STEP_MS) / 1000;
+	double end = wl_now() + (double)(step->ms ? step->ms : STEP_MS) / 1000 * wl_time_factor();
 	bool killed = false;
 	pid_t pid = (pid_t)WL_OK(fork());
 	int status;

@@ -350,7 +350,7 @@ static int wipe_on_fork(void)
 static int guard(void)
 {
 	unsigned char *beside = area + 256 * WL_PAGE;
-	double end = wl_now() + WL_EVICT_SECONDS;
+	double end;
 	size_t i;
 
 	wl_fill(area, PAGES, 8);
@@ -360,6 +360,7 @@ static int guard(void)
 		wl_say("this kernel has no guard pages: %s", strerror(errno));
 		return 77;
 	}
+	end = wl_now() + WL_EVICT_SECONDS;
 	while (wl_evicting() && wl_absent(beside, PAGES - 256)) {
 		WL_CHECK(wl_now() < end, "a mapping with guards does not come back");
 		wl_sleep_ms(5);

@@ -328,9 +328,9 @@ static int fork_in_handler(void)
 	fill("before forks by a handler", 19);
 	WL_OK(sigaction(SIGALRM, &action, NULL));
 	WL_OK(setitimer(ITIMER_REAL, &every, NULL));
-	end = wl_now() + 20;
+	end = wl_now() + WL_EVICT_SECONDS;
 	while (forks < 8) {
-		WL_CHECK(wl_now() < end, "only %d forks in 20 s", (int)forks);
+		WL_CHECK(wl_now() < end, "only %d forks in %d s", (int)forks, WL_EVICT_SECONDS);
 		wl_try_evicted(area, PAGES, 50, 0.05);
 		wl_verify("beside forks by a handler", area, PAGES, 19);
 	}

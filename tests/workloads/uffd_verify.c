@@ -64,7 +64,7 @@ static void *handler(void *arg)
 int main(void)
 {
 	unsigned char *area = wl_map(PAGES), *own = wl_map(OWN_PAGES);
-	double end = wl_now() + 60;
+	double end = wl_now() + 2 * WL_EVICT_SECONDS;
 	pthread_t thread;
 	size_t i;
 	int r;
