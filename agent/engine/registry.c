@@ -53,10 +53,9 @@ static void add_totals(struct engine_counters *sum, const struct session_counter
 		sum->latency[i] += counter_get(&c->latency[i]);
 }
 
-/* What has been told of it is kept. */
+/* What has been told of it is kept: at the end, so that it is no less. */
 static void add_counters(struct engine_counters *sum, struct session *s)
 {
-	record_keep_counters(s);
 	sum->resident_bytes += s->introduced ? session_read_resident(s) : 0;
 	sum->registered_bytes += counter_get(&s->counters.registered_bytes);
 	sum->evicted_bytes += session_evicted_pages(s) << PAGE_SHIFT;
@@ -64,6 +63,7 @@ static void add_counters(struct engine_counters *sum, struct session *s)
 	sum->fill_bytes += counter_get(&s->slots.count[SLOT_FILL]) << PAGE_SHIFT;
 	sum->stored_bytes += counter_get(&s->counters.stored_bytes);
 	add_totals(sum, &s->counters);
+	record_keep_counters(s);
 }
 
 static void report_lost(struct session *s)
