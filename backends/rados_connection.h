@@ -37,7 +37,6 @@ struct rados_connection {
 struct rados_opening;
 
 struct rados_connector {
-	const struct rados_library *lib;
 	struct rados_spec spec;
 	pthread_rwlock_t lock; /* `now`: written for the length of an assignment */
 	struct rados_connection *now;
