@@ -59,7 +59,7 @@ cluster_start() {
 
 # What is in the pool, one a line: names of objects.
 objects() { # [POOL [RADOS-ARGUMENT...]]
-	timeout 30 rados -p "${1:-uswap}" "${@:2}" ls || fail "rados ls: status $?"
+	timeout $((30 * FACTOR)) rados -p "${1:-uswap}" "${@:2}" ls || fail "rados ls: status $?"
 }
 
 # objects_like REGEX [POOL...]: how many
@@ -72,7 +72,7 @@ pool_bytes() {
 	local name sum=0 size
 
 	for name in $(objects | grep '^s\.'); do
-		size=$(timeout 30 rados -p uswap stat "$name" 2>/dev/null | sed 's/.* size //') || continue
+		size=$(timeout $((30 * FACTOR)) rados -p uswap stat "$name" 2>/dev/null | sed 's/.* size //') || continue
 		sum=$((sum + ${size:-0}))
 	done
 	echo "$sum"

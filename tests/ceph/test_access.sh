@@ -7,7 +7,7 @@
 . "${srcdir:-.}/tests/ceph/lib.sh"
 
 admin() {
-	timeout 30 ceph "$@" >/dev/null 2>&1 || fail "ceph $*: status $?"
+	timeout $((30 * FACTOR)) ceph "$@" >/dev/null 2>&1 || fail "ceph $*: status $?"
 }
 
 says() { # N TEXT
@@ -53,7 +53,7 @@ load_goes_on "$wrong"
 # connect anew; then readers wait, and nothing is lost, until it is good again
 admin auth del client.other
 load_goes_on "$wrong"
-for address in $(timeout 30 rados -p uswap get h.other - | sed -n 's/^address //p'); do
+for address in $(timeout $((30 * FACTOR)) rados -p uswap get h.other - | sed -n 's/^address //p'); do
 	admin osd blocklist add "$address"
 done
 wait_until 60 "the revoked key to be refused" load_is "$wrong" denied
@@ -110,10 +110,10 @@ load_goes_on "$LOAD"
 wait_until 30 "what was freed to go" all_are_live
 load_right "$LOAD" "before objects go"
 name=$(objects | grep ^s | head -n 1)
-timeout 30 rados -p uswap truncate "$name" 1000
+timeout $((30 * FACTOR)) rados -p uswap truncate "$name" 1000
 missing=$(ask "$LOAD" check)
 [ "$missing" -gt 0 ] || fail "an object was cut off, and nothing is missing"
-timeout 30 rados -p uswap rm "$name"
+timeout $((30 * FACTOR)) rados -p uswap rm "$name"
 [ "$(ask "$LOAD" check)" -ge "$missing" ] || fail "an object is gone, and less is missing"
 wait_until 30 "the store to be up" load_is "$LOAD" up
 [ "$(peer_ask "$LOAD" go)" = goes ] || fail "go"

@@ -162,9 +162,9 @@ say "a wait: ok"
 # others
 wait_until 90 "pages to go to the pool once more" are_away
 name=$(objects | grep '^s' | head -n 1)
-timeout 30 rados -p uswap truncate "$name" 1234567
+timeout $((30 * FACTOR)) rados -p uswap truncate "$name" 1234567
 name=$(objects | grep '^s' | tail -n 1)
-head -c 4194304 /dev/urandom | timeout 30 rados -p uswap put "$name" -
+head -c 4194304 /dev/urandom | timeout $((30 * FACTOR)) rados -p uswap put "$name" -
 "$CTL" --json=short verify >"$DIR/verify.json" && fail "verify finds nothing: $(cat "$DIR/verify.json")"
 damaged=$(jq '.damaged_pages + .unread_pages' "$DIR/verify.json")
 lost=$(ask "$served" survey)
@@ -181,13 +181,13 @@ fi
 
 # all objects are gone: the tier says so; the program ends by SIGBUS
 wait_until 90 "pages to go to the pool again" are_away
-objects | grep '^s' | xargs -r timeout 30 rados -p uswap rm
+objects | grep '^s' | xargs -r timeout $((30 * FACTOR)) rados -p uswap rm
 echo survey >&"${PEER_IN[served]}"
 wait_until 30 "the store to be degraded" tier_is rados degraded
 [ "$(answer_of "$served")" -gt "$lost" ] || fail "objects are gone, and nothing is lost"
 [ "$(tier rados missing_total)" -gt 0 ] || fail "nothing was missing"
 pid=${PEER_PIDS[served]}
-echo verify >&"${PEER_IN[served]}"
+peer_tell "$served" verify
 wait_until 60 "the program to end" peer_gone "$pid"
 status=0
 wait "$pid" || status=$?

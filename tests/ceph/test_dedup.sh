@@ -63,7 +63,7 @@ host_stop() { # HOST
 }
 
 gc() {
-	timeout 60 "$AGENT" --store "rados:uswap,conf=$CEPH_CONF" "--collect-host=$1" >"$DIR/gc" 2>&1
+	timeout $((60 * FACTOR)) "$AGENT" --store "rados:uswap,conf=$CEPH_CONF" "--collect-host=$1" >"$DIR/gc" 2>&1
 }
 
 live_begin

@@ -6,7 +6,7 @@
 . "${srcdir:-.}/tests/ceph/lib.sh"
 
 admin() {
-	timeout 30 ceph "$@" >/dev/null 2>&1 || fail "ceph $*: status $?"
+	timeout $((30 * FACTOR)) ceph "$@" >/dev/null 2>&1 || fail "ceph $*: status $?"
 }
 
 # An OSD puts ratios right that are out of order.

@@ -6,7 +6,7 @@
 . "${srcdir:-.}/tests/ceph/lib.sh"
 
 gc() {
-	timeout 60 "$AGENT" --store "rados:uswap,conf=$CEPH_CONF" "--collect-host=$1" >"$DIR/gc" 2>&1
+	timeout $((60 * FACTOR)) "$AGENT" --store "rados:uswap,conf=$CEPH_CONF" "--collect-host=$1" >"$DIR/gc" 2>&1
 }
 
 live_begin
@@ -70,7 +70,7 @@ wait_until 30 "the lease to end: $(cat "$DIR/gc")" gc gamma
 grep -qx "host gamma: $left segments removed, its clients are blocklisted" "$DIR/gc" ||
 	fail "gc: $(cat "$DIR/gc")"
 [ "$(objects_like '\.gamma')" = 0 ] || fail "left of a host: $(objects)"
-timeout 20 ceph osd blocklist ls 2>/dev/null | grep -q 127.0.0.1 || fail "nobody is blocklisted"
+timeout $((20 * FACTOR)) ceph osd blocklist ls 2>/dev/null | grep -q 127.0.0.1 || fail "nobody is blocklisted"
 load_goes_on "$alpha"
 load_right "$alpha" "after another host was removed"
 load_stop "$alpha"

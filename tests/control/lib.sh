@@ -15,7 +15,6 @@ LIB=$(realpath -m "$BUILD/preload/libuswap.so")
 FACTOR=${USWAP_TIME_FACTOR:-1}
 # shellcheck disable=SC2034
 NOBODY=(setpriv --reuid 65534 --regid 65534 --clear-groups)
-PIDS=()
 DIR=
 AGENT=
 AGENT_PID=
@@ -32,23 +31,30 @@ skip() {
 	exit 77
 }
 
+# Said again behind the log; without a word, the first command that ended the test.
+WHERE=
 fail() {
 	echo "$TEST: FAILED: $*" >&2
+	[ -z "$DIR" ] || echo "$TEST: FAILED: $*" >>"$DIR/why"
 	exit 1
 }
 
 control_end() {
 	local status=$? pid
 
-	trap - EXIT
+	trap - EXIT ERR
 	set +e
-	for pid in "${PIDS[@]}"; do
+	for pid in $(jobs -p); do # not by numbers that may be others' now
 		kill -KILL "$pid" 2>/dev/null
 	done
 	wait 2>/dev/null
 	if [ $status -ne 0 ] && [ $status -ne 77 ] && [ -e "$DIR/agent.log" ]; then
 		echo "--- agent log" >&2
 		tail -n 40 "$DIR/agent.log" >&2
+	fi
+	if [ $status -ne 0 ] && [ $status -ne 77 ]; then
+		echo "--- status $status${WHERE:+; $WHERE}" >&2
+		tail -n 5 "$DIR/why" >&2
 	fi
 	[ -z "$DIR" ] || rm -rf "$DIR"
 	exit $status
@@ -68,6 +74,9 @@ control_begin() {
 	[ -x "$CTL" ] || fail "$CTL is not built"
 	DIR=$(mktemp -d "${TMPDIR:-/tmp}/uswap-control.XXXXXX")
 	chmod 755 "$DIR"
+	: >"$DIR/why"
+	set -E
+	trap 'WHERE=${WHERE:-line $LINENO: $BASH_COMMAND}' ERR
 	trap control_end EXIT
 	trap 'exit 130' INT TERM
 	unset USWAP_SOCKET USWAP_BUS_ADDRESS LD_PRELOAD NOTIFY_SOCKET LISTEN_FDS LISTEN_PID
@@ -101,7 +110,6 @@ bus_start() {
 	rm -f "$DIR/bus.sock"
 	dbus-daemon --config-file="$DIR/bus.conf" --nofork --nopidfile 2>>"$DIR/bus.log" &
 	BUS_PID=$!
-	PIDS+=("$BUS_PID")
 	wait_until 10 "the bus" test -S "$DIR/bus.sock"
 }
 
@@ -117,7 +125,6 @@ agent_start() {
 	"$AGENT" --config "$DIR/uswap.conf" --socket "$SOCKET" --store memory:256M --foreground \
 		"$@" >>"$DIR/agent.log" 2>&1 &
 	AGENT_PID=$!
-	PIDS+=("$AGENT_PID")
 	wait_until 10 "the agent" test -S "$DIR/run/control.sock"
 }
 

@@ -56,7 +56,6 @@ say "found on the bus, and without it beside the attach socket"
 compare_interface org.uswap1.Manager.xml /org/uswap1
 env "USWAP_SOCKET=$SOCKET" "$CTL" run -- sleep 600 &
 WORK=$!
-PIDS+=("$WORK")
 attached() { "$CTL" stats "$WORK"; }
 wait_until 10 "a program to attach" attached
 OBJECT=$(manager GetProcessByPID u "$WORK" | tr -d '"' | cut -d' ' -f2)
@@ -152,7 +151,6 @@ if [ -x /sbin/ldconfig ]; then expect 1 "statically linked" run -- /sbin/ldconfi
 is LD_PRELOAD "$(LD_PRELOAD=/first.so run -- sh -c 'echo $LD_PRELOAD' 2>/dev/null)" "/first.so:$LIB"
 env "USWAP_SOCKET=$SOCKET" "$CTL" run --limit 64M -- sleep 600 &
 LIMITED=$!
-PIDS+=("$LIMITED")
 is_limited() { "$CTL" --json=short stats "$LIMITED" | grep -q '"limit_bytes":67108864'; }
 wait_until 10 "the limit" is_limited
 kill "$LIMITED"

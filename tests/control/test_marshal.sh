@@ -24,14 +24,12 @@ s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 s.connect(sys.argv[1])
 sys.stdin.read()' "$SOCKET" <"$DIR/hold$1" &
 	PROGRAM=$!
-	PIDS+=("$PROGRAM")
 	eval "exec {HOLD$1}>\"\$DIR/hold$1\""
 	wait_until 10 "the program to attach" "$CTL" stats "$PROGRAM"
 }
 
 start 0
 b monitor --json=short org.uswap1 >"$DIR/signals" 2>&1 &
-PIDS+=($!)
 hears() {
 	set_property EvictionEnabled b false && set_property EvictionEnabled b true &&
 		grep -q '"member":"PropertiesChanged"' "$DIR/signals"

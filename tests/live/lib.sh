@@ -371,6 +371,12 @@ peer_ask() {
 	echo "$line"
 }
 
+# peer_tell N LINE: no answer is waited for. What is to end by a page that is lost may
+# have met one already.
+peer_tell() {
+	echo "$2" >&"${PEER_IN[$1]}" || say "program ${PEER_PIDS[$1]} is gone before $2"
+}
+
 # peer_close N: it has been told to quit. (The end of its input alone would not do
 # it: other programs of ours hold the pipe too.)
 peer_close() {

@@ -106,7 +106,7 @@ say "a program with nothing away went through three agents"
 dies_of_sigbus() { # N PID, that is told to read what it has lost
 	local status=0
 
-	echo verify >&"${PEER_IN[$1]}"
+	peer_tell "$1" verify
 	peer_close "$1"
 	wait "$2" 2>/dev/null || status=$?
 	[ $status = $((128 + 7)) ] || fail "program $2 with lost pages: status $status, SIGBUS expected"

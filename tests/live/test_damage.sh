@@ -49,7 +49,7 @@ round() { # NAME BYTE FROM
 	damage "$@"
 	kill -CONT "$(keeper)"
 	wait_until 30 "the agent to serve in spite of damage" agent_up
-	echo verify >&"${PEER_IN[$SERVED]}"
+	peer_tell "$SERVED" verify
 	wait_until 30 "program $SERVED_PID to end by SIGBUS" peer_gone "$SERVED_PID"
 	peer_close "$SERVED"
 	tail -n +$((log + 1)) "$DIR/agent.log" >"$DIR/said"

@@ -138,7 +138,7 @@ lost() { # RULE
 	before=$(total poisoned_pages_total)
 	wait_until 60 "pages to be in the file" tier_has 1 $((1 << 20))
 	rules "$1"
-	echo verify >&"${PEER_IN[$SERVED]}"
+	peer_tell "$SERVED" verify
 	wait_until 40 "$1: the program to end by SIGBUS" peer_gone "${PEER_PIDS[$SERVED]}"
 	rules
 	wait_until 20 "a word of the loss" grep -q "process ${PEER_PIDS[$SERVED]} .*SIGBUS" "$DIR/agent.log"

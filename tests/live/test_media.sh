@@ -96,7 +96,7 @@ rm -f "$DIR/a/"*
 
 # ---- a file that is cut, and spoilt, under the agent ----
 lost() { # a program that is to get SIGBUS
-	echo verify >&"${PEER_IN[$1]}"
+	peer_tell "$1" verify
 	wait_until 40 "program ${PEER_PIDS[$1]} to end by SIGBUS" peer_gone "${PEER_PIDS[$1]}"
 	peer_close "$1"
 }

@@ -84,11 +84,11 @@ peer_stop() {
 
 # Runs COMMAND under the shim, at most 30 s; out and err in $DIR.
 shim() {
-	timeout -k 5 30 env LD_PRELOAD="$LIB" USWAP_SOCKET="$SOCKET" "$@" >"$DIR/out" 2>"$DIR/err"
+	timeout -k 5 $((30 * ${USWAP_TIME_FACTOR:-1})) env LD_PRELOAD="$LIB" USWAP_SOCKET="$SOCKET" "$@" >"$DIR/out" 2>"$DIR/err"
 }
 
 plain() {
-	timeout -k 5 30 env -u LD_PRELOAD "$@" >"$DIR/out.plain" 2>"$DIR/err.plain"
+	timeout -k 5 $((30 * ${USWAP_TIME_FACTOR:-1})) env -u LD_PRELOAD "$@" >"$DIR/out.plain" 2>"$DIR/err.plain"
 }
 
 # COMMAND behaves the same with and without the shim: output and status.
@@ -115,7 +115,7 @@ milliseconds() {
 scenario() { # NAME WHAT
 	local out status
 
-	out=$(timeout -k 5 60 "$PEER" run "$1" "$LIB" "$PAGES" 2>&1)
+	out=$(timeout -k 5 $((60 * ${USWAP_TIME_FACTOR:-1})) "$PEER" run "$1" "$LIB" "$PAGES" 2>&1)
 	status=$?
 	out=${out//$'\n'/; }
 	if [ $status = 0 ]; then

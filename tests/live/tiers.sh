@@ -35,7 +35,7 @@ refused() {
 
 	shift
 	[ -e "$DIR/uswap.conf" ] || agent_config >"$DIR/uswap.conf"
-	timeout 20 "$AGENT" --config "$DIR/uswap.conf" --socket "$DIR/other.sock" --bus-address none \
+	timeout $((20 * FACTOR)) "$AGENT" --config "$DIR/uswap.conf" --socket "$DIR/other.sock" --bus-address none \
 		"${@/#/--store=}" --foreground >"$DIR/refused" 2>&1 || status=$?
 	case $status in
 	0 | 124) fail "started with $*: status $status" ;;
