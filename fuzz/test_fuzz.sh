@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Runs each fuzz target for USWAP_FUZZ_SECONDS (15), two at a time, on what was
-# found interesting before. That corpus is kept in ~/.cache/uswap-fuzz, or where
+# found interesting before. The same inputs each time, but with USWAP_FUZZ_SEED=0,
+# which draws. That corpus is kept in ~/.cache/uswap-fuzz, or where
 # USWAP_FUZZ_CORPUS says. usage: test_fuzz.sh [TARGET...]
 set -u
 src=${USWAP_SRC:-$(dirname "$(realpath "$0")")/..}
@@ -15,7 +16,8 @@ python3 "$src/fuzz/seeds.py" "$build/fuzz/seeds" "$src" || exit 1
 
 run() { # TARGET
 	mkdir -p "$corpus/$1" "$build/fuzz/found"
-	"$build/fuzz/fuzz_$1" -max_total_time="$seconds" -timeout=60 -rss_limit_mb=2048 -max_len=4096 \
+	"$build/fuzz/fuzz_$1" -max_total_time="$seconds" -timeout=60 -seed="${USWAP_FUZZ_SEED:-1}" \
+		-rss_limit_mb=2048 -max_len=4096 \
 		-print_final_stats=1 -artifact_prefix="$build/fuzz/found/$1-" \
 		"$corpus/$1" "$build/fuzz/seeds/$1" >"$build/fuzz/$1.out" 2>&1
 }
