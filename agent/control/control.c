@@ -46,6 +46,7 @@ struct control *control_free(struct control *control)
 	control->engine = NULL;
 	order_cancel_all(control);
 	kept_forget_fd(CONTROL_SOCKET_KEPT);
+	sd_event_source_disable_unref(control->taken);
 	listener_free(control->listener);
 	bus_stop(control);
 	while (control->endpoints)

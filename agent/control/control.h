@@ -46,8 +46,9 @@ struct control *control_new(sd_event *event, const struct settings *settings,
 			    const struct control_hooks *hooks);
 /*
  * Opens for callers: control.sock at path (or on fd, a listening socket that
- * becomes control's, if fd is not negative) and the bus. 0 or negative errno,
- * after logging why; a bus that doesn't answer is no error.
+ * becomes control's, if fd is not negative) and the bus. path stays the
+ * caller's. 0 or negative errno, after logging why; a socket that can't be made
+ * is tried again each second, a bus that doesn't answer is no error.
  */
 int control_start(struct control *control, struct engine *engine, const char *path, int fd);
 /* After engine_free(). Calls still waiting are answered with Stopping. */

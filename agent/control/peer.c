@@ -16,6 +16,8 @@
 
 #define PEERS_MAX 256
 #define PEERS_PER_USER 8
+/* An agent before us may be dying: until then nobody can ask us. */
+#define TAKEN_USEC 1000000
 
 /* Root is never locked out by the others. */
 static bool room_for(const struct control *control, uid_t uid)
@@ -115,23 +117,48 @@ static void on_peer(void *ctx, int fd)
 		log_debug("a connection to control.sock failed: %s", strerror(-r));
 }
 
-int peer_start(struct control *control, const char *path, int fd)
+static int listen_on(struct control *control, int fd, const char *unlink_path)
 {
-	const char *unlink_path = NULL;
-
-	if (fd < 0) {
-		/* A worker before us may have made it. */
-		fd = kept_fd(CONTROL_SOCKET_KEPT);
-		if (fd < 0)
-			fd = listener_bind(path, SOCK_STREAM);
-		if (fd >= 0)
-			(void)kept_set_fd(CONTROL_SOCKET_KEPT, fd);
-		unlink_path = path;
-	}
-	if (fd < 0) {
-		log_error("%s: %s", path, strerror(-fd));
-		return fd;
-	}
 	control->listener = listener_new(control->event, fd, unlink_path, on_peer, control);
 	return control->listener ? 0 : -errno;
+}
+
+static int listen_here(struct control *control)
+{
+	/* A worker before us may have made it. */
+	int fd = kept_fd(CONTROL_SOCKET_KEPT);
+
+	if (fd < 0)
+		fd = listener_bind(control->path, SOCK_STREAM);
+	if (fd < 0)
+		return fd;
+	(void)kept_set_fd(CONTROL_SOCKET_KEPT, fd);
+	return listen_on(control, fd, control->path);
+}
+
+static int on_taken(sd_event_source *source, uint64_t usec, void *userdata)
+{
+	struct control *control = userdata;
+	int r = listen_here(control);
+
+	if (r < 0 && sd_event_source_set_time_relative(source, TAKEN_USEC) >= 0)
+		return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+	control->taken = sd_event_source_disable_unref(source);
+	return 0;
+}
+
+int peer_start(struct control *control, const char *path, int fd)
+{
+	int r;
+
+	control->path = path;
+	if (fd >= 0)
+		return listen_on(control, fd, NULL);
+	r = listen_here(control);
+	if (r < 0) {
+		log_error("%s: %s", path, strerror(-r));
+		(void)sd_event_add_time_relative(control->event, &control->taken, CLOCK_MONOTONIC, TAKEN_USEC, 0,
+						 on_taken, control);
+	}
+	return r;
 }

@@ -84,6 +84,8 @@ struct control {
 	struct order *orders;
 
 	struct listener *listener; /* control.sock */
+	const char *path;	   /* ... and where it is */
+	sd_event_source *taken;	   /* ... the next try, while somebody else has it */
 	sd_event_source *retry;	   /* bus: the next try to connect */
 	sd_bus_slot *name_slot;	   /* bus: RequestName under way */
 	bool bus_complained;	   /* bus: said once that it isn't there */

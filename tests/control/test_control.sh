@@ -196,6 +196,25 @@ rm "$DIR/run/control.sock"
 agent_start --bus-address none
 expect 0 "running" beside
 agent_stop
+
+# who still listens at control.sock when an agent starts has it until he ends
+socket_is() { grep -qF " $1" /proc/net/unix; }
+python3 -c 'import signal, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.bind(sys.argv[1])
+s.listen()
+signal.pause()' "$DIR/run/control.sock" &
+other=$!
+PIDS+=("$other")
+wait_until 10 "another one at control.sock" socket_is "$DIR/run/control.sock"
+agent_start --bus-address none
+wait_until 10 "the agent to say that it is taken" \
+	grep -qF "$DIR/run/control.sock: Address already in use" "$DIR/agent.log"
+kill "$other"
+wait "$other" || :
+answers() { beside stats >"$DIR/out" 2>&1; }
+wait_until 20 "the agent to listen at control.sock" answers
+agent_stop
 say "sockets"
 
 # ---- the service manager: READY, STOPPING, and sockets from it ----
