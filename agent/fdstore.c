@@ -26,6 +26,10 @@
 #define PUT "FDSTORE=1\nFDPOLL=0\nFDNAME="
 #define NAMES_MAX (120u * 1024u) /* LISTEN_FDNAMES may have 128 KiB */
 #define SYNC_USEC 2000000u
+/* One user's programs, whose forks come uninvited, leave a quarter to the others'. Root's
+   may have all; users whose ids are equal modulo this have one share. */
+#define SHARE(all) ((all) / 4 * 3)
+#define SHARES 1024u
 /* In the directory of kept descriptors. The pair is for the holder, which may find no
    room for new ones. */
 #define NOTIFY "notify"
@@ -40,10 +44,14 @@ struct passed {
 
 static struct passed passed;
 static unsigned max_fds; /* 0: there is no store */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* these two */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* these: */
 static unsigned nr_fds, names_bytes;
+static unsigned nr_files; /* of nr_fds */
+static struct share {
+	unsigned fds, names_bytes;
+} shares[SHARES];
 static char files[KEPT_FILES][KEPT_NAME]; /* that have come back, or were put */
-static unsigned nr_files;
+static bool inherited; /* what a dead worker has removed may be there */
 
 /* A socket of our own to it; sd_notify(3) waits until the manager reads. */
 static void open_notify(const char *path)
@@ -105,9 +113,9 @@ static bool file_is_there(const char *name)
 /* Counted, and not to be put again. */
 static void file_there(const char *name)
 {
+	pthread_mutex_lock(&lock);
 	if (nr_files < KEPT_FILES)
 		snprintf(files[nr_files++], KEPT_NAME, "%s", name);
-	pthread_mutex_lock(&lock);
 	nr_fds++;
 	names_bytes += (unsigned)(strlen(FILE_PREFIX) + strlen(name)) + 1;
 	pthread_mutex_unlock(&lock);
@@ -144,6 +152,35 @@ bool fdstore_take(const char *name, int fd)
 	return true;
 }
 
+static const char *name_of(char *name, size_t size, char kind, unsigned record)
+{
+	static const char digits[] = "0123456789abcdefghijklmnopqrstuvwxyz";
+	char text[16];
+	unsigned n = 0;
+
+	do
+		text[n++] = digits[record % 36];
+	while (record /= 36);
+	assert(n + 2 <= size);
+	*name = kind;
+	for (unsigned i = 0; i < n; i++)
+		name[i + 1] = text[n - 1 - i];
+	name[n + 1] = '\0';
+	return name;
+}
+
+static int tell_removed(const char *name)
+{
+	return sd_notifyf(false, "FDSTOREREMOVE=1\nFDNAME=%s", name);
+}
+
+static int remove_it(char kind, unsigned record)
+{
+	char name[16];
+
+	return tell_removed(name_of(name, sizeof(name), kind, record));
+}
+
 bool fdstore_taken(void)
 {
 	char message[LAYOUT_MESSAGE];
@@ -156,7 +193,7 @@ bool fdstore_taken(void)
 	}
 	for (unsigned i = 0; r == 0 && i < passed.nr; i++)
 		if (passed.v[i].fd < 0)
-			fdstore_remove(passed.v[i].kind, passed.v[i].record);
+			remove_it(passed.v[i].kind, passed.v[i].record);
 	free(passed.v);
 	passed = (struct passed){ 0 };
 	if (r == 0)
@@ -208,65 +245,75 @@ void fdstore_remove_files(void)
 	fdstore_sync();
 }
 
-static const char *name_of(char *name, size_t size, char kind, unsigned record)
+static void uncount(uid_t uid, const char *name)
 {
-	static const char digits[] = "0123456789abcdefghijklmnopqrstuvwxyz";
-	char text[16];
-	unsigned n = 0;
+	struct share *share = &shares[uid % SHARES];
+	unsigned size = (unsigned)strlen(name) + 1;
 
-	do
-		text[n++] = digits[record % 36];
-	while (record /= 36);
-	assert(n + 2 <= size);
-	*name = kind;
-	for (unsigned i = 0; i < n; i++)
-		name[i + 1] = text[n - 1 - i];
-	name[n + 1] = '\0';
-	return name;
-}
-
-static void uncount(const char *name)
-{
 	pthread_mutex_lock(&lock);
 	nr_fds -= MIN(nr_fds, 1u);
-	names_bytes -= MIN(names_bytes, (unsigned)strlen(name) + 1);
+	names_bytes -= MIN(names_bytes, size);
+	share->fds -= MIN(share->fds, 1u);
+	share->names_bytes -= MIN(share->names_bytes, size);
 	pthread_mutex_unlock(&lock);
 }
 
-/* known: it is there, whether there is room or not. */
-static int count(const char *name, bool known)
+static bool has_room(uid_t uid, unsigned size)
 {
+	const struct share *share = &shares[uid % SHARES];
+
+	if (nr_fds + 1 > max_fds || names_bytes + size > NAMES_MAX)
+		return false;
+	return uid == 0 || (share->fds + 1 <= SHARE(max_fds - MIN(nr_files, max_fds)) &&
+			    share->names_bytes + size <= SHARE(NAMES_MAX));
+}
+
+/* known: it is there, whether there is room or not. */
+static int count(uid_t uid, const char *name, bool known)
+{
+	struct share *share = &shares[uid % SHARES];
 	unsigned size = (unsigned)strlen(name) + 1;
 	int r = 0;
 
 	pthread_mutex_lock(&lock);
-	if (!known && (nr_fds + 1 > max_fds || names_bytes + size > NAMES_MAX)) {
+	if (!known && !has_room(uid, size)) {
 		r = -ENOSPC;
 	} else {
 		nr_fds++;
 		names_bytes += size;
+		share->fds++;
+		share->names_bytes += size;
 	}
 	pthread_mutex_unlock(&lock);
 	return r;
 }
 
-static int put_counted(const char *name, int fd, int (*how)(const char *name, int fd))
+static int put_counted(uid_t uid, const char *name, int fd, int (*how)(const char *name, int fd))
 {
-	int r = count(name, fd < 0);
+	int r = count(uid, name, fd < 0);
 
 	if (r < 0 || fd < 0)
 		return r;
 	r = how(name, fd);
 	if (r < 0)
-		uncount(name);
+		uncount(uid, name);
 	return r;
 }
 
-int fdstore_put(char kind, unsigned record, int fd)
+/* A removal that the worker before sent as it died may not have been taken, and of two by
+   one name none could be used. */
+static int put_anew(const char *name, int fd)
+{
+	if (inherited)
+		(void)tell_removed(name);
+	return put(name, fd);
+}
+
+int fdstore_put(uid_t uid, char kind, unsigned record, int fd)
 {
 	char name[16];
 
-	return max_fds ? put_counted(name_of(name, sizeof(name), kind, record), fd, put) : 0;
+	return max_fds ? put_counted(uid, name_of(name, sizeof(name), kind, record), fd, put_anew) : 0;
 }
 
 static int put_now(const char *name, int fd)
@@ -278,23 +325,24 @@ static int put_now(const char *name, int fd)
 	return sock < 0 ? -EAGAIN : fdpass_send(sock, text, strlen(text), &fd, 1);
 }
 
-int fdstore_put_now(char kind, unsigned record, int fd)
+int fdstore_put_now(uid_t uid, char kind, unsigned record, int fd)
 {
 	char name[16];
 
-	return max_fds ? put_counted(name_of(name, sizeof(name), kind, record), fd, put_now) : 0;
+	return max_fds ? put_counted(uid, name_of(name, sizeof(name), kind, record), fd, put_now) : 0;
 }
 
-void fdstore_remove(char kind, unsigned record)
+void fdstore_remove(uid_t uid, char kind, unsigned record)
 {
-	char name[16], text[64];
+	char name[16];
 
-	if (!max_fds)
-		return;
-	name_of(name, sizeof(name), kind, record);
-	snprintf(text, sizeof(text), "FDSTOREREMOVE=1\nFDNAME=%s", name);
-	if (sd_notify(false, text) >= 0)
-		uncount(name);
+	if (max_fds && remove_it(kind, record) >= 0)
+		uncount(uid, name_of(name, sizeof(name), kind, record));
+}
+
+void fdstore_inherited(void)
+{
+	inherited = true;
 }
 
 bool fdstore_sync(void)

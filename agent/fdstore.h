@@ -6,7 +6,8 @@
  *
  * There, kept files are "k.NAME", and the descriptors of a session a letter and
  * the number of its record: short, since all names together must fit into one
- * variable of the environment. What doesn't fit is refused, never lost.
+ * variable of the environment. What doesn't fit is refused, never lost; nor may one
+ * user's fill it for the others (uid: whose it is, the same for each call).
  *
  * Threads: the control thread, but for what says otherwise; fdstore_take runs before
  * there is a worker.
@@ -15,6 +16,7 @@
 #define USWAP_FDSTORE_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 /* Is there one, and how much goes into it? */
 void fdstore_init(void);
@@ -29,12 +31,14 @@ void fdstore_put_files(void);
 /* After a drain: nothing in them is of use to anybody, an older agent must be able to
    start, and a store's file or device must not stay open. */
 void fdstore_remove_files(void);
+/* A worker before this one has died. */
+void fdstore_inherited(void);
 /* A session's; 0, or -ENOSPC. Safe after fdstore_sync. fd -1: it is there. */
-int fdstore_put(char kind, unsigned record, int fd);
+int fdstore_put(uid_t uid, char kind, unsigned record, int fd);
 /* The same without waiting for the manager, from any thread: -EAGAIN where it has
    much to read just now. */
-int fdstore_put_now(char kind, unsigned record, int fd);
-void fdstore_remove(char kind, unsigned record);
+int fdstore_put_now(uid_t uid, char kind, unsigned record, int fd);
+void fdstore_remove(uid_t uid, char kind, unsigned record);
 /* Waits until the manager has them. False: it does not say so. */
 bool fdstore_sync(void);
 

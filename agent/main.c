@@ -233,19 +233,19 @@ static void on_drained(void *ctx)
 	drain_done(&((struct agent *)ctx)->drain);
 }
 
-static int on_keep_fd(void *ctx, char kind, unsigned record, int fd)
+static int on_keep_fd(void *ctx, uid_t uid, char kind, unsigned record, int fd)
 {
-	return fdstore_put(kind, record, fd);
+	return fdstore_put(uid, kind, record, fd);
 }
 
-static int on_keep_fd_now(void *ctx, char kind, unsigned record, int fd)
+static int on_keep_fd_now(void *ctx, uid_t uid, char kind, unsigned record, int fd)
 {
-	return fdstore_put_now(kind, record, fd);
+	return fdstore_put_now(uid, kind, record, fd);
 }
 
-static void on_forget_fd(void *ctx, char kind, unsigned record)
+static void on_forget_fd(void *ctx, uid_t uid, char kind, unsigned record)
 {
-	fdstore_remove(kind, record);
+	fdstore_remove(uid, kind, record);
 }
 
 static bool on_sync_fds(void *ctx)
@@ -538,6 +538,7 @@ static int work(void *arg, const struct keeper_life *life)
 		engine_expect_damage();
 	if (life->deaths) {
 		log_warning("a new worker, after %u that have died", life->deaths);
+		fdstore_inherited();
 		reread(agent);
 	}
 	return run(agent);

@@ -146,6 +146,7 @@ EXTRA_DIST += \
 	tests/flow/planted/crash-drop-before-stage.patch \
 	tests/flow/planted/crash-event-done-before-it-is.patch \
 	tests/flow/planted/crash-event-read-forgotten.patch \
+	tests/flow/planted/crash-fork-not-handed-over.patch \
 	tests/flow/planted/crash-late-report-taken.patch \
 	tests/flow/planted/crash-no-wake.patch \
 	tests/flow/planted/crash-old-order-still-good.patch \

@@ -357,11 +357,10 @@ static void import_all(struct import *in, const struct record_table *records)
 		struct engine_kept_fd *v = &in->v[i];
 
 		record = record_of(records, v);
-		/* Nor does a fork wait for it. */
-		if ((record && record->stored & IN_DOUBT) || (!record && !v->was)) {
-			reaper_close_of(REAPER_UNKNOWN, v->fd);
+		/* Nor does a fork wait for it. It is closed as a stray: here there must be no
+		   thread that does it, which no worker would have. */
+		if ((record && record->stored & IN_DOUBT) || (!record && !v->was))
 			v->fd = -1;
-		}
 	}
 	for (uint32_t i = 0; (record = record_next(records, &i));)
 		if (record->stored & IN_DOUBT) {

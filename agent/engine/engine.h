@@ -142,11 +142,12 @@ struct engine_news { /* any may be NULL; run by engine_dispatch */
 	/* every session has been restored after engine_drain */
 	void (*drained)(void *ctx);
 	/* Descriptors that are to outlive this process and its keeper: 0, or a
-	   negative errno when there is no room for another one. sync: they are safe. */
-	int (*keep_fd)(void *ctx, char kind, unsigned record, int fd);
+	   negative errno when there is no room for another one of that user's, or of
+	   anybody's. sync: they are safe. */
+	int (*keep_fd)(void *ctx, uid_t uid, char kind, unsigned record, int fd);
 	/* the same, from any thread: at once or not at all */
-	int (*keep_fd_now)(void *ctx, char kind, unsigned record, int fd);
-	void (*forget_fd)(void *ctx, char kind, unsigned record);
+	int (*keep_fd_now)(void *ctx, uid_t uid, char kind, unsigned record, int fd);
+	void (*forget_fd)(void *ctx, uid_t uid, char kind, unsigned record);
 	bool (*sync_fds)(void *ctx);
 	void *ctx;
 };
@@ -158,11 +159,11 @@ struct engine_news { /* any may be NULL; run by engine_dispatch */
 struct engine_kept_fd {
 	char kind;
 	unsigned record; /* or the name */
-	int fd;		 /* -1 after the import: nobody needs it, it is closed */
+	int fd;		 /* -1 after the import: nobody needs it, a worker closes it */
 	int was;	 /* import: its number when it was read, plus one */
 };
 /* Keeper and worker had died; these have come back, under other numbers. Once,
-   before there is a worker. 0 or negative errno: -ENOTSUP if what is kept is in
+   before there is a worker; begins no threads. 0 or negative errno: -ENOTSUP if what is kept is in
    a format that this agent doesn't know. */
 int engine_import_fds(struct engine_kept_fd *v, unsigned nr);
 

@@ -143,6 +143,7 @@ struct engine {
 	bool enabled;
 	uint64_t full_logged_ns;
 	uint64_t safe_due_ns; /* when to ask again whether descriptors are safe */
+	uint64_t unkept_due_ns; /* when to say again that one has no room */
 	bool draining, drained;
 	uint64_t user_max, process_max;
 };
@@ -253,7 +254,7 @@ char descriptors_name(const struct record_table *records, const struct record *r
 
 /* registry.c: the list of sessions */
 void registry_add(struct engine *e, struct session *s);
-bool registry_keep_fork(void *ctx, unsigned name, int uffd); /* flow->keep_fork */
+bool registry_keep_fork(void *ctx, const struct session *parent, unsigned name, int uffd); /* flow->keep_fork */
 void registry_notice(struct engine *e, struct session *s);
 /* Logs what the threads that must not log have counted. */
 void registry_report(struct engine *e, uint64_t now);

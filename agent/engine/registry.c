@@ -130,7 +130,7 @@ int engine_keep_fds(struct engine *e, struct session *s)
 
 		if (fd < 0 || s->kept_kinds >> i & 1)
 			continue;
-		r = e->news.keep_fd(e->news.ctx, kind, number, there ? -1 : fd);
+		r = e->news.keep_fd(e->news.ctx, s->keeper, kind, number, there ? -1 : fd);
 		if (r < 0)
 			break;
 		given |= (uint32_t)!there << i;
@@ -159,12 +159,12 @@ static void settle_kept(struct engine *e)
 			atomic_fetch_or(&s->record->stored, s->kept_kinds);
 }
 
-bool registry_keep_fork(void *ctx, unsigned name, int uffd)
+bool registry_keep_fork(void *ctx, const struct session *parent, unsigned name, int uffd)
 {
 	const struct engine *e = ctx;
 
 	return !inject_is(INJECT_BUSY) && e->news.keep_fd_now &&
-	       e->news.keep_fd_now(e->news.ctx, ENGINE_KEPT_FORK, name, uffd) == 0;
+	       e->news.keep_fd_now(e->news.ctx, parent->keeper, ENGINE_KEPT_FORK, name, uffd) == 0;
 }
 
 void engine_forget_fds(struct engine *e, struct session *s)
@@ -174,7 +174,7 @@ void engine_forget_fds(struct engine *e, struct session *s)
 		char kind = descriptors_name(s->records, s->record, i, &number);
 
 		if (s->kept_kinds >> i & 1)
-			e->news.forget_fd(e->news.ctx, kind, number);
+			e->news.forget_fd(e->news.ctx, s->keeper, kind, number);
 	}
 }
 
@@ -190,9 +190,11 @@ static void bury(struct engine *e, struct session *s)
 static void add_forked(struct engine *e, struct session *s)
 {
 	s->store_max = e->process_max;
-	if (engine_keep_fds(e, s) < 0)
+	if (engine_keep_fds(e, s) < 0 && now_ns() >= e->unkept_due_ns) {
 		log_error("the descriptor of a child of process %d has no room in the service manager's "
 			  "store: it is lost if the whole agent is killed", (int)s->parent_pid);
+		e->unkept_due_ns = now_ns() + FULL_LOG_NS;
+	}
 	registry_add(e, s);
 	if (e->draining)
 		notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_DETACH);

@@ -258,7 +258,7 @@ void events_keep_forks(struct owner *o, struct session *s, struct uffd_msg *msgs
 		name = record_name_fork(s->records);
 		event_set_fork_name(&msgs[i], name);
 		inject(INJECT_FORK_NAMED);
-		if (o->flow->keep_fork && o->flow->keep_fork(o->flow->keep_ctx, name, (int)msgs[i].arg.fork.ufd))
+		if (o->flow->keep_fork && o->flow->keep_fork(o->flow->keep_ctx, s, name, (int)msgs[i].arg.fork.ufd))
 			event_set_fork_kept(&msgs[i]);
 	}
 }
@@ -302,6 +302,7 @@ static struct session *new_child(struct owner *o, struct session *parent, int uf
 
 	if (!child)
 		return NULL;
+	child->keeper = parent->keeper;
 	child->fds.uffd = uffd;
 	child->owner = o;
 	child->parent_pid = parent->pid ? parent->pid : parent->parent_pid;

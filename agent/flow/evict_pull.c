@@ -56,12 +56,28 @@ static enum batch_result unread(const struct batch *b, unsigned i, int error, bo
 	return BATCH_PAGE_LOST;
 }
 
+/*
+ * Our own page can't be written: there is no memory for it now, or it is broken. (What
+ * can't be read in the program is no such error, mem_read_pages.) The bytes are in
+ * transit still, so they are read into another one, for as long as it takes.
+ */
+static void *renew(struct flow *flow, uint32_t *index)
+{
+	uint32_t other;
+
+	while (!staging_alloc(flow->staging, &other, 1))
+		usleep(NOMEM_USEC);
+	give_back(flow, *index);
+	*index = other;
+	return staging_page(flow->staging, other);
+}
+
 /* Pages [first, first + n) of the batch were moved; reads them. */
 static void pull_run(struct flow *flow, struct batch *b, unsigned first, unsigned n, bool salvage)
 {
 	uint32_t index[WIRE_BATCH];
 	void *pages[WIRE_BATCH];
-	unsigned i = 0;
+	unsigned i = 0, renewed = 0;
 
 	/* The worker has reserved the room before the batch was ordered: a page that has
 	   left its place must find one here. Memory behind it may be short; it waits in
@@ -81,6 +97,12 @@ static void pull_run(struct flow *flow, struct batch *b, unsigned first, unsigne
 		   for alone. */
 		if (got > 0)
 			continue;
+		if (got == -EFAULT || got == -ENOMEM) {
+			if (renewed++)
+				usleep(NOMEM_USEC);
+			pages[i] = renew(flow, &index[i]);
+			continue;
+		}
 		give_back(flow, index[i]);
 		b->page[first + i].result = unread(b, first + i, got, salvage);
 		i++;

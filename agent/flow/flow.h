@@ -51,7 +51,7 @@ struct flow {
 	uint64_t latency_bound_ns[SESSION_LATENCY_BUCKETS];
 	/* A fork child's descriptor has just been read: into safe keeping with it, under a
 	   name of its own. False: not now. NULL: there is none. Owners; waits for nobody. */
-	bool (*keep_fork)(void *ctx, unsigned name, int uffd);
+	bool (*keep_fork)(void *ctx, const struct session *parent, unsigned name, int uffd);
 	void *keep_ctx;
 };
 

@@ -23,7 +23,7 @@ struct session *session_new(uint64_t id, uid_t uid)
 	if (!s)
 		return NULL;
 	s->id = id;
-	s->uid = uid;
+	s->uid = s->keeper = uid;
 	s->ahead_score = 128;
 	s->fds = SESSION_FDS_NONE;
 	s->attached_ns = now_ns();

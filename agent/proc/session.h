@@ -192,6 +192,7 @@ struct session {
 	struct record *record; /* NULL: not kept (tests) */
 	struct record_table *records;
 	uint64_t id;
+	uid_t keeper; /* in whose share of the service manager's store its descriptors are */
 	/* These change once at most: see enum session_user. */
 	_Atomic uid_t uid;
 	struct domain *domain;

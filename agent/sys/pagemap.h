@@ -53,7 +53,8 @@ bool maps_is_private_anon(int maps, uint64_t start, uint64_t end);
 
 /* Reads n pages at address through an open /proc/PID/mem into pages[]. Returns
    how many were read before the first that is missing (EIO), or negative
-   errno: -ESRCH when the address space is gone. */
+   errno: -ESRCH when the address space is gone, -EFAULT or -ENOMEM when it is
+   pages[0] that can't be had. */
 int mem_read_pages(int mem, uint64_t address, void *const *pages, unsigned n);
 
 /* fd is the file NAME ("mem", "pagemap") of some process in a proc file

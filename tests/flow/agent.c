@@ -472,6 +472,14 @@ static void open_proc(int i, struct session_fds *fds)
 	w.mm[i].mover = true;
 }
 
+void agent_open_proc(int mm, struct record *record)
+{
+	record->fds[RECORD_MAPS] = proc_fd(statm, mm) + 1;
+	record->fds[RECORD_STATM] = proc_fd(statm, mm) + 1;
+	record->fds[RECORD_SMAPS] = proc_fd(smaps, mm) + 1;
+	record->fds[RECORD_TASKS] = proc_fd(empty_dir, mm) + 1;
+}
+
 /* Also a worker after this one finds it. */
 static struct wire_gate *new_gate(struct session_fds *fds)
 {
@@ -548,6 +556,7 @@ static void forked(struct session *s)
 {
 	s->domain = domain_get(engine.flow.domains, s->uid, UINT64_MAX);
 	s->store_max = UINT64_MAX;
+	engine_keep_fds(&engine, s);
 	w.mm[mm_of_fd(s->fds.uffd)].session = s;
 }
 
@@ -576,6 +585,7 @@ static void bury(struct session *s)
 			w.mm[i].held = false;
 			kernel_put_uffd(i);
 		}
+	engine_forget_fds(&engine, s);
 	domains_leave(&engine, s);
 	session_free(s);
 }
@@ -892,6 +902,9 @@ bool agent_trouble(enum trouble t, unsigned again)
 	case TROUBLE_UNREADABLE:
 		w.unreadable = true;
 		break;
+	case TROUBLE_UNWRITABLE:
+		w.unwritable = true;
+		break;
 	case TROUBLE_CORRUPT:
 		w.corrupt = true;
 		w.lost = ~0u;
@@ -1021,8 +1034,8 @@ void agent_end(void)
 	    staging_left(engine.flow.staging))
 		violated("INV-8: staging holds %llu bytes for nobody",
 			 (unsigned long long)staging_used_bytes(engine.flow.staging));
-	if (crash_is_on() && record_next(&engine.records, &record))
-		violated("INV-8: a record is left of nobody");
+	if (crash_is_on() && (record_next(&engine.records, &record) || crash_stored()))
+		violated("INV-8: a record or a descriptor is left of nobody");
 	if ((slot_pool_bytes(owner->slots) >> PAGE_SHIFT) - slot_pool_ready(owner->slots) != nodes_taken)
 		violated("INV-8: nodes of slots are held for nobody");
 	if (engine.worker.reserved)

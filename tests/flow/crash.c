@@ -8,8 +8,13 @@
  * kernel's, the workload's or the mover's, reports and orders under way included.
  * Everything else is the dead one's own: freed here without a look at it, where it
  * would be too much to leave lying about.
+ *
+ * In some scenarios the keeper dies with it. Then the descriptors are what the service
+ * manager was given, by the worker or at last by the holder, under other numbers
+ * (agent/engine/descriptors.c).
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,6 +48,54 @@ void __wrap_inject_hit(enum inject_point point)
 		longjmp(death, 1);
 }
 
+/* ---- the service manager's store ---- */
+
+#define STORE_MAX 64u
+static struct engine_kept_fd store[STORE_MAX];
+static unsigned nr_stored;
+
+static int store_put(void *ctx, uid_t uid, char kind, unsigned record, int fd)
+{
+	(void)ctx;
+	(void)uid;
+	for (unsigned i = 0; i < nr_stored; i++)
+		if (store[i].kind == kind && store[i].record == record && store[i].fd == fd)
+			return 0; /* of one file it keeps one */
+	if (fd < 0)
+		return 0;
+	if (nr_stored == STORE_MAX)
+		abort();
+	store[nr_stored++] = (struct engine_kept_fd){ .kind = kind, .record = record, .fd = fd };
+	return 0;
+}
+
+static int store_put_now(void *ctx, uid_t uid, char kind, unsigned record, int fd)
+{
+	return w.scenario->both == BOTH_BUSY ? -EAGAIN : store_put(ctx, uid, kind, record, fd);
+}
+
+static void store_remove(void *ctx, uid_t uid, char kind, unsigned record)
+{
+	unsigned n = 0;
+
+	(void)ctx;
+	(void)uid;
+	for (unsigned i = 0; i < nr_stored; i++)
+		if (store[i].kind != kind || store[i].record != record)
+			store[n++] = store[i];
+	nr_stored = n;
+}
+
+static void hand_over(char kind, unsigned record, int fd)
+{
+	store_put(NULL, 0, kind, record, fd);
+}
+
+unsigned crash_stored(void)
+{
+	return nr_stored;
+}
+
 bool crash_is_on(void)
 {
 	return w.scenario->trouble & TROUBLE(CRASH);
@@ -51,7 +104,7 @@ bool crash_is_on(void)
 bool crash_may(void)
 {
 	return crash_is_on() && !(w.troubles & TROUBLE(CRASH)) &&
-	       (unsigned)__builtin_popcount(w.troubles) < MAX(w.scenario->troubles, 1u);
+	       (unsigned)__builtin_popcountll(w.troubles) < MAX(w.scenario->troubles, 1u);
 }
 
 void crash_open(void)
@@ -70,6 +123,11 @@ void crash_open(void)
 		abort();
 	engine.owners[0].owner.ring = ring_at(&engine.rings, 0);
 	engine.nr_owners = 1;
+	if (!w.scenario->both)
+		return;
+	engine.news = (struct engine_news){ .keep_fd = store_put, .keep_fd_now = store_put_now, .forget_fd = store_remove };
+	engine.flow.keep_fork = registry_keep_fork;
+	engine.flow.keep_ctx = &engine;
 }
 
 /* As attach.c's make_record. */
@@ -91,6 +149,7 @@ void crash_keep(struct session *s)
 	record_introduce(s);
 	record_commit(s, 0);
 	record_publish(record, s->id);
+	engine_keep_fds(&engine, s);
 }
 
 /* ---- the dead worker's own ---- */
@@ -154,6 +213,96 @@ static void forget_all(void)
 	engine.flow.zeros = zeros;
 }
 
+/* ---- the keeper too ---- */
+
+/* Also of those that have ended; what the records name beside what is stored goes with
+   the dead. */
+static void close_the_dead(void)
+{
+	struct record_table records = { .kept = KEPT_NONE };
+	struct record *record;
+
+	if (record_table_open(&records) < 0)
+		abort();
+	for (uint32_t i = 0; (record = record_next(&records, &i));)
+		for (unsigned k = RECORD_STORED; k < RECORD_FDS; k++)
+			if (record->fds[k] > 0)
+				close(record->fds[k] - 1);
+	record_table_close(&records);
+}
+
+/* Of the address space whose userfaultfd it was. */
+static void renumber(int from, int to)
+{
+	for (int i = 0; i < MMS; i++)
+		if (w.mm[i].held && w.mm[i].uffd == from)
+			w.mm[i].uffd = to;
+}
+
+/* Nobody has given them away: that was the last reference, but for a mover's. */
+static void lose_the_rest(int below)
+{
+	for (int i = 0; i < MMS; i++)
+		if (w.mm[i].held && w.mm[i].uffd < below) {
+			close(w.mm[i].uffd);
+			w.mm[i].held = false;
+			kernel_put_uffd(i);
+		}
+}
+
+/* What only a running process tells. */
+static void open_anew(void)
+{
+	struct record_table records = { .kept = KEPT_NONE };
+	struct record *record;
+
+	if (record_table_open(&records) < 0)
+		abort();
+	for (uint32_t i = 0; (record = record_next(&records, &i));)
+		if (record->introduced && record->fds[RECORD_UFFD] > 0)
+			agent_open_proc(mm_of_fd(record->fds[RECORD_UFFD] - 1), record);
+	record_table_close(&records);
+}
+
+static void come_back(void)
+{
+	struct engine_kept_fd back[STORE_MAX];
+	int above = 3;
+
+	engine_hand_over(hand_over);
+	close_the_dead();
+	for (unsigned i = 0; i < nr_stored; i++)
+		above = MAX(above, store[i].fd + 1);
+	for (int i = 0; i < MMS; i++)
+		above = w.mm[i].held ? MAX(above, w.mm[i].uffd + 1) : above;
+	for (unsigned i = 0; i < nr_stored; i++) {
+		int mm = mm_at_fd(store[i].fd), old = store[i].fd;
+
+		store[i].fd = fcntl(old, F_DUPFD_CLOEXEC, above);
+		mm_bind_fd(store[i].fd, mm);
+		if (store[i].kind == ENGINE_KEPT_KINDS[RECORD_UFFD] || store[i].kind == ENGINE_KEPT_FORK)
+			renumber(old, store[i].fd);
+		close(old);
+	}
+	lose_the_rest(above);
+	memcpy(back, store, sizeof(back));
+	if (engine_import_fds(back, nr_stored) < 0)
+		violated("what has come back can't be taken");
+	for (unsigned i = nr_stored; i--;)
+		if (back[i].fd < 0) {
+			close(store[i].fd);
+			store[i] = store[--nr_stored];
+		}
+	open_anew();
+}
+
+static void die(void)
+{
+	forget_all();
+	if (w.scenario->both)
+		come_back();
+}
+
 /* ---- the next one ---- */
 
 static void find_sessions(void)
@@ -185,13 +334,13 @@ bool crash_now(unsigned again)
 {
 	w.in_owner = w.in_fault_path = false;
 	w.troubles |= TROUBLE(CRASH);
-	forget_all();
+	die();
 	left = again;
 	if (setjmp(death) == 0) {
 		recover();
 	} else {
 		find_sessions();
-		forget_all();
+		die();
 		recover();
 		return true;
 	}

@@ -66,6 +66,7 @@ static void print_action(FILE *to, const struct action *a)
 		[TROUBLE_MOVER] = "the mover is killed",
 		[TROUBLE_REVOKE] = "the mover is too slow",
 		[TROUBLE_UNREADABLE] = "the next page in transit can't be read",
+		[TROUBLE_UNWRITABLE] = "the next page of staging can't be written",
 		[TROUBLE_CORRUPT] = "the store gives other bytes from now on",
 		[TROUBLE_FULL] = "the store is full from now on",
 		[TROUBLE_EMFILE] = "no descriptor for the next child",
@@ -135,7 +136,7 @@ static bool is_enabled(const struct action *a)
 		return agent_may(a);
 	case DO_TROUBLE:
 		return (w.scenario->trouble >> a->b & 1) && !(w.troubles >> a->b & 1) &&
-		       (unsigned)(unsigned)__builtin_popcount(w.troubles) < MAX(w.scenario->troubles, 1u) &&
+		       (unsigned)__builtin_popcountll(w.troubles) < MAX(w.scenario->troubles, 1u) &&
 		       agent_may_trouble(a->b);
 	default:
 		return agent_may(a) && (!a->b || agent_may_trouble(TROUBLE_CRASH));
@@ -165,7 +166,7 @@ static bool perform(const struct action *a)
 		scripted_mover_step(a->a);
 		break;
 	case DO_TROUBLE:
-		w.troubles |= 1u << a->b;
+		w.troubles |= UINT64_C(1) << a->b;
 		done = agent_trouble(a->b, a->a);
 		break;
 	default:

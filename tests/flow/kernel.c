@@ -93,9 +93,14 @@ void mm_bind_fd(int fd, int mm)
 	fd_mm[fd] = (int8_t)mm;
 }
 
+int mm_at_fd(int fd)
+{
+	return fd < 0 || fd >= FD_MAX ? -1 : fd_mm[fd];
+}
+
 int mm_of_fd(int fd)
 {
-	int mm = fd < 0 || fd >= FD_MAX ? -1 : fd_mm[fd];
+	int mm = mm_at_fd(fd);
 
 	if (mm < 0)
 		violated("a call on descriptor %d, which is no userfaultfd", fd);
@@ -568,10 +573,16 @@ int mem_read_pages(int mem, uint64_t address, void *const *to, unsigned n)
 
 		if (p->kind != PAGE_DATA)
 			return (int)i;
+		if ((w.unreadable || w.unwritable) && i)
+			return (int)i;
+		if (w.unwritable) {
+			w.unwritable = false;
+			return -EFAULT;
+		}
 		if (w.unreadable) {
 			w.unreadable = false;
 			w.lost |= MAY(p->token);
-			return i ? (int)i : -EFAULT;
+			return 0;
 		}
 		memcpy(to[i], token_page(p->token), PAGE_BYTES);
 	}

@@ -139,6 +139,7 @@ enum trouble {
 	TROUBLE_MOVER,	    /* the mover is killed */
 	TROUBLE_REVOKE,	    /* ... or too slow */
 	TROUBLE_UNREADABLE, /* what is in transit can't be read (EIO) */
+	TROUBLE_UNWRITABLE, /* ... read into: our page can't be had (EFAULT) */
 	TROUBLE_CORRUPT,    /* the store gives other bytes, from now on */
 	TROUBLE_FULL,	    /* the store is full, from now on */
 	TROUBLE_EMFILE,	    /* no descriptor for the next fork child */
@@ -165,9 +166,12 @@ enum trouble {
 	TROUBLE_MOVE_REFUSED, /* ... EINVAL */
 	TROUBLES
 };
-#define TROUBLE(t) (1u << TROUBLE_##t)
+#define TROUBLE(t) (UINT64_C(1) << TROUBLE_##t)
 
 /* ---- a scenario ---- */
+/* ... and has the service manager time for what it is given at once? */
+enum both { BOTH_NOT, BOTH, BOTH_BUSY };
+
 struct choice { /* what a thread may call */
 	uint8_t op;
 	uint8_t page;
@@ -189,12 +193,13 @@ struct scenario {
 	uint8_t ticks;	/* looks of the evict worker */
 	uint8_t quota;	/* pages in each */
 	uint8_t depth;	/* actions, before everything runs to its end */
-	uint32_t trouble; /* TROUBLE_ bits that may happen */
+	uint64_t trouble; /* TROUBLE_ bits that may happen */
 	uint8_t troubles; /* ... how many of them in one run */
 	bool noise;	/* written pages don't compress */
 	bool fill;	/* ... or repeat one word */
 	bool mixed;	/* ... every other one does not compress */
 	bool grace;	/* what is staged stays so */
+	uint8_t both;	/* enum both: who dies is the keeper with the worker */
 };
 
 /* ---- an action ---- */
@@ -232,10 +237,10 @@ struct world {
 	uint32_t next_seq;
 	uint8_t next_token, next_frame;
 	uint8_t ops, ticks;
-	uint32_t troubles; /* that have happened */
+	uint64_t troubles; /* that have happened */
 	/* armed trouble */
 	uint8_t uncounted; /* enum wire_page: what is said of the next page that is moved */
-	bool nomem, again, half_map, haste, unreadable, corrupt, full, emfile, sink, drop_fails, exists, dies, unregistered, nobatch;
+	bool nomem, again, half_map, haste, unreadable, unwritable, corrupt, full, emfile, sink, drop_fails, exists, dies, unregistered, nobatch;
 	uint8_t move_says; /* enum wire_page of the next page, 0: what is so */
 	int read_error; /* of the next read of the slow store that ends */
 	unsigned nr_lost_reads;
@@ -255,6 +260,7 @@ _Noreturn void violated(const char *format, ...) __attribute__((format(printf, 1
 /* kernel.c */
 void kernel_reset(void);
 int mm_of_fd(int fd);
+int mm_at_fd(int fd); /* -1: another one */
 void mm_bind_fd(int fd, int mm);
 int mm_new(int parent);
 void mm_exit(int mm);

@@ -6,7 +6,8 @@ the agent, again when it was killed, with all the descriptors it has given away.
 usage: manager.py DIRECTORY COMMAND [OPTION...]
 
 MANAGER_FDSTORE is how many descriptors it says to keep.
-DIRECTORY/pid holds the agent's pid. SIGTERM is passed on, and the agent's end by
+DIRECTORY/pid holds the agent's pid. While DIRECTORY/deaf is there, removals are not
+heard, as those of a process that has ended since are not: DIRECTORY/unheard. SIGTERM is passed on, and the agent's end by
 itself is the manager's. SIGUSR1 restarts it: it is told to stop, while
 DIRECTORY/restart is there, and started again whatever it says.
 """
@@ -61,7 +62,10 @@ class Manager:
             return
         for fd in fds:  # a barrier: its end is the answer
             os.close(fd)
-        if 'FDSTOREREMOVE' in lines:
+        if 'FDSTOREREMOVE' in lines and os.path.exists(f'{self.directory}/deaf'):
+            with open(f'{self.directory}/unheard', 'w', encoding='ascii'):
+                pass
+        elif 'FDSTOREREMOVE' in lines:
             for fd in self.store.pop(name, []):
                 os.close(fd)
 

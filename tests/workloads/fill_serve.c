@@ -10,6 +10,7 @@
  *	survey	reads every page, and checks those that can be: "lost PAGES", which
  *		are SIGBUS
  *	fork	a child does what verify does: "right PAGES"
+ *	brood	"born 40", children that sleep until it ends
  *	longest	"longest USEC", of the touches by verify and work since it was asked last
  *	work	touches and checks a few pages at random: "right PAGES"
  *	quit	"bye", and exit with 0
@@ -18,6 +19,8 @@
  */
 #include <setjmp.h>
 #include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "workload.h"
@@ -65,6 +68,25 @@ static size_t verify_in_child(void)
 		_exit(verify() != pages);
 	WL_CHECK(waitpid(pid, &status, 0) == pid && status == 0, "the child has ended with 0x%x", status);
 	return pages;
+}
+
+/* The shim knows nothing of them, so that they get no mover. */
+static size_t brood(void)
+{
+	size_t n;
+
+	for (n = 0; n < 40; n++) {
+		long pid = syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+
+		WL_CHECK(pid >= 0, "clone: %s", strerror(errno));
+		if (pid)
+			continue;
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		while (getppid() != 1)
+			pause();
+		_exit(0);
+	}
+	return n;
 }
 
 static size_t change(void)
@@ -165,6 +187,8 @@ static bool obey(const char *line)
 		printf("right %zu\n", work());
 	else if (!strcmp(line, "fork"))
 		printf("right %zu\n", verify_in_child());
+	else if (!strcmp(line, "brood"))
+		printf("born %zu\n", brood());
 	else if (!strcmp(line, "longest"))
 		printf("longest %.0f\n", take_longest() * 1e6);
 	else if (!strcmp(line, "absent"))
