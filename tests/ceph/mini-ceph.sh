@@ -10,6 +10,7 @@
 #	mini-ceph.sh swallow DIR [DAEMON...]	no packet reaches these (all, if none is
 #	mini-ceph.sh carry DIR [DAEMON...]	named), and nobody is told; they do again
 #	mini-ceph.sh wait-osds DIR UP		until so many OSDs are up
+#	mini-ceph.sh wait-clean DIR		until nothing is on one OSD alone; all must run
 #	mini-ceph.sh pool DIR NAME
 #	mini-ceph.sh key DIR NAME POOL		client.NAME with the caps of uswap-rados(7)
 #
@@ -110,7 +111,7 @@ filter_daemons() { # swallow|carry [DAEMON...]
 }
 
 wait_osds() { # UP: so many, and no PG on its way to another
-	for _ in $(seq 300); do
+	for _ in $(seq $((300 * ${USWAP_TIME_FACTOR:-1}))); do
 		timeout 20 ceph osd stat 2>/dev/null >"$D/osd.stat" || true
 		if grep -q " $1 up" "$D/osd.stat" && ! grep -q remapped "$D/osd.stat"; then
 			return 0
@@ -119,6 +120,37 @@ wait_osds() { # UP: so many, and no PG on its way to another
 	done
 	echo "mini-ceph: not $1 OSDs up: $(cat "$D/osd.stat")" >&2
 	exit 1
+}
+
+# Up is not clean: what was written while an OSD was down is on the others alone, and
+# can't be read when the next one goes. By the OSDs' own sockets, for there is no mgr.
+wait_clean() {
+	timeout $((100 * ${USWAP_TIME_FACTOR:-1})) python3 - "$D" "$D"/osd.*.pid <<-'END' || {
+		import json, os, socket, struct, sys, time
+		def state(osd, pg):
+		    with socket.socket(socket.AF_UNIX) as s:
+		        s.connect(f"{sys.argv[1]}/{osd}.asok")
+		        s.sendall(json.dumps(dict(prefix="pg", cmd="query", pgid=pg)).encode() + b"\0")
+		        with s.makefile("rb") as f:
+		            answer = f.read(*struct.unpack(">i", f.read(4)))
+		    try:
+		        return json.loads(answer)["state"]
+		    except ValueError:
+		        return None # not its primary
+		osds = [os.path.basename(path)[:-len(".pid")] for path in sys.argv[2:]]
+		while True:
+		    try:
+		        states = [state(osd, f"{pool}.{pg}") for osd in osds for pool in (1, 2, 3) for pg in range(8)]
+		    except (OSError, struct.error):
+		        states = [] # an OSD that is still starting
+		    states = [s for s in states if s]
+		    if len(states) >= 8 and set(states) == {"active+clean"}:
+		        break
+		    time.sleep(0.2)
+	END
+		echo "mini-ceph: not all is clean" >&2
+		exit 1
+	}
 }
 
 make_pool() {
@@ -276,6 +308,7 @@ signal) send "$3" "$4" ;;
 run) run_daemon "$3" ;;
 swallow | carry) filter_daemons "$cmd" "${@:3}" ;;
 wait-osds) wait_osds "$3" ;;
+wait-clean) wait_clean ;;
 pool) make_pool "$3" ;;
 key) make_key "$3" "$4" ;;
 *)

@@ -19,6 +19,7 @@ load_goes_on "$LOAD"
 load_right "$LOAD" "with an OSD killed"
 mini_ceph run osd.0
 mini_ceph wait-osds 3
+mini_ceph wait-clean
 load_goes_on "$LOAD"
 say "killed and back: $(ask "$LOAD" failed) writes failed, $(ask "$LOAD" reads) reads"
 
