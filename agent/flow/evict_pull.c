@@ -59,17 +59,18 @@ static enum batch_result unread(const struct batch *b, unsigned i, int error, bo
 /*
  * Our own page can't be written: there is no memory for it now, or it is broken. (What
  * can't be read in the program is no such error, mem_read_pages.) The bytes are in
- * transit still, so they are read into another one, for as long as it takes.
+ * transit still, so they are read into another one, if one is to be had, or the same,
+ * for as long as it takes.
  */
 static void *renew(struct flow *flow, uint32_t *index)
 {
 	uint32_t other;
 
-	while (!staging_alloc(flow->staging, &other, 1))
-		usleep(NOMEM_USEC);
-	give_back(flow, *index);
-	*index = other;
-	return staging_page(flow->staging, other);
+	if (staging_alloc(flow->staging, &other, 1)) {
+		give_back(flow, *index);
+		*index = other;
+	}
+	return staging_page(flow->staging, *index);
 }
 
 /* Pages [first, first + n) of the batch were moved; reads them. */

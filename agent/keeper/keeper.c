@@ -182,8 +182,9 @@ int keeper_run(keeper_worker_fn worker, keeper_hand_over_fn hand_over, void *arg
 		return worker(arg, &life);
 	}
 	holder.tid = tid;
-	start_holder(&holder);
 	for (;;) {
+		if (!shared->holder) /* the first time, or there was no process to be had */
+			start_holder(&holder);
 		pause_before(MAX(life.in_a_row, vain ? vain + PATIENCE : 0));
 		shared->settled = false;
 		started = now_ns();

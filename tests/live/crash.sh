@@ -26,7 +26,8 @@ crash_start() {
 }
 
 keeper() { cat "$DIR/manager/pid"; }
-worker() { pgrep -P "$(keeper)" -x uswap-agent | head -n 1; } # not the holder
+# Not the holder, which is started first and has that name, too, for a moment.
+worker() { ! pgrep -P "$(keeper)" -x uswap-holder >/dev/null || pgrep -P "$(keeper)" -x uswap-agent | head -n 1; }
 
 kill_worker() {
 	local pid
