@@ -81,7 +81,7 @@ static inline void touch_round(unsigned char *area, size_t pages, uint64_t *ns, 
 		at = wl_shuffled(i, pages, seed);
 		WL_CHECK(pread(pagemap, &entry, 8, (off_t)(((uintptr_t)area / WL_PAGE + at) * 8)) ==
 				 8, "pagemap");
-		if (entry >> 62)
+		if (!wl_is_absent(entry))
 			continue;
 		begin = touch_now();
 		(void)*(volatile unsigned char *)(area + at * WL_PAGE);

@@ -149,6 +149,8 @@ struct wire_move {
  * ranges going to transit + (lane * WIRE_BATCH + i) * WIRE_PAGE, whatever
  * happens to the others. The mover enters the gate as MOVER first, and moves
  * nothing if generation differs from the gate's (every page WIRE_PAGE_STALE).
+ * mark: still inside, it leaves a mark where pages went (sys/uffd.h); movers
+ * older than that word report WIRE_PAGE_DONE for all.
  */
 struct wire_order {
 	struct wire_head head;
@@ -158,7 +160,7 @@ struct wire_order {
 	uint32_t lane;
 	uint64_t drop_mask; /* WIRE_OP_DROP: bit i = page i of lane */
 	uint32_t nr_ranges;
-	uint32_t reserved;
+	uint32_t mark; /* WIRE_OP_MOVE: 1 or 0 */
 	struct wire_move range[WIRE_BATCH];
 };
 
@@ -171,6 +173,7 @@ enum wire_page {
 	WIRE_PAGE_OCCUPIED = 4, /* EEXIST: the transit page is in use */
 	WIRE_PAGE_REFUSED = 5,	/* EINVAL, EFAULT and all else: this mapping
 				   can't be moved from now */
+	WIRE_PAGE_MARKED = 6,	/* DONE, and there is a mark in its place */
 };
 
 struct wire_report {

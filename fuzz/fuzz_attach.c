@@ -37,11 +37,12 @@ int __wrap_getsockopt(int fd, int level, int name, void *value, socklen_t *len)
 	return r;
 }
 
-static int refuse_register(int fd, uint64_t start, uint64_t len)
+static int refuse_register(int fd, uint64_t start, uint64_t len, bool marks)
 {
 	(void)fd;
 	(void)start;
 	(void)len;
+	(void)marks;
 	return -EINVAL;
 }
 
@@ -52,7 +53,7 @@ static int take_api(int fd, uint64_t features)
 	return 0;
 }
 
-static const struct uffd_ops ops = { .api = take_api, .register_missing = refuse_register };
+static const struct uffd_ops ops = { .api = take_api, .register_range = refuse_register };
 
 static void set_up(void)
 {

@@ -87,6 +87,18 @@ static int any_range(int fd, uint64_t start, uint64_t len)
 	return 0;
 }
 
+static int any_register(int fd, uint64_t start, uint64_t len, bool marks)
+{
+	(void)marks;
+	return any_range(fd, start, len);
+}
+
+static int any_mark(int fd, uint64_t start, uint64_t len, bool on)
+{
+	(void)on;
+	return any_range(fd, start, len);
+}
+
 static int any_read(int fd, struct uffd_msg *m, unsigned max)
 {
 	unsigned n = 0;
@@ -136,7 +148,7 @@ static int any_is_registered(int fd, uint64_t at)
 
 static const struct uffd_ops ops = {
 	.copy = any_copy, .zero = any_zero, .poison = any_zero, .wake = any_range,
-	.unregister = any_range, .register_missing = any_range, .read = any_read,
+	.unregister = any_range, .mark = any_mark, .register_range = any_register, .read = any_read,
 	.is_registered = any_is_registered,
 };
 

@@ -9,6 +9,8 @@
 #define GATE_NAP_NSEC 20000L /* between tries, while the owner is inside */
 #define GATE_LONG_NAP_NSEC 1000000L
 #define GATE_LONG_NSEC 100000000u /* an owner this slow is not serving faults */
+#define MARK_SLOW_NSEC 1000000u
+#define MARK_REST 100 /* times as long as it took */
 #define DROP_TRIES 100
 #define EVENT_TRIES 10
 
@@ -112,6 +114,40 @@ static long move_pages(int uffd, uint64_t to, uint64_t from, uint64_t pages, uin
 	return err;
 }
 
+/*
+ * Something in the place of pages that have just gone, which goes whenever the
+ * kernel drops what is there: guards and others do so without an event. Where it
+ * can't be had, the agent goes without.
+ *
+ * Unlike MOVE it waits for the program's mmap_lock, and so does who waits for the
+ * gate: where that took long and not only once, pages go unmarked for a while.
+ */
+static enum wire_page mark_pages(struct mover *m, uint64_t from, uint64_t pages)
+{
+	struct uffdio_writeprotect mark = {
+		.range = { .start = from, .len = pages * WIRE_PAGE },
+		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
+	};
+	uint64_t begin, took;
+	long err;
+
+	if (!m->order.mark)
+		return WIRE_PAGE_DONE;
+	begin = sys_now();
+	if (begin < m->mark_after)
+		return WIRE_PAGE_DONE;
+	err = sys_ioctl(m->uffd, UFFDIO_WRITEPROTECT, &mark);
+	took = sys_now() - begin;
+	if (took < MARK_SLOW_NSEC) {
+		m->mark_slow -= m->mark_slow > 0;
+	} else if (m->mark_slow) {
+		m->mark_after = begin + took * MARK_REST;
+	} else {
+		m->mark_slow = 2;
+	}
+	return err ? WIRE_PAGE_DONE : WIRE_PAGE_MARKED;
+}
+
 static enum wire_page page_result(long err)
 {
 	switch (err) {
@@ -136,7 +172,7 @@ static enum wire_page page_result(long err)
 static int move_range(struct mover *m, unsigned int at, uint64_t from, unsigned int pages)
 {
 	uint64_t to = arena_at(m->arena, ARENA_TRANSIT + m->order.lane * WIRE_BATCH + at);
-	uint8_t *page = m->report.page + at;
+	uint8_t *page = m->report.page + at, gone = WIRE_PAGE_DONE;
 	uint64_t done, i = 0, k;
 	long err;
 
@@ -145,10 +181,12 @@ static int move_range(struct mover *m, unsigned int at, uint64_t from, unsigned 
 			return -1;
 		err = move_pages(m->uffd, to + i * WIRE_PAGE, from + i * WIRE_PAGE, pages - i,
 				 &done);
-		for (k = 0; k < done; k++)
-			page[i + k] = WIRE_PAGE_DONE;
-		if (done || err == -EEXIST) /* which may be one that wasn't counted: evict_pull.c */
+		if (done || err == -EEXIST) /* which may be pages that weren't counted: evict_pull.c */
 			m->in_transit |= 1u << m->order.lane;
+		if (done)
+			gone = (uint8_t)mark_pages(m, from + i * WIRE_PAGE, done);
+		for (k = 0; k < done; k++)
+			page[i + k] = gone;
 		i += done;
 		if (!err || done)
 			continue;

@@ -113,6 +113,8 @@ struct mover {
 	uint64_t arena;
 	uint64_t next_look; /* when to compare address spaces again */
 	uint64_t leave_by; /* the workload is gone; 0: it is not */
+	uint64_t mark_after; /* nothing is marked before */
+	uint32_t mark_slow;  /* marks until a slow one is the first again */
 	uint32_t in_transit; /* lanes with pages that the agent has not dropped */
 	struct wire_gate *gate;
 	struct wire_order order;

@@ -148,6 +148,7 @@ EXTRA_DIST += \
 	tests/flow/planted/crash-event-read-forgotten.patch \
 	tests/flow/planted/crash-fork-not-handed-over.patch \
 	tests/flow/planted/crash-late-report-taken.patch \
+	tests/flow/planted/crash-marks-forgotten.patch \
 	tests/flow/planted/crash-no-wake.patch \
 	tests/flow/planted/crash-old-order-still-good.patch \
 	tests/flow/planted/crash-references-not-counted.patch \
@@ -176,7 +177,12 @@ EXTRA_DIST += \
 	tests/flow/planted/left-in-staging.patch \
 	tests/flow/planted/leaving-gets-zeros.patch \
 	tests/flow/planted/lost-page-is-resident.patch \
+	tests/flow/planted/lost-page-loses-its-mark.patch \
+	tests/flow/planted/mark-not-looked-for.patch \
+	tests/flow/planted/mark-not-seen-in-a-run.patch \
+	tests/flow/planted/mark-taken-for-granted.patch \
 	tests/flow/planted/order-of-reading.patch \
+	tests/flow/planted/poisoned-beside-an-event.patch \
 	tests/flow/planted/refcount-lost-on-fork.patch \
 	tests/flow/planted/remap-forgets-transit.patch \
 	tests/flow/planted/restore-forgets-leaving.patch \
@@ -188,7 +194,8 @@ EXTRA_DIST += \
 	tests/flow/planted/uncounted-move-is-dropped.patch \
 	tests/flow/planted/waiting-not-woken.patch \
 	tests/flow/planted/wake-lost-after-enoent.patch \
-	tests/flow/planted/withheld-faults-forgotten.patch
+	tests/flow/planted/withheld-faults-forgotten.patch \
+	tests/flow/planted/zeros-refused-by-a-mark.patch
 
 tests_unit_test_codec_SOURCES = tests/unit/test_codec.c
 tests_unit_test_codec_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm

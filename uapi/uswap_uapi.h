@@ -2,7 +2,7 @@
 /*
  * Kernel structures that the C library's headers may be too old to know
  * (Debian 12 ships those of Linux 6.1): UFFDIO_MOVE (6.8), UFFDIO_POISON
- * (6.6), PAGEMAP_SCAN (6.7), PROCMAP_QUERY (6.11), guard pages (6.13/6.15).
+ * (6.6), UFFD_FEATURE_WP_UNPOPULATED (6.4), PAGEMAP_SCAN (6.7), PROCMAP_QUERY (6.11), guard pages (6.13/6.15).
  *
  * Only definitions; whether the running kernel has a feature is asked at run
  * time. Numbers and layouts are kernel ABI: include/uapi/linux/userfaultfd.h
@@ -19,6 +19,9 @@
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
 #endif
 
+#ifndef UFFD_FEATURE_WP_UNPOPULATED
+#define UFFD_FEATURE_WP_UNPOPULATED (1 << 13)
+#endif
 #ifndef UFFD_FEATURE_POISON
 #define UFFD_FEATURE_POISON (1 << 14)
 #endif

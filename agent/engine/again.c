@@ -52,6 +52,7 @@ int again_fill(struct session *s, int passed)
 		return -ESRCH;
 	if (!uffd_has_features(s->fds.uffd, UFFD_REQUIRED_FEATURES))
 		return -EINVAL;
+	/* It goes without marks: whether they hold here can't be told any more. */
 	s->recover = SESSION_RECOVER_WAKE;
 	s->busy = true; /* nothing leaves before transit has been looked at */
 	s->state = SESSION_ACTIVE;

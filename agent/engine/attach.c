@@ -306,6 +306,7 @@ static int make_record(struct engine *e, struct session *s, const struct attachi
 	record->identity = s->identity;
 	record->disabled = !s->enabled;
 	record->blind = s->blind;
+	record->marks = s->marks;
 	record->state = SESSION_ACTIVE;
 	s->slots.kept_root = &record->root;
 	record_introduce(s);
@@ -347,11 +348,13 @@ static int fill_session(struct engine *e, struct session *s, struct attaching *a
 	if (a->kind == WIRE_AGAIN)
 		r = again_fill(s, fds[3]);
 	else
-		r = uffd_api(s->fds.uffd, UFFD_REQUIRED_FEATURES);
+		r = uffd_api(s->fds.uffd, &s->marks);
 	if (r == 0)
-		r = uffd_register(s->fds.uffd, m->transit, WIRE_TRANSIT_PAGES * PAGE_BYTES);
+		r = uffd_register(s->fds.uffd, m->transit, WIRE_TRANSIT_PAGES * PAGE_BYTES, false);
 	if (r == 0)
-		r = uffd_register(s->fds.uffd, m->identity, PAGE_BYTES);
+		r = uffd_register(s->fds.uffd, m->identity, PAGE_BYTES, s->marks);
+	if (r == 0)
+		s->marks = s->marks && uffd_marks_hold(s->fds.uffd, m->identity);
 	if (r == 0)
 		r = session_open_proc(s->pid, &s->fds);
 	/* Only now is it certain whose files these are: the pid may have gone

@@ -102,7 +102,7 @@ void owner_adopt(struct owner *o, struct session *s)
 
 	a->done = false;
 	if (session_state(s) == SESSION_SERVED && !s->gate &&
-	    uffd_register(uffd, a->attach.transit, WIRE_TRANSIT_PAGES * PAGE_BYTES) == 0) {
+	    uffd_register(uffd, a->attach.transit, WIRE_TRANSIT_PAGES * PAGE_BYTES, false) == 0) {
 		s->fds = a->fds;
 		s->fds.uffd = uffd;
 		s->attach = a->attach;

@@ -70,7 +70,7 @@ static slot_t see_stored(struct see *see, slot_t slot, blob_id blob, bool first)
 	if (!bytes)
 		return lose(see);
 	see->stored += bytes;
-	return flow_stored_slot(SLOT_STORED, slot_flags(slot) & ~SLOT_F_WAITING, blob, bytes);
+	return flow_stored_slot(SLOT_STORED, slot_flags(slot), blob, bytes);
 }
 
 static slot_t see_staged(struct see *see, uint64_t vpn, slot_t slot, bool first)

@@ -58,6 +58,7 @@ struct batch_page {
 	bool in_order; /* as it last came back (SLOT_IN_ORDER) */
 	bool duplicate;
 	bool incompressible;
+	bool marked; /* until it is staged: there is a mark in its place */
 };
 
 struct session;

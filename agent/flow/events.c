@@ -240,6 +240,7 @@ static int make_record(struct owner *o, struct session *parent, struct session *
 	record->identity = child->identity;
 	record->parent_pid = child->parent_pid;
 	record->blind = child->blind;
+	record->marks = child->marks;
 	record->disabled = !child->enabled;
 	record_set_fds(record, child);
 	child->slots.kept_root = &record->root;
@@ -309,6 +310,7 @@ static struct session *new_child(struct owner *o, struct session *parent, int uf
 	child->identity = parent->identity;
 	child->enabled = atomic_load(&parent->enabled);
 	child->barred = parent->barred;
+	child->marks = parent->marks;
 	child->blind = parent->blind;
 	child->user = atomic_load(&parent->user); /* CHANGED: it will have a domain of its own */
 	if (getrandom(&child->nonce, sizeof(child->nonce), GRND_NONBLOCK) < 0)

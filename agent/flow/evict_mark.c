@@ -71,7 +71,7 @@ static bool register_mapping(struct owner *o, struct session *s, const struct ba
 	}
 	/* Always asked of the kernel, where it costs nothing when it is so: a
 	   page moved out of a mapping that is not registered would be lost. */
-	r = uffd_register(s->fds.uffd, b->map_start, len);
+	r = uffd_register(s->fds.uffd, b->map_start, len, s->marks);
 	if (r == -EBUSY)
 		leave_to_itself(o, s);
 	if (r < 0)
@@ -152,6 +152,7 @@ static void order_move(struct owner *o, struct session *s, struct batch *b)
 		.seq = b->seq,
 		.generation = s->generation,
 		.lane = b->lane,
+		.mark = s->marks,
 	};
 
 	b->generation = s->generation;

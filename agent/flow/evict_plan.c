@@ -37,21 +37,26 @@ static bool holds_a_thread(const struct session *s, const struct mapping *map)
 	return r && r->start < map->end;
 }
 
+/* True: it is one more. */
+static bool leave_alone(struct session *s, uint64_t address)
+{
+	const struct mapping *map = mappings_after(&s->mappings, address);
+
+	return map && map->start <= address && !is_guarded(s, map) && !holds_a_thread(s, map) &&
+	       ranges_add(&s->guarded, map->start, map->end) == 0;
+}
+
 bool evict_look_for_guards(struct session *s)
 {
+	uint64_t emptied = atomic_exchange_explicit(&s->emptied, 0, memory_order_relaxed);
 	struct page_region regions[GUARDS_LOOKED_AT];
-	bool found = false;
+	bool found = emptied && leave_alone(s, emptied);
 
 	for (uint64_t at = 0; at < ADDRESSES_END;) {
 		int n = pagemap_scan_guards(s->fds.pagemap, at, ADDRESSES_END, regions, GUARDS_LOOKED_AT, &at);
 
-		for (int i = 0; i < n; i++) {
-			const struct mapping *map = mappings_after(&s->mappings, regions[i].start);
-
-			if (map && map->start <= regions[i].start && !is_guarded(s, map) &&
-			    !holds_a_thread(s, map) && ranges_add(&s->guarded, map->start, map->end) == 0)
-				found = true;
-		}
+		for (int i = 0; i < n; i++)
+			found |= leave_alone(s, regions[i].start);
 	}
 	return found;
 }

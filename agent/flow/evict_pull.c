@@ -142,7 +142,8 @@ void evict_pull(struct flow *flow, struct batch *b, const struct wire_report *re
 	for (unsigned i = 0; i < b->nr; i++) {
 		uint8_t said = report->page[i];
 
-		if (said == WIRE_PAGE_DONE) {
+		b->page[i].marked = said == WIRE_PAGE_MARKED; /* what is untold has none */
+		if (said == WIRE_PAGE_DONE || said == WIRE_PAGE_MARKED) {
 			run++;
 			continue;
 		}
@@ -162,5 +163,7 @@ void evict_pull(struct flow *flow, struct batch *b, const struct wire_report *re
 void evict_salvage(struct flow *flow, struct batch *b)
 {
 	b->moved = 0;
+	for (unsigned i = 0; i < b->nr; i++)
+		b->page[i].marked = false; /* nobody knows */
 	pull_run(flow, b, 0, b->nr, true);
 }

@@ -48,6 +48,7 @@ static bool stage_page(struct owner *o, struct session *s, struct batch *b, unsi
 	const struct batch_page *page = &b->page[i];
 	uint32_t transit = b->lane * WIRE_BATCH + i;
 	uint64_t vpn = s->transit_vpn[transit];
+	unsigned flags;
 	slot_t slot, next;
 	bool took = false;
 
@@ -57,11 +58,13 @@ static bool stage_page(struct owner *o, struct session *s, struct batch *b, unsi
 	slot = slotmap_get(&s->slots, vpn);
 	if (slot_state(slot) != SLOT_LEAVING || slot_value(slot) != transit)
 		return false; /* removed or unmapped meanwhile: its bytes are dropped (INV-4) */
+	/* A child that was forked since it left has its parent's marks. */
+	flags = (slot_flags(slot) & ~SLOT_F_WAITING) | (page->marked ? SLOT_F_MARKED : 0);
 	if (page->result == BATCH_PAGE_PULLED) {
-		next = slot_make(SLOT_STAGED, slot_flags(slot) & ~SLOT_F_WAITING, page->value);
+		next = slot_make(SLOT_STAGED, flags, page->value);
 		took = true;
 	} else if (page->result == BATCH_PAGE_FILLED) {
-		next = slot_make(SLOT_FILL, slot_flags(slot) & ~SLOT_F_WAITING, page->value);
+		next = slot_make(SLOT_FILL, flags, page->value);
 	} else {
 		next = stays(o, s, page, vpn, slot);
 	}

@@ -67,7 +67,7 @@ static unsigned stream_window(struct session *s, uint64_t vpn)
 static void stream_advance(struct session *s, uint64_t vpn, unsigned pages)
 {
 	for (unsigned i = 0; i < SESSION_STREAMS; i++)
-		if (s->streams[i].used == s->stream_clock)
+		if (s->streams[i].window && s->streams[i].used == s->stream_clock)
 			s->streams[i].next = vpn + pages;
 }
 
@@ -166,7 +166,8 @@ static enum placed answer(struct owner *o, struct session *s, uint64_t vpn, bool
 		} else {
 			counter_add(&s->counters.refaults_total, 1);
 			placed = prefetch_whole(o, s, vpn, slot) ? PLACED_DONE :
-								   refault_place(o, s, vpn, slot, write);
+				 slotmap_get(&s->slots, vpn) != slot ? PLACED_EXISTS : /* zeros, as it was dropped */
+								       refault_place(o, s, vpn, slot, write);
 		}
 		if (placed == PLACED_DONE)
 			prefetch_note(o, s, vpn);
@@ -194,9 +195,18 @@ static bool answer_message(struct owner *o, struct session *s, const struct uffd
 	uint64_t vpn = msg->arg.pagefault.address >> PAGE_SHIFT;
 	bool write = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE;
 	uint64_t before = counter_get(&s->counters.refaults_total);
-	enum placed placed = answer(o, s, vpn, write);
+	enum placed placed;
 	slot_t slot;
 	uint64_t ns;
+
+	/* A page was there. If it has left meanwhile, the mark there is a new one. */
+	if ((msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) &&
+	    !(OURS_MASK >> slot_state(slotmap_get(&s->slots, vpn)) & 1)) {
+		(void)uffd_unmark(s->fds.uffd, vpn << PAGE_SHIFT, PAGE_BYTES);
+		placed = PLACED_GONE;
+	} else {
+		placed = answer(o, s, vpn, write);
+	}
 
 	switch (placed) {
 	case PLACED_RETRY:

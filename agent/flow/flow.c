@@ -16,6 +16,7 @@
 #define RESTORE_SLICE 32	  /* pages between two looks at other faults */
 #define POISON_RUN 64u		  /* pages of one ioctl */
 #define CLOSE_SLICE (64u * 512u) /* pages of address space */
+#define UNREGISTER_NS 1000000ull /* others wait for their faults */
 #define STUCK_NS (5 * NSEC_PER_SEC)
 #define SHED 8u /* processes at a time */
 
@@ -200,16 +201,20 @@ static bool job_close(struct owner *o, struct session *s)
 }
 
 /* With nothing away, nothing need be registered: first touches cost no message
-   then, and debuggers can read what was never touched. */
-static void unregister_all(struct session *s)
+   then, and debuggers can read what was never touched. What was registered for marks
+   takes the kernel 30 ms a GiB that is there (sys/uffd.h), so others have their turn
+   between two. True: that's all. */
+static bool unregister_some(struct session *s)
 {
-	for (size_t i = 0; i < s->registered.nr; i++)
+	uint64_t begin = now_ns();
+
+	for (size_t i = s->registered.nr; i-- > 0 && now_ns() - begin < UNREGISTER_NS; s->registered.nr = i)
 		uffd_unregister(s->fds.uffd, s->registered.v[i].start,
 				s->registered.v[i].end - s->registered.v[i].start);
-	s->registered.nr = 0;
 	s->registered.changes++;
 	record_commit(s, 0);
-	atomic_store(&s->counters.registered_bytes, 0);
+	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));
+	return s->registered.nr == 0;
 }
 
 /* Everything is back: let go of the process, or go on as before. */
@@ -218,7 +223,8 @@ static bool end_restore(struct owner *o, struct session *s)
 	struct wire_order leave = { .head = { WIRE_MAGIC, WIRE_VERSION, WIRE_ORDER },
 				    .op = WIRE_OP_LEAVE };
 
-	unregister_all(s);
+	if (!unregister_some(s))
+		return true; /* jobs come round */
 	if (!s->detach) {
 		session_set_state(s, s->gate ? SESSION_ACTIVE : SESSION_SERVED);
 		order_finish(o->flow, &s->restore_order, 0);

@@ -342,7 +342,7 @@ bool evict_plan(struct session *s, struct batch *b, unsigned max);
 
 /*
  * MADV_GUARD_INSTALL drops pages without an event. Mappings in which guards are
- * seen are left alone from then on. True: there is one more; what is away of it has to
+ * seen, or pages that have lost their marks, are left alone from then on. True: there is one more; what is away of it has to
  * come back, or is to be dropped where a guard is.
  */
 bool evict_look_for_guards(struct session *s);

@@ -64,6 +64,31 @@ bool refault_is_guarded(struct owner *o, struct session *s, uint64_t vpn, slot_t
 	return true;
 }
 
+/* Its mark is gone, and zeros are there. The worker leaves such mappings alone. */
+static void was_emptied(struct owner *o, struct session *s, uint64_t vpn, slot_t slot)
+{
+	refault_forget(o, s, vpn, slot, SLOT_RESIDENT);
+	atomic_store_explicit(&s->emptied, vpn << PAGE_SHIFT, memory_order_relaxed);
+}
+
+/* Slots of a session that has no marks don't say so, whoever has written them. */
+static bool is_marked(const struct session *s, slot_t slot)
+{
+	return s->marks && slot_is_marked(slot);
+}
+
+/* PLACED_EXISTS: it still is ours to place. */
+static enum placed look_for_mark(struct owner *o, struct session *s, uint64_t vpn, slot_t slot)
+{
+	enum placed placed = PLACED_EXISTS;
+
+	if (is_marked(s, slot))
+		placed = uffd_look_for_mark(s->fds.uffd, vpn << PAGE_SHIFT);
+	if (placed == PLACED_DONE)
+		was_emptied(o, s, vpn, slot);
+	return placed;
+}
+
 /* The page's bytes, in `to` or elsewhere; NULL when they are lost, or *slow: they
    have just gone to a slow tier. */
 static const void *bytes_of(struct owner *o, struct session *s, slot_t slot, void *to, bool *slow)
@@ -96,8 +121,16 @@ static const void *bytes_of(struct owner *o, struct session *s, slot_t slot, voi
 
 static enum placed lose(struct owner *o, struct session *s, uint64_t vpn, slot_t slot)
 {
-	enum placed placed = uffd_place_poison(s->fds.uffd, vpn << PAGE_SHIFT);
+	enum placed placed;
 
+	/* Poison takes the mark away, also where it then can't be placed: another try, or
+	   worker, must not take that for a page that was dropped. */
+	if (slot_is_marked(slot)) {
+		slot &= ~slot_make(SLOT_NONE, SLOT_F_MARKED, 0);
+		if (slotmap_set(&s->slots, vpn, slot) < 0)
+			return PLACED_RETRY;
+	}
+	placed = uffd_place_poison(s->fds.uffd, vpn << PAGE_SHIFT);
 	if (placed == PLACED_DONE) { /* INV-7: SIGBUS, never wrong bytes */
 		refault_forget(o, s, vpn, slot, SLOT_POISONED);
 		session_lost(s, 1, "they are not in the store any more, or not as they were");
@@ -139,12 +172,18 @@ enum placed refault_place_bytes(struct owner *o, struct session *s, uint64_t vpn
 	enum placed placed;
 	unsigned pages = 1;
 
-	if (!bytes)
-		return lose(o, s, vpn, slot);
-	if (bytes == o->flow->zeros && !write)
+	/* Zeros are right with or without the mark; to place a page of zeros for a reader
+	   would take it away first, for which the kernel may let us wait. */
+	if (bytes == o->flow->zeros && !write && !is_marked(s, slot)) {
 		placed = uffd_place_zero(s->fds.uffd, address, &pages);
-	else
+	} else {
+		placed = bytes == o->flow->zeros ? PLACED_EXISTS : look_for_mark(o, s, vpn, slot);
+		if (placed != PLACED_EXISTS)
+			return placed;
+		if (!bytes)
+			return lose(o, s, vpn, slot);
 		placed = uffd_place_copy(s->fds.uffd, address, bytes, &pages);
+	}
 	if (placed != PLACED_DONE)
 		return placed;
 	came_back(o, s, vpn, slot, true);
@@ -161,7 +200,8 @@ static unsigned parts_of(struct owner *o, struct session *s, uint64_t vpn, slot_
 
 	for (max = MIN(max, ARRAY_SIZE(ids)); n < max; n++) {
 		slots[n] = slotmap_get(&s->slots, vpn + n);
-		if (slot_state(slots[n]) != SLOT_STORED || !may_run(o, slots[n]))
+		if (slot_state(slots[n]) != SLOT_STORED || !may_run(o, slots[n]) ||
+		    slot_is_marked(slots[n]) != slot_is_marked(slots[0]))
 			break;
 		ids[n] = flow_slot_blob(slots[n]);
 	}
@@ -170,20 +210,33 @@ static unsigned parts_of(struct owner *o, struct session *s, uint64_t vpn, slot_
 	return n;
 }
 
+/* How many of n pages, all marked or none of them, are still ours to place. Nobody
+   waits for these, so guards may be in their place by now. */
+static unsigned placeable(struct owner *o, struct session *s, uint64_t vpn, const slot_t *slots, unsigned n)
+{
+	unsigned i = 0;
+
+	if (!is_marked(s, slots[0]))
+		return pagemap_free_run(s->fds.pagemap, vpn << PAGE_SHIFT, n);
+	if (s->fds.pagemap >= 0)
+		return pagemap_marked_run(s->fds.pagemap, vpn << PAGE_SHIFT, n);
+	while (i < n && look_for_mark(o, s, vpn + i, slots[i]) == PLACED_EXISTS)
+		i++;
+	return i;
+}
+
 unsigned refault_place_run(struct owner *o, struct session *s, uint64_t vpn, unsigned max)
 {
 	slot_t slots[FLOW_RUN_MAX];
 	unsigned n, pages;
 
-	/* Nobody waits for these, so guards may be in their place by now. */
-	max = pagemap_free_run(s->fds.pagemap, vpn << PAGE_SHIFT, MIN(max, FLOW_RUN_MAX));
-	for (n = 0; n < max; n++) {
+	for (n = 0; n < MIN(max, FLOW_RUN_MAX); n++) {
 		char *to = (char *)o->page + n * PAGE_BYTES;
 		const void *bytes;
 		bool slow;
 
 		slots[n] = slotmap_get(&s->slots, vpn + n);
-		if (!may_run(o, slots[n]))
+		if (!may_run(o, slots[n]) || slot_is_marked(slots[n]) != slot_is_marked(slots[0]))
 			break;
 		if (slot_state(slots[n]) == SLOT_STORED &&
 		    blobstore_is_part(o->flow->blobstore, flow_slot_blob(slots[n]))) {
@@ -197,6 +250,7 @@ unsigned refault_place_run(struct owner *o, struct session *s, uint64_t vpn, uns
 		if (bytes != to)
 			memcpy(to, bytes, PAGE_BYTES);
 	}
+	n = n ? placeable(o, s, vpn, slots, n) : 0; /* as late as can be */
 	pages = n;
 	if (!n || !room_use(o, s, n) ||
 	    uffd_place_copy(s->fds.uffd, vpn << PAGE_SHIFT, o->page, &pages) != PLACED_DONE)

@@ -17,11 +17,11 @@ static const uint16_t legal[SLOT_STATES] = {
 	[SLOT_LEAVING] = TO_ANYWAY | TO(LEAVING) | TO(STAGED) | TO(FILL) | TO(RESIDENT) |
 			 TO(POISONED),
 	/* Back to RESIDENT: touched, or incompressible. */
-	[SLOT_STAGED] = TO_ANYWAY | TO(STORED) | TO(FILL) | TO(RESIDENT) | TO(POISONED),
+	[SLOT_STAGED] = TO_ANYWAY | TO(STAGED) | TO(STORED) | TO(FILL) | TO(RESIDENT) | TO(POISONED),
 	/* Back to STORED: the fetch was cancelled. */
-	[SLOT_FETCHING] = TO_ANYWAY | TO(RESIDENT) | TO(CLEAN) | TO(STORED) | TO(POISONED),
+	[SLOT_FETCHING] = TO_ANYWAY | TO(FETCHING) | TO(RESIDENT) | TO(CLEAN) | TO(STORED) | TO(POISONED),
 	/* A local store answers at once, without FETCHING between. */
-	[SLOT_STORED] = TO_ANYWAY | TO(FETCHING) | TO(RESIDENT) | TO(CLEAN) | TO(POISONED),
+	[SLOT_STORED] = TO_ANYWAY | TO(STORED) | TO(FETCHING) | TO(RESIDENT) | TO(CLEAN) | TO(POISONED),
 	[SLOT_CLEAN] = TO_ANYWAY | TO(LEAVING),
 	[SLOT_FILL] = TO_ANYWAY | TO(RESIDENT),
 	/* The bytes are lost for good: only the mapping's end changes that. */

@@ -39,6 +39,9 @@ enum slot_state {		/* value */
 
 /* Flags. A fault arrived while LEAVING: answer it when the step ends. */
 #define SLOT_F_WAITING 1u
+/* The same bit of a page that is away: there is a mark in its place (sys/uffd.h).
+   Without it, the page is zeros now. */
+#define SLOT_F_MARKED 1u
 
 /* Of a RESIDENT's value: it came back in a window of pages read in order. */
 #define SLOT_IN_ORDER ((uint64_t)1 << 55)
@@ -74,10 +77,15 @@ static inline bool slot_is_evicted(slot_t s)
 	return st == SLOT_STAGED || st == SLOT_FETCHING || st == SLOT_STORED || st == SLOT_FILL;
 }
 
+static inline bool slot_is_marked(slot_t s)
+{
+	return slot_is_evicted(s) && (slot_flags(s) & SLOT_F_MARKED);
+}
+
 /*
  * Is this step in the life of a page legal? (docs/INVARIANTS.md has the
  * diagram.) Staying in a state with another value is legal for RESIDENT,
- * and LEAVING (its WAITING flag) only.
+ * LEAVING (its WAITING flag), and STAGED, STORED and FETCHING (that lose their mark).
  */
 bool slot_step_is_legal(enum slot_state from, enum slot_state to);
 const char *slot_state_name(enum slot_state state);

@@ -149,7 +149,7 @@ static bool has_flag(const char *flags, const char *end, const char *flag)
 /* "VmFlags: rd wr mr mw me ac sd": does one of them keep it out? */
 static bool flags_are_eligible(const char *flags, const char *end)
 {
-	static const char out[][3] = { "lo", "io", "pf", "dc", "dd", "wf", "ht", "mg", "sh", "uw", "ss", "gd" };
+	static const char out[][3] = { "lo", "io", "pf", "dc", "dd", "wf", "ht", "mg", "sh", "ss", "gd" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(out); i++)
 		if (has_flag(flags, end, out[i]))
@@ -157,14 +157,15 @@ static bool flags_are_eligible(const char *flags, const char *end)
 	return true;
 }
 
-/* Registered in a way that is not ours: for writes or minor faults, or shared. */
+/* Registered in a way that is not ours: for writes alone, minor faults, or shared. */
 static bool is_registered_by_others(const char *header, const char *flags, const char *end)
 {
+	bool missing = has_flag(flags, end, "um");
 	uint64_t unused;
 
-	if (has_flag(flags, end, "uw") || has_flag(flags, end, "ui"))
+	if ((has_flag(flags, end, "uw") && !missing) || has_flag(flags, end, "ui"))
 		return true;
-	return has_flag(flags, end, "um") && take_range(&header, &unused, &unused) && header[3] == 's';
+	return missing && take_range(&header, &unused, &unused) && header[3] == 's';
 }
 
 static bool is_never(uint64_t start, uint64_t end, const struct wire_range *never, unsigned nr)

@@ -393,6 +393,7 @@ static void load_constants(struct session *s, const struct record *record)
 	s->enabled = !record->disabled;
 	s->detach = record->detach;
 	s->blind = record->blind;
+	s->marks = record->marks;
 	if (!record->introduced)
 		return;
 	s->pid = record->pid;

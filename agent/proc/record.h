@@ -108,6 +108,8 @@ struct record {
 	   manager; 0: by the record's own number, as others */
 	_Atomic uint32_t fork_name;
 	uint64_t counters[RECORD_COUNTERS]; /* as they were told last */
+	/* since version 8: never asked of the kernel again, whose "no" might be an error */
+	uint32_t marks;
 };
 
 struct record_table {

@@ -236,6 +236,8 @@ struct session {
 	bool in_ahead;
 	struct session *next_ahead; /* owner's list of those with something to place */
 	bool ending;		 /* found when it was over, and is only to be closed */
+	_Atomic uint64_t emptied; /* a page that was dropped behind our back; worker takes it */
+	bool marks;		 /* pages that leave can be marked (sys/uffd.h); as in the record */
 	bool blind;		 /* its slots are lost: what is missing is poisoned */
 	int recover;		 /* enum session_recover: found by a new worker, and */
 	bool polled;		 /* its userfaultfd is in the owner's epoll */

@@ -107,6 +107,27 @@ unsigned pagemap_free_run(int pagemap, uint64_t start, unsigned n)
 	return pagemap_empty_run(pagemap, start - PAGE_BYTES, n + 1) - 1;
 }
 
+/* The kernel shows a mark as a swap entry that is write-protected; a guard, or one
+   of a page in swap, is not. */
+unsigned pagemap_marked_run(int pagemap, uint64_t start, unsigned n)
+{
+	struct page_region region;
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.start = start,
+		.end = start + ((uint64_t)n << PAGE_SHIFT),
+		.vec = (uintptr_t)&region,
+		.vec_len = 1,
+		.category_inverted = PAGE_IS_WRITTEN,
+		.category_mask = PAGE_IS_SWAPPED | PAGE_IS_WRITTEN,
+		.return_mask = PAGE_IS_SWAPPED,
+	};
+
+	if (ioctl(pagemap, PAGEMAP_SCAN, &arg) <= 0 || region.start != start)
+		return 0;
+	return (unsigned)((region.end - start) >> PAGE_SHIFT);
+}
+
 static bool read_entry(int pagemap, uint64_t address, uint64_t *entry)
 {
 	off_t at = (off_t)((address >> PAGE_SHIFT) * sizeof(*entry));

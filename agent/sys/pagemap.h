@@ -40,6 +40,10 @@ bool pagemap_is_guard(int pagemap, uint64_t address);
    first that is not: what may be placed there. All, when it can't be told. */
 unsigned pagemap_free_run(int pagemap, uint64_t start, unsigned n);
 
+/* How many of the n pages from start on are marked (sys/uffd.h), before the first that
+   isn't. 0 also when it can't be told. */
+unsigned pagemap_marked_run(int pagemap, uint64_t start, unsigned n);
+
 /* The page is mapped by this process alone (bit 56): after a fork, the sign
    that the other side is gone. */
 bool pagemap_is_exclusive(int pagemap, uint64_t address);

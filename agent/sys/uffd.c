@@ -24,11 +24,11 @@ static int kernel_api(int fd, uint64_t features)
 	return ioctl(fd, UFFDIO_API, &api) < 0 ? -errno : 0;
 }
 
-static int kernel_register(int fd, uint64_t start, uint64_t len)
+static int kernel_register(int fd, uint64_t start, uint64_t len, bool marks)
 {
 	struct uffdio_register reg = {
 		.range = { .start = start, .len = len },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
+		.mode = UFFDIO_REGISTER_MODE_MISSING | (marks ? UFFDIO_REGISTER_MODE_WP : 0),
 	};
 
 	return ioctl(fd, UFFDIO_REGISTER, &reg) < 0 ? -errno : 0;
@@ -208,9 +208,19 @@ static int kernel_is_registered(int fd, uint64_t address)
 	return errno == ENOENT ? 0 : -errno;
 }
 
+static int kernel_mark(int fd, uint64_t start, uint64_t len, bool on)
+{
+	struct uffdio_writeprotect mark = {
+		.range = { .start = start, .len = len },
+		.mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
+	};
+
+	return ioctl(fd, UFFDIO_WRITEPROTECT, &mark) < 0 ? -errno : 0;
+}
+
 const struct uffd_ops uffd_kernel = {
 	.api = kernel_api,
-	.register_missing = kernel_register,
+	.register_range = kernel_register,
 	.unregister = kernel_unregister,
 	.copy = kernel_copy,
 	.zero = kernel_zero,
@@ -218,8 +228,17 @@ const struct uffd_ops uffd_kernel = {
 	.poison = kernel_poison,
 	.read = kernel_read,
 	.is_registered = kernel_is_registered,
+	.mark = kernel_mark,
 };
 const struct uffd_ops *uffd_ops = &uffd_kernel;
+
+int uffd_api(int fd, bool *marks)
+{
+	int r = uffd_ops->api(fd, UFFD_REQUIRED_FEATURES | UFFD_MARK_FEATURES);
+
+	*marks = r == 0;
+	return r == -EINVAL ? uffd_ops->api(fd, UFFD_REQUIRED_FEATURES) : r;
+}
 
 /* done: the ioctl's own count, meaningful whenever it is positive. */
 static enum placed placed_from(int r, int64_t done, unsigned *pages)
@@ -262,20 +281,52 @@ enum placed uffd_place_copy(int fd, uint64_t dst, const void *src, unsigned *pag
 	return unless_changing(fd, placed_from(r, done, pages));
 }
 
+typedef int (*place_fn)(int fd, uint64_t dst, uint64_t len, int64_t *done);
+
+/* What doesn't overwrite a mark: it goes first. Not to be had where nothing is
+   registered for marks, and of no meaning for a page that is there. */
+static enum placed place_unmarked(place_fn place, int fd, uint64_t dst, unsigned *pages)
+{
+	uint64_t len = (uint64_t)*pages << PAGE_SHIFT;
+	int64_t done = 0;
+	int r = place(fd, dst, len, &done);
+
+	if (r == -EEXIST && done <= 0) {
+		int gone = uffd_unmark(fd, dst, PAGE_BYTES);
+
+		if (gone == 0)
+			r = place(fd, dst, len, &done);
+		else if (gone != -ENOENT)
+			r = gone; /* an event has come between: no page may be there */
+	}
+	return unless_changing(fd, placed_from(r, done, pages));
+}
+
 enum placed uffd_place_zero(int fd, uint64_t dst, unsigned *pages)
 {
-	int64_t done = 0;
-	int r = uffd_ops->zero(fd, dst, (uint64_t)*pages << PAGE_SHIFT, &done);
-
-	return unless_changing(fd, placed_from(r, done, pages));
+	return place_unmarked(uffd_ops->zero, fd, dst, pages);
 }
 
 enum placed uffd_place_poison_run(int fd, uint64_t dst, unsigned *pages)
 {
-	int64_t done = 0;
-	int r = uffd_ops->poison(fd, dst, (uint64_t)*pages << PAGE_SHIFT, &done);
+	return place_unmarked(uffd_ops->poison, fd, dst, pages);
+}
 
-	return unless_changing(fd, placed_from(r, done, pages));
+enum placed uffd_look_for_mark(int fd, uint64_t dst)
+{
+	int64_t done = 0;
+	unsigned pages;
+	int r = uffd_ops->zero(fd, dst, PAGE_BYTES, &done);
+
+	return unless_changing(fd, placed_from(r, done, &pages));
+}
+
+bool uffd_marks_hold(int fd, uint64_t at)
+{
+	int64_t done = 0;
+
+	return uffd_ops->mark(fd, at, PAGE_BYTES, true) == 0 &&
+	       uffd_ops->zero(fd, at, PAGE_BYTES, &done) == -EEXIST && uffd_unmark(fd, at, PAGE_BYTES) == 0;
 }
 
 enum placed uffd_place_poison(int fd, uint64_t dst)

@@ -18,6 +18,16 @@
  *    it may come before EAGAIN would: with a change under way it means retry;
  *  - ESRCH: the address space is gone.
  *
+ * Marks. Where a page has been moved away, the mover write-protects the empty
+ * entry (UFFD_FEATURE_WP_UNPOPULATED), which leaves something there. Found out on
+ * 6.18: a touch of it is a missing fault like any other; COPY overwrites it,
+ * ZEROPAGE and POISON say EEXIST, MOVE from it EFAULT; mprotect, mremap, fork,
+ * MADV_FREE, COLD and PAGEOUT keep it, unregistering takes it away (looking at each
+ * page that is there: 30 ms a GiB; without marks it does not), and so does
+ * everything that drops what is there: MADV_DONTNEED, munmap, and without an event
+ * to us MADV_GUARD_INSTALL and shmat(SHM_REMAP). So a page of ours without its
+ * mark has been dropped behind our back, and is zeros.
+ *
  * Threads: the owner of the session. Nothing here allocates or blocks.
  */
 #ifndef USWAP_SYS_UFFD_H
@@ -44,9 +54,12 @@ enum placed { /* each must be handled by the caller */
 		    UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP |              \
 		    UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_MOVE | UFFD_FEATURE_POISON))
 
+/* What marks need; a kernel may be without. */
+#define UFFD_MARK_FEATURES ((uint64_t)(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED))
+
 struct uffd_ops {
 	int (*api)(int fd, uint64_t features);
-	int (*register_missing)(int fd, uint64_t start, uint64_t len);
+	int (*register_range)(int fd, uint64_t start, uint64_t len, bool marks);
 	int (*unregister)(int fd, uint64_t start, uint64_t len);
 	int (*copy)(int fd, uint64_t dst, const void *src, uint64_t len, int64_t *done);
 	int (*zero)(int fd, uint64_t dst, uint64_t len, int64_t *done);
@@ -54,6 +67,7 @@ struct uffd_ops {
 	int (*poison)(int fd, uint64_t start, uint64_t len, int64_t *done);
 	int (*read)(int fd, struct uffd_msg *msgs, unsigned max);
 	int (*is_registered)(int fd, uint64_t address);
+	int (*mark)(int fd, uint64_t start, uint64_t len, bool on);
 };
 
 extern const struct uffd_ops uffd_kernel;
@@ -61,15 +75,20 @@ extern const struct uffd_ops uffd_kernel;
    before any thread was started. */
 extern const struct uffd_ops *uffd_ops;
 
-/* 0 or negative errno. */
-static inline int uffd_api(int fd, uint64_t features)
+/* With UFFD_REQUIRED_FEATURES, and for marks where it can be. 0 or negative errno. */
+int uffd_api(int fd, bool *marks);
+
+/* marks: pages of it can be marked. Again: nothing is lost. */
+static inline int uffd_register(int fd, uint64_t start, uint64_t len, bool marks)
 {
-	return uffd_ops->api(fd, features);
+	return uffd_ops->register_range(fd, start, len, marks);
 }
 
-static inline int uffd_register(int fd, uint64_t start, uint64_t len)
+/* Marks go; of pages that are there, the write protection. Wakes. Seldom: unlike the
+   others it waits for the program's mmap_lock. */
+static inline int uffd_unmark(int fd, uint64_t start, uint64_t len)
 {
-	return uffd_ops->register_missing(fd, start, len);
+	return uffd_ops->mark(fd, start, len, false);
 }
 
 static inline int uffd_unregister(int fd, uint64_t start, uint64_t len)
@@ -107,6 +126,19 @@ enum placed uffd_place_copy(int fd, uint64_t dst, const void *src, unsigned *pag
 enum placed uffd_place_zero(int fd, uint64_t dst, unsigned *pages);
 enum placed uffd_place_poison(int fd, uint64_t dst);
 enum placed uffd_place_poison_run(int fd, uint64_t dst, unsigned *pages);
+
+/*
+ * Is a page of ours, that was marked when it left, still marked? PLACED_EXISTS: yes
+ * (or a page is there). PLACED_DONE: no, it was dropped, and zeros are there now.
+ * Nothing can come between the look and the zeros, as it could with /proc.
+ */
+enum placed uffd_look_for_mark(int fd, uint64_t dst);
+
+/*
+ * Do marks hold what is said of them above, with this kernel? at: an empty page that is
+ * registered for them. False also where it can't be told now; zeros may be there then.
+ */
+bool uffd_marks_hold(int fd, uint64_t at);
 
 /* Is the address space still there? Asks with a ZEROPAGE at an address that is
    never mapped. */

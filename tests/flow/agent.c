@@ -440,7 +440,7 @@ static void write_smaps(const struct mm *mm)
 				      "%llx-%llx rw-p 00000000 00:00 0 \nLocked: 0 kB\n"
 				      "VmFlags: rd wr mr mw me ac%s sd \n",
 				      AREA_START(a), AREA_START(a) + AREA_PAGES * PAGE_BYTES,
-				      mm->registered[a] ? " um" : "");
+				      mm->registered[a] ? w.scenario->unmarked ? " um" : " um uw" : "");
 	if (!strcmp(text, written))
 		return;
 	strcpy(written, text);
@@ -506,13 +506,14 @@ static void attach_first(void)
 	open_proc(i, &s->fds);
 	s->owner = owner;
 	s->domain = domain_get(engine.flow.domains, UID, UINT64_MAX);
+	s->marks = !w.scenario->unmarked;
 	s->store_max = UINT64_MAX;
 	s->transit = TRANSIT_START;
 	s->identity = IDENTITY_START;
 	s->gate = new_gate(&s->fds);
 	slotmap_init(&s->slots, owner->slots, &flow_slot_refs, s);
-	uffd_register(s->fds.uffd, s->transit, WIRE_TRANSIT_PAGES * PAGE_BYTES);
-	uffd_register(s->fds.uffd, s->identity, PAGE_BYTES);
+	uffd_register(s->fds.uffd, s->transit, WIRE_TRANSIT_PAGES * PAGE_BYTES, false);
+	uffd_register(s->fds.uffd, s->identity, PAGE_BYTES, false);
 	mm->session = s;
 	mm->held = true;
 	s->mover_pid = 1;
@@ -940,6 +941,12 @@ bool agent_trouble(enum trouble t, unsigned again)
 		break;
 	case TROUBLE_UNTOLD:
 		w.uncounted = WIRE_PAGE_STALE;
+		break;
+	case TROUBLE_MARKED:
+		w.marked = true;
+		break;
+	case TROUBLE_BEHIND:
+		w.behind = true;
 		break;
 	case TROUBLE_EXISTS:
 		w.exists = true;

@@ -143,6 +143,7 @@ void crash_keep(struct session *s)
 	record->domain = s->domain->uid;
 	record->owner = 0;
 	record->identity = s->identity;
+	record->marks = s->marks;
 	record->state = SESSION_ACTIVE;
 	record->mover_pid = s->mover_pid;
 	s->slots.kept_root = &record->root;

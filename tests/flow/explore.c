@@ -91,6 +91,8 @@ static void print_action(FILE *to, const struct action *a)
 		[TROUBLE_MOVE_STALE] = "the next page's MOVE says EAGAIN",
 		[TROUBLE_MOVE_OCCUPIED] = "the next page's MOVE says EEXIST",
 		[TROUBLE_MOVE_REFUSED] = "the next page's MOVE says EINVAL",
+		[TROUBLE_MARKED] = "the next taking away of a mark answers EAGAIN",
+		[TROUBLE_BEHIND] = "the placing behind the next mark that is taken away answers EAGAIN",
 	};
 	const struct scenario *s = w.scenario;
 
@@ -333,7 +335,7 @@ static void end_run(void)
 		for (unsigned p = 0; t != MOVER_THREAD && t != 1 && p < PAGES; p++) {
 			struct choice read = { OP_READ, (uint8_t)p, 1 };
 
-			w.half_map = w.again = w.nomem = w.haste = w.sink = w.exists = w.dies = false;
+			w.half_map = w.again = w.nomem = w.haste = w.sink = w.exists = w.dies = w.marked = w.behind = false;
 			w.read_error = 0;
 			if (w.thread[t].used)
 				do_op(t, &read);

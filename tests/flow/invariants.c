@@ -63,6 +63,8 @@ static void check_away(const struct mm *mm, unsigned p, const struct session *s,
 	uint32_t value = (uint32_t)slot_value(slot);
 	int token = -1;
 
+	if (slot_is_marked(slot) && mm->page[p].kind == PAGE_NONE) /* it was dropped: zeros */
+		slot = 0;
 	switch (slot_state(slot)) {
 	case SLOT_LEAVING:
 		check_leaving(mm, p, s, slot);
@@ -97,6 +99,14 @@ static bool is_settled(const struct mm *mm, const struct session *s)
 	return !mm->changing && events_are_settled(s) && session_state(s) < SESSION_CLOSING;
 }
 
+/* But for what a neighbour has grown by, of which it is not told. */
+static void check_ranges(const struct mm *mm, const struct session *s)
+{
+	for (unsigned a = 0; a < AREAS; a++)
+		if (mm->mapped[a] && mm->registered[a] && !mm->grown[a] && !ranges_find(&s->registered, AREA_START(a)))
+			violated("INV-5: area %u is registered, and not on the list", a);
+}
+
 static void check_pages(const struct mm *mm, const struct session *s)
 {
 	for (unsigned p = 0; p < PAGES; p++) {
@@ -106,7 +116,7 @@ static void check_pages(const struct mm *mm, const struct session *s)
 			continue;
 		if (page->kind == PAGE_DATA && !(mm->may[p] & MAY(page->token)))
 			violated("page %u holds token %d, and may hold %#x only", p, page->token, mm->may[p]);
-		if (page->kind == PAGE_NONE && mm->registered[p / AREA_PAGES])
+		if (page_is_missing(page) && mm->registered[p / AREA_PAGES])
 			check_away(mm, p, s, slotmap_get(&s->slots, page_address(p) >> PAGE_SHIFT));
 	}
 }
@@ -180,8 +190,10 @@ void check_step(void)
 		if (!mm->alive || !mm->users)
 			continue;
 		check_sleepers(i, s);
-		if (is_settled(mm, s))
+		if (is_settled(mm, s)) {
 			check_pages(mm, s);
+			check_ranges(mm, s);
+		}
 		if (session_state(s) == SESSION_CLOSED)
 			for (unsigned p = 0; p < PAGES; p++)
 				if (mm->registered[p / AREA_PAGES])

@@ -259,7 +259,7 @@ void kernel_put_uffd(int mm)
 	}
 	for (unsigned p = 0; p < PAGES; p++)
 		if (w.mm[mm].users && w.mm[mm].registered[p / AREA_PAGES] &&
-		    w.mm[mm].page[p].kind == PAGE_NONE && !(w.mm[mm].may[p] & MAY(0)))
+		    page_is_missing(&w.mm[mm].page[p]) && !(w.mm[mm].may[p] & MAY(0)))
 			violated("INV-6: nobody holds the userfaultfd of mm %d, whose page %u is away", mm, p);
 	memset(w.mm[mm].registered, 0, sizeof(w.mm[mm].registered));
 }
@@ -274,10 +274,12 @@ static int scripted_wake(int fd, uint64_t start, uint64_t len)
 	return 0;
 }
 
-static int scripted_register(int fd, uint64_t start, uint64_t len)
+static int scripted_register(int fd, uint64_t start, uint64_t len, bool marks)
 {
 	struct mm *mm = &w.mm[mm_of_fd(fd)];
 
+	if (marks != (start < TRANSIT_START && !w.scenario->unmarked))
+		violated("%#llx is registered for marks, or isn't", (unsigned long long)start);
 	if (start == TRANSIT_START) {
 		mm->transit_registered = true;
 		return 0;
@@ -310,16 +312,19 @@ static int scripted_unregister(int fd, uint64_t start, uint64_t len)
 		if (start > AREA_START(a) || start + len <= AREA_START(a) || !mm->registered[a])
 			continue;
 		mm->registered[a] = false;
-		for (unsigned p = a * AREA_PAGES; p < (a + 1) * AREA_PAGES; p++)
+		for (unsigned p = a * AREA_PAGES; p < (a + 1) * AREA_PAGES; p++) {
+			if (mm->page[p].kind == PAGE_MARK)
+				mm->page[p].kind = PAGE_NONE;
 			if (mm->users && mm->page[p].kind == PAGE_NONE && !(mm->may[p] & MAY(0)))
 				violated("INV-1: page %u is let go of while its bytes are away", p);
+		}
 	}
 	wake_range(i, start, start + len);
 	return 0;
 }
 
-/* 0, or why nothing can be placed at address. */
-static int can_place(int i, uint64_t address, int *page)
+/* 0, or why nothing of that kind can be placed at address. */
+static int can_place(int i, uint64_t address, unsigned kind, int *page)
 {
 	struct mm *mm = &w.mm[i];
 
@@ -328,8 +333,10 @@ static int can_place(int i, uint64_t address, int *page)
 		return -ENOENT;
 	switch (mm->page[*page].kind) {
 	case PAGE_NONE:
-	case PAGE_GUARD: /* the kernel puts a page in its place */
 		return 0;
+	case PAGE_MARK:
+	case PAGE_GUARD: /* COPY puts a page in its place */
+		return kind == PAGE_DATA ? 0 : -EEXIST;
 	default:
 		return -EEXIST;
 	}
@@ -382,7 +389,7 @@ static int place(int fd, uint64_t dst, const char *src, uint64_t len, struct pag
 	if (dst)
 		begin_change(i);
 	for (uint64_t at = 0; at < len; at += PAGE_BYTES) {
-		r = can_place(i, dst + at, &page);
+		r = can_place(i, dst + at, what.kind, &page);
 		if (!r && mm->changing)
 			r = -EAGAIN;
 		if (r) {
@@ -425,6 +432,30 @@ static int scripted_poison(int fd, uint64_t start, uint64_t len, int64_t *done)
 	return place(fd, start, NULL, len, (struct page){ .kind = PAGE_POISON }, done);
 }
 
+static int scripted_mark(int fd, uint64_t start, uint64_t len, bool on)
+{
+	int i = mm_of_fd(fd), page = page_of_address(start), r = enter_placing(i, start);
+	struct mm *mm = &w.mm[i];
+
+	if (r)
+		return r;
+	if (page < 0 || len != PAGE_BYTES || !mm->mapped[page / AREA_PAGES] ||
+	    !mm->registered[page / AREA_PAGES] || w.scenario->unmarked)
+		return -ENOENT;
+	if (w.marked) {
+		w.marked = false;
+		return -EAGAIN;
+	}
+	if (on)
+		violated("the agent marks page %d", page);
+	if (mm->page[page].kind == PAGE_MARK)
+		mm->page[page] = (struct page){ 0 };
+	wake_range(i, start, start + len);
+	w.again |= w.behind;
+	w.behind = false;
+	return 0;
+}
+
 static int scripted_is_registered(int fd, uint64_t address)
 {
 	const struct mm *mm = &w.mm[mm_of_fd(fd)];
@@ -446,7 +477,7 @@ static int scripted_api(int fd, uint64_t features)
 
 const struct uffd_ops uffd_scripted = {
 	.api = scripted_api,
-	.register_missing = scripted_register,
+	.register_range = scripted_register,
 	.unregister = scripted_unregister,
 	.copy = scripted_copy,
 	.zero = scripted_zero,
@@ -454,6 +485,7 @@ const struct uffd_ops uffd_scripted = {
 	.poison = scripted_poison,
 	.read = scripted_read,
 	.is_registered = scripted_is_registered,
+	.mark = scripted_mark,
 };
 
 /* ---- agent/sys/pagemap.h ---- */
@@ -536,6 +568,19 @@ bool pagemap_is_guard(int pagemap, uint64_t address)
 unsigned pagemap_free_run(int pagemap, uint64_t start, unsigned n)
 {
 	return pagemap < 0 ? n : pagemap_empty_run(pagemap, start - PAGE_BYTES, n + 1) - 1;
+}
+
+unsigned pagemap_marked_run(int pagemap, uint64_t start, unsigned n)
+{
+	const struct mm *mm = &w.mm[mm_of_fd(pagemap)];
+
+	for (unsigned i = 0; i < n; i++) {
+		int p = page_of_address(start + i * PAGE_BYTES);
+
+		if (p < 0 || mm->page[p].kind != PAGE_MARK)
+			return i;
+	}
+	return n;
 }
 
 bool pagemap_is_exclusive(int pagemap, uint64_t address)

@@ -10,8 +10,6 @@
 #include "proc/session.h"
 #include "world.h"
 
-enum { MOVER_IDLE, MOVER_WAITS, MOVER_INSIDE, MOVER_OUTSIDE, MOVER_DONE };
-
 void scripted_mover_receive(int i)
 {
 	struct mm *mm = &w.mm[i];
@@ -40,6 +38,7 @@ void scripted_mover_exit(int i)
 	if (!mm->mover)
 		return;
 	mm->mover = false;
+	mm->mover_step = MOVER_IDLE;
 	mm->nr_orders = 0;
 	close(mm->sock);
 	mm->sock = -1;
@@ -73,7 +72,7 @@ static enum wire_page move_one(struct mm *mm, uint64_t from, unsigned lane, unsi
 		violated("INV-1: page %d is moved out of a mapping that is not registered", p);
 	if (mm->page[p].kind == PAGE_NONE)
 		return WIRE_PAGE_HOLE;
-	if (mm->page[p].kind == PAGE_GUARD || mm->page[p].kind == PAGE_POISON)
+	if (mm->page[p].kind == PAGE_GUARD || mm->page[p].kind == PAGE_POISON || mm->page[p].kind == PAGE_MARK)
 		return WIRE_PAGE_REFUSED;
 	if (to->kind != PAGE_NONE)
 		return WIRE_PAGE_OCCUPIED;
@@ -101,6 +100,23 @@ static void move_all(struct mm *mm, const struct wire_order *o)
 
 			mm->results[at] = stale ? WIRE_PAGE_STALE : move_one(mm, from, o->lane, at);
 			stale |= mm->results[at] == WIRE_PAGE_STALE;
+		}
+}
+
+/* Not where an event has come between. */
+static void mark_all(struct mm *mm, const struct wire_order *o)
+{
+	unsigned at = 0;
+
+	for (unsigned r = 0; r < o->nr_ranges; r++)
+		for (unsigned k = 0; k < o->range[r].pages; k++, at++) {
+			int p = page_of_address(o->range[r].address + k * PAGE_BYTES);
+
+			if (mm->results[at] != WIRE_PAGE_DONE || mm->changing || !mm->registered[p / AREA_PAGES])
+				continue;
+			if (mm->page[p].kind == PAGE_NONE)
+				mm->page[p].kind = PAGE_MARK;
+			mm->results[at] = WIRE_PAGE_MARKED;
 		}
 }
 
@@ -205,6 +221,14 @@ static void step_move(struct mm *mm, const struct wire_order *o)
 	case MOVER_INSIDE:
 		memset(mm->results, 0, sizeof(mm->results));
 		move_all(mm, o);
+		if (o->mark) {
+			mm->mover_step = MOVER_MARKS;
+			break;
+		}
+		leave_gate(mm);
+		break;
+	case MOVER_MARKS:
+		mark_all(mm, o);
 		leave_gate(mm);
 		break;
 	case MOVER_OUTSIDE:

@@ -113,7 +113,24 @@ static int fake_poison(int fd, uint64_t start, uint64_t len, int64_t *done)
 	return 0;
 }
 
-static const struct uffd_ops scripted = { .zero = fake_zero, .read = fake_read, .copy = fake_copy, .wake = fake_wake, .is_registered = fake_is_registered, .poison = fake_poison };
+static int fake_mark(int fd, uint64_t start, uint64_t len, bool on)
+{
+	(void)fd;
+	(void)start;
+	(void)len;
+	(void)on;
+	return -ENOENT; /* nothing is registered for marks */
+}
+
+static const struct uffd_ops scripted = {
+	.zero = fake_zero,
+	.read = fake_read,
+	.copy = fake_copy,
+	.wake = fake_wake,
+	.is_registered = fake_is_registered,
+	.poison = fake_poison,
+	.mark = fake_mark,
+};
 
 static void put_pages(uint64_t address)
 {

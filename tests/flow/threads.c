@@ -22,6 +22,7 @@ const char *op_name(unsigned op)
 		[OP_MAP] = "mmap(MAP_FIXED)", [OP_REMAP] = "mremap away", [OP_DONTUNMAP] = "mremap(DONTUNMAP)",
 		[OP_FORK] = "fork",	      [OP_EXIT] = "exit",	  [OP_GUARD] = "GUARD_INSTALL",
 		[OP_UNGUARD] = "GUARD_REMOVE", [OP_POPULATE] = "POPULATE_WRITE",
+		[OP_SHM] = "shmat over it",   [OP_GROW] = "a neighbour grows into it",
 	};
 
 	return names[op];
@@ -84,7 +85,7 @@ static bool touch(struct thread *t)
 			violated("SIGBUS on page %u of mm %d, whose bytes nobody has damaged", t->page, t->mm);
 		return true;
 	}
-	if (p->kind == PAGE_NONE) {
+	if (page_is_missing(p)) {
 		if (mm->registered[area]) {
 			t->step = STEP_FAULT;
 			return false;
@@ -155,7 +156,7 @@ static void zap(struct mm *mm, unsigned first, unsigned n)
 	for (unsigned p = first; p < first + n; p++) {
 		if (!mm->mapped[p / AREA_PAGES] || mm->page[p].kind == PAGE_GUARD)
 			continue;
-		mm->may[p] = MAY(0) | (mm->page[p].kind == PAGE_NONE ? mm->fresh[p] & mm->may[p] : 0);
+		mm->may[p] = MAY(0) | (page_is_missing(&mm->page[p]) ? mm->fresh[p] & mm->may[p] : 0);
 		mm->fresh[p] = 0;
 		mm->page[p] = (struct page){ 0 };
 	}
@@ -232,6 +233,18 @@ static void guard(struct thread *t)
 			mm->may[p] = MAY(0);
 		}
 	}
+	finish(t);
+}
+
+/* Neither has one. */
+static void replace_area(struct thread *t, bool there)
+{
+	struct mm *mm = mm_of(t);
+	unsigned area = t->page / AREA_PAGES;
+
+	mm->mapped[area] = mm->registered[area] = mm->grown[area] = there;
+	memset(&mm->page[area * AREA_PAGES], 0, AREA_PAGES * sizeof(*mm->page));
+	set_may(mm, area * AREA_PAGES, AREA_PAGES, there ? MAY(0) : MAY_SEGV);
 	finish(t);
 }
 
@@ -357,6 +370,21 @@ static void end_fork(struct thread *t)
 
 /* ---- all of them ---- */
 
+/* What comes without an event and goes again before a mark is set can't be told. Nor
+   is a guard kept that is put up where another thread's touch is being answered. */
+static bool may_replace(const struct mm *mm, const struct choice *c)
+{
+	unsigned n = c->pages ? c->pages : AREA_PAGES;
+
+	if (!mm->mapped[c->page / AREA_PAGES] || mm->mover_step == MOVER_MARKS)
+		return false;
+	for (const struct thread *t = w.thread; t < w.thread + THREADS; t++)
+		if (c->op == OP_GUARD && t->used && &w.mm[t->mm] == mm && t->op != OP_NONE &&
+		    t->op <= OP_WRITE && t->page >= c->page && t->page < c->page + n)
+			return false;
+	return true;
+}
+
 bool thread_may_start(const struct thread *t, const struct choice *c)
 {
 	const struct mm *mm = &w.mm[t->mm];
@@ -369,8 +397,12 @@ bool thread_may_start(const struct thread *t, const struct choice *c)
 	case OP_DONTUNMAP:
 	case OP_DONTNEED:
 	case OP_FREE:
-	case OP_GUARD:
 		return mm->mapped[c->page / AREA_PAGES];
+	case OP_GUARD:
+	case OP_SHM:
+		return may_replace(mm, c);
+	case OP_GROW:
+		return !mm->mapped[c->page / AREA_PAGES];
 	case OP_UNGUARD:
 		return mm->page[c->page].kind == PAGE_GUARD;
 	case OP_FORK:
@@ -414,6 +446,10 @@ static void begin(struct thread *t)
 	case OP_GUARD:
 	case OP_UNGUARD:
 		guard(t);
+		break;
+	case OP_SHM:
+	case OP_GROW:
+		replace_area(t, t->op == OP_GROW);
 		break;
 	case OP_UNMAP:
 	case OP_MAP:

@@ -50,7 +50,7 @@ const void *token_page(unsigned token);
 int token_of(const void *page);
 
 /* ---- the kernel's side ---- */
-enum page_kind { PAGE_NONE, PAGE_ZERO, PAGE_DATA, PAGE_GUARD, PAGE_POISON };
+enum page_kind { PAGE_NONE, PAGE_ZERO, PAGE_DATA, PAGE_GUARD, PAGE_POISON, PAGE_MARK };
 struct page {
 	uint8_t kind;
 	uint8_t token;
@@ -60,14 +60,24 @@ struct page {
 	bool lazy;	/* MADV_FREE: may vanish */
 };
 
+/* A touch of it is a fault. */
+static inline bool page_is_missing(const struct page *p)
+{
+	return p->kind == PAGE_NONE || p->kind == PAGE_MARK;
+}
+
 #define MAY_SEGV ((uint32_t)1 << 31)
 #define MAY(token) ((uint32_t)1 << (token))
 
 struct session;
 
+/* A MOVE order's parts. */
+enum { MOVER_IDLE, MOVER_INSIDE, MOVER_MARKS, MOVER_OUTSIDE, MOVER_DONE };
+
 struct mm {
 	bool used, alive, users;
 	bool mapped[AREAS], registered[AREAS];
+	bool grown[AREAS]; /* ... without a word */
 	bool transit_registered, identity_registered;
 	bool child_ready; /* its fork has returned */
 	bool held;	  /* the agent has its userfaultfd */
@@ -110,6 +120,8 @@ enum op {
 	OP_EXIT,
 	OP_GUARD,
 	OP_UNGUARD,
+	OP_SHM,	 /* shmat(SHM_REMAP) over it: without an event */
+	OP_GROW, /* a neighbour that is registered grows into the place */
 	OP_POPULATE, /* the mover's */
 };
 
@@ -164,6 +176,8 @@ enum trouble {
 	TROUBLE_MOVE_STALE, /* ... EAGAIN, */
 	TROUBLE_MOVE_OCCUPIED, /* ... EEXIST, */
 	TROUBLE_MOVE_REFUSED, /* ... EINVAL */
+	TROUBLE_MARKED, /* the next taking away of a mark answers EAGAIN */
+	TROUBLE_BEHIND, /* the placing behind the next mark that is taken away answers EAGAIN */
 	TROUBLES
 };
 #define TROUBLE(t) (UINT64_C(1) << TROUBLE_##t)
@@ -200,6 +214,7 @@ struct scenario {
 	bool mixed;	/* ... every other one does not compress */
 	bool grace;	/* what is staged stays so */
 	uint8_t both;	/* enum both: who dies is the keeper with the worker */
+	bool unmarked;	/* a kernel without marks, or a mover */
 };
 
 /* ---- an action ---- */
@@ -240,7 +255,8 @@ struct world {
 	uint64_t troubles; /* that have happened */
 	/* armed trouble */
 	uint8_t uncounted; /* enum wire_page: what is said of the next page that is moved */
-	bool nomem, again, half_map, haste, unreadable, unwritable, corrupt, full, emfile, sink, drop_fails, exists, dies, unregistered, nobatch;
+	bool nomem, again, half_map, haste, unreadable, unwritable, corrupt, full, emfile, sink, drop_fails, exists, dies, unregistered, nobatch,
+		marked, behind;
 	uint8_t move_says; /* enum wire_page of the next page, 0: what is so */
 	int read_error; /* of the next read of the slow store that ends */
 	unsigned nr_lost_reads;

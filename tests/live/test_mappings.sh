@@ -15,6 +15,7 @@ evicted_run zero_touch 4 1
 evicted_run madvise_verify --wipe
 evicted_run uffd_verify
 evicted_run madvise_verify --guard
+evicted_run madvise_verify --unheard
 # more programs than processors: events of their threads come late and mixed
 evicted_crowd "mremap_verify 10" "mremap_verify 10" "mremap_verify 10" "munmap_verify 10"
 evicted_crowd "mremap_verify 8" "madvise_verify 8" "fork_verify 8" "threads_verify 8"

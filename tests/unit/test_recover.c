@@ -335,6 +335,7 @@ START_TEST(test_record)
 	record = record_new(&table);
 	s = new_session(&table, record);
 	record->nonce = 55;
+	record->marks = true;
 	for (i = 0; i < 600; i++) /* more than a page of them */
 		ck_assert_int_eq(ranges_add(&s->registered, (2 * i + 1) << 20, (2 * i + 2) << 20), 0);
 	ck_assert_int_eq(ranges_bag_add(&s->vacated, 4096, 8192), 0);
@@ -358,6 +359,7 @@ START_TEST(test_record)
 	s = new_session(&table, record);
 	ck_assert_int_eq(record_load(s, record), 0);
 	ck_assert_uint_eq(s->nonce, 55);
+	ck_assert(s->marks);
 	ck_assert_uint_eq(s->registered.nr, 600);
 	ck_assert_uint_eq(s->registered.v[599].end, (uint64_t)1200 << 20);
 	ck_assert_uint_eq(s->vacated.nr, 1);

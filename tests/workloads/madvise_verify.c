@@ -9,12 +9,15 @@
  * madvise_verify --wipe: WIPEONFORK memory is zero in a child, DONTFORK memory
  * is not there, also when the pages had left before the advice.
  * madvise_verify --guard: guard pages over evicted pages read as zero when they
- * are removed.
+ * are removed, however short they were there.
+ * madvise_verify --unheard: so are pages where shared memory has come and gone,
+ * when a neighbour grows into the place.
  */
 #include "workload.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/shm.h>
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
@@ -374,6 +377,110 @@ static int guard(void)
 	return 0;
 }
 
+/* Where these pages were there are marks, which stay until they are touched: what is
+   leaving just now may still go unmarked. */
+static bool are_marked(const unsigned char *at, size_t n)
+{
+	uint64_t entry[2];
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	ssize_t got;
+	size_t i;
+
+	WL_CHECK(fd >= 0 && n <= 2, "/proc/self/pagemap: %s", strerror(errno));
+	got = pread(fd, entry, n * 8, (off_t)((uintptr_t)at / WL_PAGE * 8));
+	close(fd);
+	for (i = 0; got == (ssize_t)(n * 8) && i < n; i++)
+		if (entry[i] >> 62 != 1 || !(entry[i] >> 57 & 1))
+			return false;
+	return got == (ssize_t)(n * 8);
+}
+
+static void wait_marked(const unsigned char *at, size_t groups)
+{
+	size_t i, n, tries;
+
+	for (tries = 0; wl_evicting(); tries++) {
+		for (i = 0, n = 0; i < PAGES; i += 4)
+			n += are_marked(at + i * WL_PAGE, 2);
+		if (n >= groups)
+			break;
+		WL_CHECK(tries < 200, "only %zu of %d pairs of pages are marked", n, PAGES / 4);
+		for (i = 0; tries % 10 == 9 && i < PAGES; i++) /* they left without: again */
+			(void)*(const volatile unsigned char *)(at + i * WL_PAGE);
+		wl_sleep_ms(100);
+	}
+}
+
+/* Put up and taken away at once: nobody can have looked meanwhile. */
+static void passing_guard(unsigned int round)
+{
+	unsigned char *at = wl_map(PAGES);
+	bool passed[PAGES / 4] = { false };
+	size_t i;
+
+	wl_fill(at, PAGES, 100 + round);
+	wl_wait_evicted("before a passing guard", at, PAGES, WL_EVICT_SHARE);
+	wait_marked(at, PAGES / 16);
+	for (i = 0; i < PAGES; i += 4) {
+		passed[i / 4] = !wl_evicting() || are_marked(at + i * WL_PAGE, 2);
+		if (!passed[i / 4])
+			continue;
+		advise(at + i * WL_PAGE, 2, MADV_GUARD_INSTALL);
+		advise(at + i * WL_PAGE, 2, MADV_GUARD_REMOVE);
+	}
+	if (round % 2) /* everything may have come back by then */
+		wl_sleep_ms(50);
+	for (i = 0; i < PAGES; i++)
+		if (i % 4 < 2 && passed[i / 4])
+			wl_check_zero("after a passing guard", at + i * WL_PAGE, i);
+		else
+			wl_check_key("beside a passing guard", at + i * WL_PAGE, content_key(100 + round, i, 0), i);
+	/* It stays mapped: memory that is there next would be left alone, too. */
+}
+
+static int guards(void)
+{
+	int r = guard();
+	unsigned int round;
+
+	for (round = 0; r == 0 && round < 4; round++)
+		passing_guard(round);
+	wl_say("pages under passing guards are zero");
+	return r;
+}
+
+static int unheard(void)
+{
+	const size_t half = PAGES / 2, bytes = half * WL_PAGE;
+	int id = shmget(IPC_PRIVATE, bytes, IPC_CREAT | 0600);
+	size_t i, n;
+
+	if (id < 0) {
+		wl_say("no shared memory: %s", strerror(errno));
+		return 77;
+	}
+	wl_fill(area, PAGES, 9);
+	wl_wait_evicted("before shared memory", area, PAGES, WL_EVICT_SHARE);
+	/* the one place where that is looked for; what is leaving may go unmarked */
+	for (i = half; wl_evicting() && i < PAGES; i++)
+		for (n = 0; !are_marked(area + i * WL_PAGE, 1); n++) {
+			WL_CHECK(n < 20000, "page %zu does not leave with a mark", i);
+			if (n % 200 == 199) /* it left without: again */
+				(void)*(volatile unsigned char *)(area + i * WL_PAGE);
+			wl_sleep_ms(1);
+		}
+	WL_CHECK(shmat(id, area + bytes, SHM_REMAP) == area + bytes, "shmat: %s", strerror(errno));
+	WL_OK(shmctl(id, IPC_RMID, NULL));
+	WL_OK(shmdt(area + bytes));
+	WL_CHECK(mremap(area, bytes, 2 * bytes, 0) == area, "mremap: %s", strerror(errno));
+	for (i = half; i < PAGES; i++)
+		wl_check_zero("where a neighbour has grown", area + i * WL_PAGE, i);
+	for (i = 0; i < half; i++)
+		wl_check_key("a neighbour that has grown", area + i * WL_PAGE, content_key(9, i, 0), i);
+	wl_say("what came without a word has left zeros");
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	uint64_t rng = 42;
@@ -383,7 +490,9 @@ int main(int argc, char **argv)
 	if (argc >= 2 && !strcmp(argv[1], "--free"))
 		return free_while_leaving(wl_arg(argc, argv, 2, 3));
 	if (argc == 2 && !strcmp(argv[1], "--guard"))
-		return guard();
+		return guards();
+	if (argc == 2 && !strcmp(argv[1], "--unheard"))
+		return unheard();
 	if (argc == 2 && !strcmp(argv[1], "--wipe"))
 		return wipe_on_fork();
 	seconds = wl_arg(argc, argv, 1, 3);

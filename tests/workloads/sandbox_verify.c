@@ -49,7 +49,7 @@ static size_t absent(void)
 			 (ssize_t)sizeof(entry),
 		 "pagemap: %s", strerror(errno));
 	for (i = 0; i < PAGES; i++)
-		n += !(entry[i] >> 62);
+		n += wl_is_absent(entry[i]);
 	return n;
 }
 

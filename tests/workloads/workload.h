@@ -302,6 +302,13 @@ static inline size_t wl_shuffled(size_t i, size_t n, uint64_t seed)
 	return at;
 }
 
+/* Of an entry of pagemap: neither memory nor kernel swap; where a page has left
+   there may be a mark, which shows as one in swap that is write-protected. */
+static inline bool wl_is_absent(uint64_t entry)
+{
+	return !(entry >> 62) || (entry >> 62 == 1 && (entry >> 57 & 1));
+}
+
 /* Pages with neither memory nor kernel swap behind them. */
 static inline size_t wl_absent(const void *area, size_t pages)
 {
@@ -315,7 +322,7 @@ static inline size_t wl_absent(const void *area, size_t pages)
 		WL_CHECK(pread(fd, entry, n * 8, (off_t)(first * 8)) == (ssize_t)(n * 8),
 			 "/proc/self/pagemap: short read");
 		for (i = 0; i < n; i++)
-			absent += !(entry[i] >> 62);
+			absent += wl_is_absent(entry[i]);
 		first += n;
 		pages -= n;
 	}
