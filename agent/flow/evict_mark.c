@@ -65,12 +65,18 @@ static bool register_mapping(struct owner *o, struct session *s, const struct ba
 	   just now, of which an event will tell. */
 	if (known && known->start < b->map_end) {
 		r = uffd_is_registered(s->fds.uffd, b->map_start);
+		/* What is on the list whole we have registered, but for one whose child it is, and
+		   for what was learnt from the kernel (again.c), which goes without marks. */
+		if (r > 0 && s->marks && !s->parent_pid &&
+		    ranges_cover(&s->registered, b->map_start, b->map_end))
+			return true;
 		if (r < 0 || (r == 0 && (uffd_is_changing(s->fds.uffd) ||
 					 ranges_remove(&s->registered, b->map_start, b->map_end) < 0)))
 			return false;
 	}
-	/* Always asked of the kernel, where it costs nothing when it is so: a
-	   page moved out of a mapping that is not registered would be lost. */
+	/* Where it isn't certain, the kernel is asked: a page moved out of a mapping that
+	   is not registered would be lost. Not for each batch, since it takes the
+	   program's mmap_lock for writing. */
 	r = uffd_register(s->fds.uffd, b->map_start, len, s->marks);
 	if (r == -EBUSY)
 		leave_to_itself(o, s);
