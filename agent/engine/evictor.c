@@ -212,17 +212,30 @@ static bool has_changed_user(struct worker *w, struct session *s)
 	return s->user == SESSION_USER_CHANGED;
 }
 
+/* mlockall locks transit too, so that the kernel has not refused what an order has
+   moved since. Nothing else locks it. */
+static bool is_all_locked(struct session *s)
+{
+	struct ranges locked = { 0 };
+	bool all = mappings_read_flagged(&s->mappings, s->fds.smaps, "lo", &locked) == 0 &&
+		   ranges_find(&locked, s->transit);
+
+	ranges_deinit(&locked);
+	return all;
+}
+
 /*
  * mlock or mlockall since the mappings were read: then the list of what may
- * leave is wrong. mlockall locks transit too, so that the kernel would not
- * refuse the moves. A round may be long: threads begin meanwhile, on stacks that
- * were ordinary memory.
+ * leave is wrong, and what has left meanwhile comes back. A round may be long:
+ * threads begin meanwhile, on stacks that were ordinary memory.
  */
 static bool has_changed(struct worker *w, struct session *s)
 {
 	bool user;
 	uint64_t locked = session_read_locked(s, &user);
 
+	if (locked >= s->mappings_locked + WIRE_TRANSIT_PAGES * PAGE_BYTES && is_all_locked(s))
+		notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_RESTORE);
 	if ((user || s->user == SESSION_USER_CHANGED) && s->user != SESSION_USER_PRIVATE && has_changed_user(w, s))
 		return true;
 	if (locked != s->mappings_locked)
@@ -241,9 +254,11 @@ static bool has_lane(struct session *s, uint32_t lane)
 
 void evictor_next(struct worker *w, struct session *s)
 {
-	unsigned max = s->closed || s->leaving ? 0 : batch_room(w, s);
+	/* Also where no more is to leave: what has just left may be locked by now. */
+	bool shut = s->closed || s->leaving || has_changed(w, s);
+	unsigned max = shut ? 0 : batch_room(w, s);
 	uint32_t seq = session_next_seq(s->seq);
-	struct batch *b = max && !has_changed(w, s) && has_lane(s, seq % WIRE_LANES) ? worker_take_batch(w) : NULL;
+	struct batch *b = max && has_lane(s, seq % WIRE_LANES) ? worker_take_batch(w) : NULL;
 
 	if (b && evict_plan(s, b, max)) {
 		b->session = s;

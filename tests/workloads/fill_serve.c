@@ -12,6 +12,7 @@
  *	fork	a child does what verify does: "right PAGES"
  *	brood	"born 40", children that sleep until it ends
  *	longest	"longest USEC", of the touches by verify and work since it was asked last
+ *	lock	mlockall of what is there: "locked ERRNO"
  *	work	touches and checks a few pages at random: "right PAGES"
  *	quit	"bye", and exit with 0
  * Says "ready PID" first. With WORKLOAD_KEEP=1 nothing leaves but what it fills: so
@@ -195,6 +196,8 @@ static bool obey(const char *line)
 		printf("absent %zu\n", wl_absent(area, pages));
 	else if (!strcmp(line, "pages"))
 		printf("pages %zu\n", pages);
+	else if (!strcmp(line, "lock"))
+		printf("locked %d\n", mlockall(MCL_CURRENT) ? errno : 0);
 	else if (!strcmp(line, "rss"))
 		printf("rss %zu\n", rss());
 	else if (!strcmp(line, "quit"))
