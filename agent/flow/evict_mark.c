@@ -175,7 +175,7 @@ void evict_mark(struct owner *o, struct batch *b)
 
 	events_settle_idle(o, s);
 	if (session_state(s) != SESSION_ACTIVE || !events_are_settled(s) || s->barred || s->mover_gone ||
-	    s->heir_of || uffd_is_changing(s->fds.uffd)) {
+	    s->heir_of || (!s->enabled && !b->forced) || uffd_is_changing(s->fds.uffd)) {
 		b->nr = 0;
 	} else if (!register_mapping(o, s, b)) {
 		b->refused = true;
