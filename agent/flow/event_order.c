@@ -102,14 +102,19 @@ static bool is_in_reach(const struct uffd_msg *msg)
 static void hear_child(struct owner *o, struct session *s, int child)
 {
 	struct owner_ring *ring = o->ring;
-	uint64_t base = atomic_load_explicit(&ring->base, memory_order_relaxed) + FLOW_MESSAGES;
 	unsigned room = SESSION_WAITING_MAX - s->nr_waiting;
+	uint64_t base;
 	int n;
 
+	if (!room) { /* and nobody brings more of them, as all wait for us */
+		events_flush(o, s);
+		return;
+	}
+	base = atomic_load_explicit(&ring->base, memory_order_relaxed) + FLOW_MESSAGES;
 	atomic_store_explicit(&ring->session, s->id, memory_order_relaxed);
 	atomic_store_explicit(&ring->child, (uint64_t)child + 1, memory_order_relaxed);
 	atomic_store_explicit(&ring->base, base, memory_order_release);
-	n = room ? uffd_read(child, ring->heard, MIN(room, (unsigned)FLOW_HEARD)) : 0;
+	n = uffd_read(child, ring->heard, MIN(room, (unsigned)FLOW_HEARD));
 	events_keep_forks(o, s, ring->heard, n);
 	inject(INJECT_CHILD_HEARD);
 	for (int i = 0; i < n; i++) {

@@ -562,6 +562,26 @@ START_TEST(test_fork_without_memory)
 }
 END_TEST
 
+/* A child that changes something itself is not asked, where there is no room for what
+   it would say. */
+START_TEST(test_INV_3_no_room_to_hear_a_child)
+{
+	struct inject_words words = { .how = INJECT_NOMEM };
+	struct uffd_msg fork = { .event = UFFD_EVENT_FORK, .arg.fork.ufd = 1000 };
+
+	inject_words = &words;
+	events_take(&owner, s, &fork);
+	UNMAP(C);
+	while (s->nr_waiting < SESSION_WAITING_MAX)
+		REMOVE(A);
+	rest();
+	is(A, SLOT_BARRED);
+	is(C, SLOT_NONE);
+	holds(B, B);
+	inject_words = NULL;
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("event_order");
@@ -590,6 +610,7 @@ int main(void)
 	tcase_add_test(tc, test_huge_remove_takes_no_memory);
 	tcase_add_test(tc, test_addresses_out_of_reach);
 	tcase_add_test(tc, test_fork_without_memory);
+	tcase_add_test(tc, test_INV_3_no_room_to_hear_a_child);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_ENV);
 	failed = srunner_ntests_failed(runner);
