@@ -68,7 +68,7 @@ struct engine_process {
 	char command[64];	/* comm */
 	char cgroup[256];
 	enum engine_process_state state;
-	const char *reason;	/* static text: why not ACTIVE, or "" */
+	const char *reason;	/* static text: why not ACTIVE, or why nothing leaves, or "" */
 	uint64_t limit_bytes;	/* resident limit in force, 0: none */
 	struct engine_counters counters;
 };

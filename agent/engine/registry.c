@@ -249,6 +249,8 @@ static void describe(struct engine *e, struct session *s, struct engine_process 
 	};
 	if (p->state == ENGINE_PROCESS_SERVED && !*p->reason)
 		p->reason = "forked, without a mover of its own";
+	if (p->state == ENGINE_PROCESS_ACTIVE && !*p->reason && s->barred)
+		p->reason = "nothing leaves it any more: it has dropped or moved more memory than can be noted";
 	memcpy(p->command, s->command, sizeof(p->command));
 	memcpy(p->cgroup, s->cgroup, sizeof(p->cgroup));
 	add_counters(&p->counters, s);

@@ -247,7 +247,7 @@ struct session {
 	unsigned applying;	 /* which of them is being applied */
 	unsigned phase;		 /* ... and how far it had come, when it is done again */
 	bool wake_all;		 /* faults were left unanswered meanwhile */
-	bool barred;		 /* a REMOVE could not be noted: nothing leaves any more */
+	_Atomic bool barred;	 /* a REMOVE could not be noted: nothing leaves any more */
 	uint64_t bars_told;	 /* of its BARRED slots, as counted in its user's account */
 	uint64_t restore_vpn;	 /* how far the restoring has come */
 	uint64_t poison_at;	 /* ... and then the poisoning, by address */

@@ -170,6 +170,20 @@ lock_behind_an_order() {
 	kill -CONT "$worker"
 	wait "${waiting[@]}" || true
 }
+says_why() {
+	[[ $(of_process "$pid" reason) = *"dropped or moved more memory"* ]]
+}
+wait_until 20 "the movers to go" no_movers
+serve_start 4
+one=$SERVED
+pid=$SERVED_PID
+[ "$(ask "$one" reserve)" -gt 0 ] || fail "reserve"
+wait_until 20 "$pid to be evicted" evicts
+! says_why || fail "a reason before there is one"
+[ "$(ask "$one" drop)" = 0 ] || fail "drop"
+wait_until 20 "the reason why no more leaves" says_why
+serve_stop "$one"
+
 for try in {1..5}; do
 	wait_until 20 "the movers to go" no_movers
 	serve_start 4 env WORKLOAD_KEEP=1

@@ -13,6 +13,8 @@
  *	brood	"born 40", children that sleep until it ends
  *	longest	"longest USEC", of the touches by verify and work since it was asked last
  *	lock	mlockall of what is there: "locked ERRNO"
+ *	reserve	maps 17 GiB more, with little in it: "reserved PAGES"
+ *	drop	MADV_DONTNEED of that: "dropped ERRNO"
  *	work	touches and checks a few pages at random: "right PAGES"
  *	quit	"bye", and exit with 0
  * Says "ready PID" first. With WORKLOAD_KEEP=1 nothing leaves but what it fills: so
@@ -176,6 +178,18 @@ static size_t rss(void)
 	return kib;
 }
 
+#define RESERVED ((size_t)17 << 30)
+
+static unsigned char *reserved;
+
+static size_t reserve(void)
+{
+	reserved = mmap(NULL, RESERVED, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	WL_CHECK(reserved != MAP_FAILED, "17 GiB: %s", strerror(errno));
+	wl_fill(reserved, 64, 10);
+	return 64;
+}
+
 static bool obey(const char *line)
 {
 	if (!strcmp(line, "verify"))
@@ -198,6 +212,10 @@ static bool obey(const char *line)
 		printf("pages %zu\n", pages);
 	else if (!strcmp(line, "lock"))
 		printf("locked %d\n", mlockall(MCL_CURRENT) ? errno : 0);
+	else if (!strcmp(line, "reserve"))
+		printf("reserved %zu\n", reserve());
+	else if (!strcmp(line, "drop"))
+		printf("dropped %d\n", madvise(reserved, RESERVED, MADV_DONTNEED) ? errno : 0);
 	else if (!strcmp(line, "rss"))
 		printf("rss %zu\n", rss());
 	else if (!strcmp(line, "quit"))
