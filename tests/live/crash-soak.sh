@@ -217,6 +217,8 @@ wait_until 30 "segments to be given back" segments
 few_fds() { [ "$(fds)" -le $((before + 6)) ]; }
 wait_until 20 "descriptors to be closed: $(fds) instead of $before" few_fds
 agent_stop
+nobody_left() { [ -z "$(live_all)" ]; }
+wait_until 20 "processes to end: $(live_all)" nobody_left
 say "$KILLS kills, $both of them of keeper and worker; $(wc -l <"$DIR/rounds") runs of workloads ($managed managed, $unmanaged not), $out pages left, python $(cat "$DIR/python.out")," \
 	"redis $(cat "$DIR/redis.out" 2>/dev/null || echo 'not there')$(cat "$DIR/gcc.out" 2>/dev/null); a look at all of 16 MiB took $worst ms at most"
 say passed
