@@ -21,7 +21,9 @@
 #include "preload/shim.h"
 
 #define LOOK_NSEC 100000000L /* between two looks at the workload */
-#define LINGER_NSEC 500000000u /* with the workload gone, for the agent to take what is in transit */
+/* With the workload gone, for the agent to take what is in transit: it may be dying, or
+   have no processor. */
+#define LINGER_NSEC 5000000000u
 #define SEND_WAIT_NSEC 1000000000L
 #define OWN_FDS 5
 

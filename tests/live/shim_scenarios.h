@@ -201,7 +201,7 @@ static void test_gate(struct workload *w, struct session *s)
 	kill(w->pid, SIGKILL);
 	waitpid(w->pid, NULL, 0);
 	begin = now_ms();
-	CHECK(gone_within(s->mover, 10000), "the mover waits for the gate for ever");
+	CHECK(gone_within(s->mover, 20000), "the mover waits for the gate for ever");
 	printf("# gone %u ms after its workload\n", (unsigned int)(now_ms() - begin));
 }
 
