@@ -56,7 +56,8 @@ int again_fill(struct session *s, int passed)
 	s->recover = SESSION_RECOVER_WAKE;
 	s->busy = true; /* nothing leaves before transit has been looked at */
 	s->state = SESSION_ACTIVE;
-	s->blind = s->barred = s->attach.away != 1;
+	s->blind = s->attach.away != 1;
+	s->barred = s->blind;
 	return 0;
 }
 
