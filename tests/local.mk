@@ -456,6 +456,8 @@ EXTRA_DIST += \
 	tests/live/distinct.py \
 	tests/live/lib.sh \
 	tests/live/manager.py \
+	tests/live/storm.py \
+	tests/live/storm.sh \
 	tests/live/tiers.sh \
 	tests/systemd/lib.sh \
 	tests/unit/test_shim_symbols.sh

@@ -8,8 +8,11 @@
 # `make crash-soak' runs it; tests/live/test_crash_soak.sh does with few kills.
 # shellcheck source=tests/live/crash.sh
 . "${srcdir:-.}/tests/live/crash.sh"
+# shellcheck source=tests/live/storm.sh
+. "${srcdir:-.}/tests/live/storm.sh"
 
 want=${1:-1000}
+here=${srcdir:-.}/tests/live
 STORE=
 storms=()
 redis=
@@ -41,80 +44,21 @@ verifying() { # NAME ARG...: one after another until the end
 	done
 }
 
-write_python() {
-	cat <<-'END'
-		import hashlib, os, random, sys
-
-		def text(i):
-		    return ('%d ' % i) * (20 + i % 90)
-
-		def right(table, salt):
-		    return all(table[i] == text(i) + salt for i in range(0, len(table), 3))
-
-		flag, salt = sys.argv[1], 'a'
-		table = {i: text(i) + salt for i in range(6000)}
-		blob = bytearray(random.Random(5).randbytes(2 << 20))
-		digest = hashlib.sha256(blob).digest()
-		rounds = 0
-		while os.path.exists(flag):
-		    if not right(table, salt) or hashlib.sha256(blob).digest() != digest:
-		        sys.exit('wrong after %d rounds' % rounds)
-		    pid = os.fork()
-		    if pid == 0:
-		        os._exit(0 if right(table, salt) and hashlib.sha256(blob).digest() == digest else 1)
-		    if os.waitpid(pid, 0)[1]:
-		        sys.exit('a child is wrong after %d rounds' % rounds)
-		    rounds += 1
-		    if rounds % 4 == 0:
-		        salt = chr(ord('a') + rounds // 4 % 26)
-		        for i in table:
-		            table[i] = text(i) + salt
-		print(rounds, 'rounds')
-	END
-}
-
 python_storm() {
 	local status=0
 
-	write_python >"$DIR/work.py"
-	(bounded 3000 env "LD_PRELOAD=$LIB" "$(real_python)" "$DIR/work.py" "$DIR/storming") >"$DIR/python.out" 2>&1 || status=$?
+	(bounded 3000 env "LD_PRELOAD=$LIB" "$(real_python)" "$here/storm.py" "$DIR/storming") >"$DIR/python.out" 2>&1 || status=$?
 	[ $status -eq 0 ] || note "python: status $status: $(tail -n 5 "$DIR/python.out")"
 }
 
-cli() { timeout 120 redis-cli -s "$DIR/redis.sock" "$@"; }
-redis_up() { [ "$(cli ping 2>/dev/null)" = PONG ]; }
-
 redis_start() {
 	mkdir "$DIR/redis"
-	setsid env "LD_PRELOAD=$LIB" redis-server --port 0 --unixsocket "$DIR/redis.sock" --dir "$DIR/redis" --save '' \
+	setsid env "LD_PRELOAD=$LIB" redis-server --port 0 --unixsocket "$REDIS" --dir "$DIR/redis" --save '' \
 		--appendonly no --daemonize no --enable-debug-command local --logfile "$DIR/redis/log" \
 		</dev/null >/dev/null 2>&1 &
 	redis=$!
 	wait_until 30 "redis-server to answer" redis_up
-	awk 'BEGIN { srand(3); for (i = 0; i < 6000; i++) {
-		printf "SET doc:%d \"%d %d %d", i, i, rand() * 1000000, i * 7
-		for (k = 0; k < 40; k++) printf " field%d=%d", k, rand() * 100000
-		print "\"" } }' | cli >/dev/null
-}
-
-redis_storm() {
-	local digest now n=0
-
-	digest=$(cli debug digest)
-	while [ -e "$DIR/storming" ]; do
-		cli set "extra:$n" "$(head -c 300 /dev/zero | tr '\0' x)$n" >/dev/null || note "redis: set"
-		[ "$(cli get "extra:$n" | tail -c 8 | tr -d 'x\n')" = $n ] || note "redis: get $n"
-		cli del "extra:$n" >/dev/null || note "redis: del"
-		now=$(cli debug digest)
-		[ "$now" = "$digest" ] || note "redis: digest $now instead of $digest"
-		[ $((n % 5)) -ne 0 ] || cli bgsave >/dev/null || true
-		n=$((n + 1))
-		sleep 0.1
-	done
-	# Also where the machine was too slow for one look between two kills.
-	now=$(cli debug digest)
-	[ "$now" = "$digest" ] || note "redis: digest $now instead of $digest at the end"
-	echo "$((n + 1)) looks" >"$DIR/redis.out"
+	redis_fill
 }
 
 write_c() {
@@ -147,6 +91,7 @@ read -r -a AGENT_STORES <<<"${CRASH_STORES:-memory:64M file:$STORE,size=1G}"
 # Less eager than other tests: seven programs want to get somewhere.
 { printf '[Store]\nMoveDownSec=0.2\n'; agent_config | sed 's/^\(ScanSec\|GraceSec\)=.*/\1=0.2/'; } >"$DIR/uswap.conf"
 crash_start
+REDIS=$DIR/redis.sock
 touch "$DIR/storming" "$DIR/failed" "$DIR/rounds" "$DIR/managed"
 serve_start 16
 one=$SERVED
@@ -154,7 +99,7 @@ have_redis=
 if command -v redis-server >/dev/null && command -v redis-cli >/dev/null; then
 	have_redis=yes
 	redis_start
-	redis_storm &
+	redis_storm "$DIR/storming" >"$DIR/redis.out" &
 	storms+=($!)
 else
 	[ "${USWAP_REQUIRE:-0}" != 1 ] || fail "redis-server is not installed"

@@ -8,6 +8,8 @@
 # goes down with pages away.
 # shellcheck source=tests/systemd/lib.sh
 . "${srcdir:-.}/tests/systemd/lib.sh"
+# shellcheck source=tests/live/storm.sh
+. "${srcdir:-.}/tests/live/storm.sh"
 
 # ---- install and boot ----
 box_install all tests/systemd/older_agent
@@ -204,6 +206,21 @@ storm() { # until $dir/share/storm is gone
 			[ -e "$0" ] || break
 		done; done' "$dir/share/storm" >"$dir/storm.log" 2>&1
 }
+# A soak has a server and a language with a heap of its own in it as well.
+REDIS=$dir/share/redis.sock
+note() { echo "$*" >>"$dir/failed"; }
+more_storms() {
+	: >"$dir/failed"
+	cp "$src/tests/live/storm.py" "$dir/share"
+	as_user uswapctl run -- redis-server --port 0 --unixsocket "$REDIS" --unixsocketperm 777 --dir "$dir/share" \
+		--save '' --enable-debug-command local >"$dir/redis.log" 2>&1 &
+	wait_until 30 "redis-server to answer" redis_up
+	redis_fill
+	redis_storm "$dir/share/storm" >"$dir/redis.out" &
+	storms+=($!)
+	as_user uswapctl run -- python3 "$dir/share/storm.py" "$dir/share/storm" >"$dir/python.out" 2>&1 &
+	storms+=($!)
+}
 kill_in_the_box() { # HOW MANY; every other time the keeper too, and once the manager
 	# shellcheck disable=SC2016
 	box bash -c 'for ((i = 1; i <= $0; i++)); do
@@ -216,6 +233,26 @@ kill_in_the_box() { # HOW MANY; every other time the keeper too, and once the ma
 			sleep "0.$((RANDOM % 4))"
 		done' "$1"
 }
+hits() { box od -An -tu4 -j8 -N4 /run/uswap/inject | tr -d ' '; }
+at_points() { # once at each that the storms come to, every other time the keeper too
+	local points point reached=0 both=0 missed=
+
+	mapfile -t points < <(sed -n '/^enum inject_point/,/^}/s/^\tINJECT_\([A-Z_]*\),.*/\1/p' "$src/common/inject.h")
+	for point in "${points[@]}"; do
+		[ "$point" != RECOVER_NOMEM ] || continue # nobody is killed there
+		inject "$point" $both
+		both=$((1 - both))
+		[[ $point != RECOVER_* ]] || box kill -KILL "$(worker_of "$(main_pid)")" || :
+		for ((i = 0; i < 30; i++)); do
+			[ "$(hits)" = 0 ] || break
+			sleep .1
+		done
+		if [ "$(hits)" = 0 ]; then missed+=" $point"; else reached=$((reached + 1)); fi
+	done
+	inject NONE 0
+	say "killed at $reached named points, not reached:$missed"
+	[ $reached -ge 18 ] || fail "vacuous: hardly any point was reached"
+}
 total() { box uswapctl --json stats | jq -er ".agent.$1"; }
 kills=10
 [ -z "${SOAK_MINUTES:-}" ] || kills=$((SOAK_MINUTES * 60))
@@ -224,9 +261,11 @@ printf '%s\n' '[Policy]' ScanSec=0.05 GraceSec=0.05 StallBudget=100% | box tee /
 box systemctl reload uswap-agent
 touch "$dir/share/storm"
 storm &
-storm=$!
+storms=($!)
+[ -z "${SOAK_MINUTES:-}" ] || more_storms
 before=$(total pages_out_total)
 kill_in_the_box $kills
+[ -z "${SOAK_MINUTES:-}" ] || at_points
 left=0
 have_left() { # under the storm, however little of it went on between the kills
 	left=$(($(total pages_out_total 2>/dev/null) - before))
@@ -234,7 +273,14 @@ have_left() { # under the storm, however little of it went on between the kills
 }
 wait_until 200 "1000 pages to have left after $kills kills" have_left
 rm "$dir/share/storm"
-wait $storm || fail "a program under kills: $(tail -n 3 "$dir/storm.log")"
+for one in "${storms[@]}"; do
+	wait "$one" || fail "a program under kills: $(tail -n 3 "$dir"/{storm.log,*.out})"
+done
+if [ -n "${SOAK_MINUTES:-}" ]; then
+	[ ! -s "$dir/failed" ] || fail "$(cat "$dir/failed")"
+	cli shutdown nosave
+	say "redis $(cat "$dir/redis.out"), python $(cat "$dir/python.out")"
+fi
 ask verify right
 say "$kills kills, $(box systemctl show -P NRestarts uswap-agent) restarts: $answer pages right," \
 	"$left have left meanwhile"
