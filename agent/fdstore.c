@@ -174,16 +174,9 @@ static int tell_removed(const char *name)
 	return sd_notifyf(false, "FDSTOREREMOVE=1\nFDNAME=%s", name);
 }
 
-static int remove_it(char kind, unsigned record)
-{
-	char name[16];
-
-	return tell_removed(name_of(name, sizeof(name), kind, record));
-}
-
 bool fdstore_taken(void)
 {
-	char message[LAYOUT_MESSAGE];
+	char message[LAYOUT_MESSAGE], name[16];
 	int r = layout_check(message);
 
 	if (r == 0) {
@@ -193,7 +186,7 @@ bool fdstore_taken(void)
 	}
 	for (unsigned i = 0; r == 0 && i < passed.nr; i++)
 		if (passed.v[i].fd < 0)
-			remove_it(passed.v[i].kind, passed.v[i].record);
+			(void)tell_removed(name_of(name, sizeof(name), passed.v[i].kind, passed.v[i].record));
 	free(passed.v);
 	passed = (struct passed){ 0 };
 	if (r == 0)
@@ -237,10 +230,14 @@ void fdstore_put_files(void)
 
 void fdstore_remove_files(void)
 {
+	char stored[KEPT_NAME + sizeof(FILE_PREFIX)];
+
 	if (!max_fds)
 		return;
-	for (unsigned i = 0; i < nr_files; i++)
-		sd_notifyf(false, "FDSTOREREMOVE=1\nFDNAME=" FILE_PREFIX "%s", files[i]);
+	for (unsigned i = 0; i < nr_files; i++) {
+		snprintf(stored, sizeof(stored), FILE_PREFIX "%s", files[i]);
+		(void)tell_removed(stored);
+	}
 	nr_files = 0;
 	fdstore_sync();
 }
@@ -336,8 +333,11 @@ void fdstore_remove(uid_t uid, char kind, unsigned record)
 {
 	char name[16];
 
-	if (max_fds && remove_it(kind, record) >= 0)
-		uncount(uid, name_of(name, sizeof(name), kind, record));
+	if (!max_fds)
+		return;
+	name_of(name, sizeof(name), kind, record);
+	if (tell_removed(name) >= 0)
+		uncount(uid, name);
 }
 
 void fdstore_inherited(void)

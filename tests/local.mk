@@ -456,6 +456,7 @@ EXTRA_DIST += \
 	tests/live/distinct.py \
 	tests/live/lib.sh \
 	tests/live/manager.py \
+	tests/live/points.sh \
 	tests/live/storm.py \
 	tests/live/storm.sh \
 	tests/live/tiers.sh \

@@ -187,9 +187,9 @@ agent_start --bus-address none
 mapfile -t others < <(pgrep -P "$AGENT_PID")
 kill -KILL "$AGENT_PID" "${others[@]}"
 wait "$AGENT_PID" || :
-others_gone() { # with the last of their threads their sockets are closed
-	! grep -qF " $SOCKET" /proc/net/unix
-}
+socket_is() { grep -qF " $1" /proc/net/unix; }
+# with the last of their threads their sockets are closed
+others_gone() { ! socket_is "$SOCKET"; }
 wait_until 20 "the others to be gone" others_gone
 [ -S "$SOCKET" ] || fail "no stale socket to try with"
 rm "$DIR/run/control.sock"
@@ -198,14 +198,12 @@ expect 0 "running" beside
 agent_stop
 
 # who still listens at control.sock when an agent starts has it until he ends
-socket_is() { grep -qF " $1" /proc/net/unix; }
 python3 -c 'import signal, socket, sys
 s = socket.socket(socket.AF_UNIX)
 s.bind(sys.argv[1])
 s.listen()
 signal.pause()' "$DIR/run/control.sock" &
 other=$!
-PIDS+=("$other")
 wait_until 10 "another one at control.sock" socket_is "$DIR/run/control.sock"
 agent_start --bus-address none
 wait_until 10 "the agent to say that it is taken" \

@@ -216,9 +216,7 @@ static void forget_all(void)
 
 /* ---- the keeper too ---- */
 
-/* Also of those that have ended; what the records name beside what is stored goes with
-   the dead. */
-static void close_the_dead(void)
+static void each_record(void (*fn)(struct record *record))
 {
 	struct record_table records = { .kept = KEPT_NONE };
 	struct record *record;
@@ -226,10 +224,17 @@ static void close_the_dead(void)
 	if (record_table_open(&records) < 0)
 		abort();
 	for (uint32_t i = 0; (record = record_next(&records, &i));)
-		for (unsigned k = RECORD_STORED; k < RECORD_FDS; k++)
-			if (record->fds[k] > 0)
-				close(record->fds[k] - 1);
+		fn(record);
 	record_table_close(&records);
+}
+
+/* Also of those that have ended; what the records name beside what is stored goes with
+   the dead. */
+static void close_the_dead(struct record *record)
+{
+	for (unsigned k = RECORD_STORED; k < RECORD_FDS; k++)
+		if (record->fds[k] > 0)
+			close(record->fds[k] - 1);
 }
 
 /* Of the address space whose userfaultfd it was. */
@@ -252,17 +257,10 @@ static void lose_the_rest(int below)
 }
 
 /* What only a running process tells. */
-static void open_anew(void)
+static void open_anew(struct record *record)
 {
-	struct record_table records = { .kept = KEPT_NONE };
-	struct record *record;
-
-	if (record_table_open(&records) < 0)
-		abort();
-	for (uint32_t i = 0; (record = record_next(&records, &i));)
-		if (record->introduced && record->fds[RECORD_UFFD] > 0)
-			agent_open_proc(mm_of_fd(record->fds[RECORD_UFFD] - 1), record);
-	record_table_close(&records);
+	if (record->introduced && record->fds[RECORD_UFFD] > 0)
+		agent_open_proc(mm_of_fd(record->fds[RECORD_UFFD] - 1), record);
 }
 
 static void come_back(void)
@@ -271,7 +269,7 @@ static void come_back(void)
 	int above = 3;
 
 	engine_hand_over(hand_over);
-	close_the_dead();
+	each_record(close_the_dead);
 	for (unsigned i = 0; i < nr_stored; i++)
 		above = MAX(above, store[i].fd + 1);
 	for (int i = 0; i < MMS; i++)
@@ -294,7 +292,7 @@ static void come_back(void)
 			close(store[i].fd);
 			store[i] = store[--nr_stored];
 		}
-	open_anew();
+	each_record(open_anew);
 }
 
 static void die(void)

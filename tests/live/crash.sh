@@ -2,6 +2,8 @@
 # shellcheck shell=bash
 # shellcheck source=tests/live/lib.sh
 . "${srcdir:-.}/tests/live/lib.sh"
+# shellcheck source=tests/live/points.sh
+. "${srcdir:-.}/tests/live/points.sh"
 
 # Killing the agent while programs run under it, for test_crash.sh and
 # crash-soak.sh. The agent is started under tests/live/manager.py, which keeps
@@ -44,17 +46,6 @@ kill_both() {
 	two=$(worker)
 	# shellcheck disable=SC2086
 	kill -KILL "$one" $two 2>/dev/null || true
-}
-
-# The number of a point of common/inject.h.
-point_number() {
-	awk -v name="INJECT_$1" '/^enum inject_point/ { on = 1; next }
-		on && /^\tINJECT_/ { sub(/[ ,=].*/, "", $1); if ($1 == name) { print n + 0; exit } n++ }' \
-		"${srcdir:-.}/common/inject.h"
-}
-
-points() {
-	sed -n '/^enum inject_point/,/^}/s/^\tINJECT_\([A-Z_]*\),.*/\1/p' "${srcdir:-.}/common/inject.h"
 }
 
 # inject POINT PASS [HOW]: the worker that comes there, PASS times not, is killed; HOW as in

@@ -8,6 +8,8 @@
 # goes down with pages away.
 # shellcheck source=tests/systemd/lib.sh
 . "${srcdir:-.}/tests/systemd/lib.sh"
+# shellcheck source=tests/live/points.sh
+. "${srcdir:-.}/tests/live/points.sh"
 # shellcheck source=tests/live/storm.sh
 . "${srcdir:-.}/tests/live/storm.sh"
 
@@ -34,12 +36,8 @@ drop_in() { # NAME LINE...
 	box systemctl daemon-reload
 }
 inject() { # POINT HOW: common/inject.h
-	local n
-
-	n=$(awk -v name="INJECT_$1" '/^enum inject_point/ { on = 1; next }
-		on && /^\tINJECT_/ { sub(/[ ,=].*/, "", $1); if ($1 == name) { print n + 0; exit } n++ }' "$src/common/inject.h")
 	# not to be passed, never hit
-	printf '%b\0\0\0\0\0\0\0\0\0\0\0%b\0\0\0' "\0$(printf %o "$n")" "\0$2" |
+	printf '%b\0\0\0\0\0\0\0\0\0\0\0%b\0\0\0' "\0$(printf %o "$(point_number "$1")")" "\0$2" |
 		box dd of=/run/uswap/inject conv=notrunc status=none
 }
 box sh -c 'head -c 4096 /dev/zero >/run/uswap/inject; chown uswap /run/uswap/inject'
@@ -235,10 +233,9 @@ kill_in_the_box() { # HOW MANY; every other time the keeper too, and once the ma
 }
 hits() { box od -An -tu4 -j8 -N4 /run/uswap/inject | tr -d ' '; }
 at_points() { # once at each that the storms come to, every other time the keeper too
-	local points point reached=0 both=0 missed=
+	local point reached=0 both=0 missed=
 
-	mapfile -t points < <(sed -n '/^enum inject_point/,/^}/s/^\tINJECT_\([A-Z_]*\),.*/\1/p' "$src/common/inject.h")
-	for point in "${points[@]}"; do
+	for point in $(points); do
 		[ "$point" != RECOVER_NOMEM ] || continue # nobody is killed there
 		inject "$point" $both
 		both=$((1 - both))
