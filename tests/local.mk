@@ -46,10 +46,10 @@ check-system:
 # stressors for SOAK_SECONDS, databases, and CPython's test modules whole.
 # SOAK_PARTS names some of: mixed; a stressor; memcached, postgresql; node, java, go,
 # and CPython's, as tests/live/test_runtimes.sh names them.
-SOAK_MINUTES = 60
-SOAK_SECONDS = 20
+# From make's command line or the environment: a variable of make's own would
+# stand above the latter, for single tests too.
 soak:
-	SOAK_MINUTES=$(SOAK_MINUTES) SOAK_SECONDS=$(SOAK_SECONDS) \
+	SOAK_MINUTES=$${SOAK_MINUTES:-60} SOAK_SECONDS=$${SOAK_SECONDS:-20} \
 		$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(SOAK_TESTS)'
 SOAK_TESTS = \
 	tests/live/test_soak.sh \
