@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Programs that shut themselves in, memory that must stay, sizes that break
-# pagers; bubblewrap, OpenSSH with its separated privileges, strace, gdb, and
+# pagers; bubblewrap, OpenSSH with its separated privileges, strace, gdb, Valgrind, and
 # Chromium with its sandbox where it is installed.
 # shellcheck source=tests/live/lib.sh
 . "${srcdir:-.}/tests/live/lib.sh"
@@ -112,6 +112,13 @@ tracers() {
 		grep -q 'exited normally' "$DIR/gdb.log" || fail "gdb: $(tail -n 20 "$DIR/gdb.log")"
 		say "gdb: ok"
 	fi
+	if [ -n "$(type -P valgrind)" ]; then
+		bounded 60 env LD_PRELOAD="$LIB" USWAP_DEBUG=1 valgrind -q --error-exitcode=9 \
+			"$WORKLOADS/fill_verify" 1 1 >"$DIR/valgrind.log" 2>&1 ||
+			fail "valgrind: status $?: $(head -n 5 "$DIR/valgrind.log")"
+		grep -q 'not attached: Valgrind runs it' "$DIR/valgrind.log" || fail "valgrind: $(cat "$DIR/valgrind.log")"
+		say "valgrind: ok"
+	fi
 }
 
 chromium() {
@@ -163,7 +170,7 @@ if part sandboxes; then
 fi
 if part many; then
 	evicted_run many_verify maps 20000
-	evicted_run many_verify threads 400
+	evicted_run many_verify threads 2000
 	evicted_run many_verify reserve 2
 	evicted_run many_verify huge 4
 	evicted_run many_verify grow 1500
