@@ -227,16 +227,17 @@ int config_load(struct settings *settings, const char *path, config_report_fn re
 {
 	const char *main_file = path ? path : CONFIG_FILE;
 	struct drop_ins drop_ins = { .n = 0 };
-	char dir[PATH_MAX];
+	char dir[PATH_MAX] = CONFIG_VENDOR_DIR;
 	int result, r = 0;
 
 	config_defaults(settings);
 	result = load_file(settings, main_file, !path, report, arg);
 	if (!path)
-		r = collect(&drop_ins, CONFIG_VENDOR_DIR);
-	snprintf(dir, sizeof(dir), "%s.d", main_file);
-	if (r == 0)
 		r = collect(&drop_ins, dir);
+	if (r == 0) {
+		snprintf(dir, sizeof(dir), "%s.d", main_file);
+		r = collect(&drop_ins, dir);
+	}
 	if (r < 0) {
 		cant_read(report, arg, dir, -r);
 		result = r;

@@ -8,6 +8,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/util.h"
+
+#define LIMIT_NS (10 * NSEC_PER_SEC)
+
 static _Atomic int max_level = LOG_LEVEL_INFO;
 
 static const char *const level_names[] = {
@@ -38,10 +42,9 @@ const char *log_level_name(enum log_level level)
 	return level_names[level];
 }
 
-void log_write(enum log_level level, const char *format, ...)
+static void write_line(enum log_level level, const char *format, va_list ap)
 {
 	char line[1024];
-	va_list ap;
 	int n = 0;
 
 	if ((int)level > max_level)
@@ -50,9 +53,7 @@ void log_write(enum log_level level, const char *format, ...)
 		n = snprintf(line, sizeof(line), "<%d>", (int)level);
 	else
 		n = snprintf(line, sizeof(line), "uswap-agent: ");
-	va_start(ap, format);
 	n += vsnprintf(line + n, sizeof(line) - (size_t)n - 1, format, ap);
-	va_end(ap);
 	if ((size_t)n > sizeof(line) - 2)
 		n = sizeof(line) - 2;
 	line[n++] = '\n';
@@ -60,4 +61,30 @@ void log_write(enum log_level level, const char *format, ...)
 	   stderr is not an error of ours. */
 	if (write(STDERR_FILENO, line, (size_t)n) < 0)
 		return;
+}
+
+void log_write(enum log_level level, const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	write_line(level, format, ap);
+	va_end(ap);
+}
+
+void log_limited(struct log_limit *limit, enum log_level level, const char *format, ...)
+{
+	uint64_t now = now_ns();
+	va_list ap;
+
+	if (now - limit->since_ns >= LIMIT_NS) {
+		if (limit->lines > LOG_LIMIT)
+			log_write(level, "%u more lines like the next one were left out", limit->lines - LOG_LIMIT);
+		*limit = (struct log_limit){ .since_ns = now };
+	}
+	if (limit->lines++ >= LOG_LIMIT)
+		return;
+	va_start(ap, format);
+	write_line(level, format, ap);
+	va_end(ap);
 }

@@ -8,6 +8,8 @@
 #ifndef USWAP_LOG_H
 #define USWAP_LOG_H
 
+#include <stdint.h>
+
 enum log_level { /* syslog's numbers */
 	LOG_LEVEL_ERR = 3,
 	LOG_LEVEL_WARNING = 4,
@@ -24,6 +26,16 @@ const char *log_level_name(enum log_level level);
 
 void log_write(enum log_level level, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
+
+/* For what strangers can make us say: so many lines in ten seconds, and with the first one
+   of the next ten how many were left out. Zeroed at the beginning; its caller's thread. */
+#define LOG_LIMIT 20u
+struct log_limit {
+	uint64_t since_ns;
+	unsigned lines; /* wanted since then */
+};
+void log_limited(struct log_limit *limit, enum log_level level, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
 
 #define log_error(...) log_write(LOG_LEVEL_ERR, __VA_ARGS__)
 #define log_warning(...) log_write(LOG_LEVEL_WARNING, __VA_ARGS__)

@@ -77,7 +77,9 @@ static bool is_unread(const struct endpoint *e, uint64_t max)
 
 static void drop_unread(struct endpoint *e)
 {
-	log_warning("a client of uid %u at control.sock doesn't read: dropped", (unsigned)e->uid);
+	static struct log_limit limit;
+
+	log_limited(&limit, LOG_LEVEL_WARNING, "a client of uid %u at control.sock doesn't read: dropped", (unsigned)e->uid);
 	endpoint_free(e);
 }
 

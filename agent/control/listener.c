@@ -113,9 +113,10 @@ static int on_pause_over(sd_event_source *source, uint64_t usec, void *ctx)
 
 static void pause_accepting(struct listener *l, int error)
 {
+	static struct log_limit limit;
 	int r;
 
-	log_warning("accepting a connection failed, pausing: %s", strerror(error));
+	log_limited(&limit, LOG_LEVEL_WARNING, "accepting a connection failed, pausing: %s", strerror(error));
 	l->pause = sd_event_source_unref(l->pause);
 	r = sd_event_add_time_relative(sd_event_source_get_event(l->io), &l->pause,
 				       CLOCK_MONOTONIC, PAUSE_USEC, 0, on_pause_over, l);

@@ -186,6 +186,8 @@ static struct session *find_child(struct engine *e, const struct wire_hello *hel
 	return NULL;
 }
 
+static struct log_limit refusals; /* anybody may ask, as often as he likes */
+
 /* A program that the agent waits for must not wait for the agent. */
 static bool is_needed_here(const struct engine *e, pid_t pid)
 {
@@ -195,7 +197,7 @@ static bool is_needed_here(const struct engine *e, pid_t pid)
 	snprintf(word, sizeof(word), " %s ", name);
 	if (strcmp(name, "uswap-agent") != 0 && (!*name || !strstr(e->settings.never_attach, word)))
 		return false;
-	log_info("process %d (%s) is not served: NeverAttach=", (int)pid, name);
+	log_limited(&refusals, LOG_LEVEL_INFO, "process %d (%s) is not served: NeverAttach=", (int)pid, name);
 	return true;
 }
 
@@ -278,7 +280,8 @@ static void refuse(struct engine *e, const struct attaching *a, enum wire_status
 	struct wire_attached m = { .head = { WIRE_MAGIC, WIRE_VERSION, WIRE_ATTACHED }, .status = status };
 
 	e->attach_refused++;
-	log_info("process %d (uid %u) could not attach: %s", (int)a->peer.pid, a->peer.uid, why);
+	log_limited(&refusals, LOG_LEVEL_INFO, "process %d (uid %u) could not attach: %s", (int)a->peer.pid,
+		    a->peer.uid, why);
 	(void)fdpass_send(a->sock, &m, sizeof(m), NULL, 0);
 }
 

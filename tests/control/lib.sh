@@ -106,11 +106,16 @@ wait_until() {
 	done
 }
 
+# Not only bound.
+listens() {
+	grep -q " 00010000 .* $1\$" /proc/net/unix
+}
+
 bus_start() {
 	rm -f "$DIR/bus.sock"
 	dbus-daemon --config-file="$DIR/bus.conf" --nofork --nopidfile 2>>"$DIR/bus.log" &
 	BUS_PID=$!
-	wait_until 10 "the bus" test -S "$DIR/bus.sock"
+	wait_until 10 "the bus" listens "$DIR/bus.sock"
 }
 
 bus_stop() {
@@ -125,7 +130,7 @@ agent_start() {
 	"$AGENT" --config "$DIR/uswap.conf" --socket "$SOCKET" --store memory:256M --foreground \
 		"$@" >>"$DIR/agent.log" 2>&1 &
 	AGENT_PID=$!
-	wait_until 10 "the agent" test -S "$DIR/run/control.sock"
+	wait_until 10 "the agent" listens "$DIR/run/control.sock"
 }
 
 # SIGTERM: it must end by itself, with 0

@@ -39,7 +39,11 @@ while kill -0 $hostile 2>/dev/null; do
 done
 wait $hostile || fail "hostile peer: $(cat "$DIR/hostile.out")"
 cat "$DIR/hostile.out"
-say "$rounds rounds of another program verified meanwhile"
+# he could fill a log, and what matters would drown in it
+told=$(grep -c 'could not attach' "$DIR/agent.log")
+refused=$("$CTL" --json stats | jq .agent.attach_refused_total)
+[ "$refused" -ge $((told * 2)) ] || fail "$refused refused, of which $told are in the log"
+say "$rounds rounds of another program verified meanwhile; $refused refused, $told lines of that"
 
 # as another user, who can't even see our processes' memory
 if [ -n "$(type -P setpriv)" ]; then

@@ -54,7 +54,7 @@ static void dontneed(uint64_t *rng)
 		at = content_next(rng) % PAGES;
 		n = 1 + content_next(rng) % 100;
 		n = at + n > PAGES ? PAGES - at : n;
-		advise(area + at * WL_PAGE, n, MADV_DONTNEED);
+		advise(area + at * WL_PAGE, n, k % 4 < 2 ? MADV_DONTNEED : MADV_DONTNEED_LOCKED);
 		drops++;
 		for (i = at; i < at + n; i++)
 			wl_check_zero("after DONTNEED", area + i * WL_PAGE, i);
