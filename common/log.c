@@ -42,7 +42,7 @@ const char *log_level_name(enum log_level level)
 	return level_names[level];
 }
 
-static void write_line(enum log_level level, const char *format, va_list ap)
+__attribute__((format(printf, 2, 0))) static void write_line(enum log_level level, const char *format, va_list ap)
 {
 	char line[1024];
 	int n = 0;
