@@ -37,14 +37,15 @@ bool quota_is_store_full(const struct session *s, uint64_t now)
 	return s->store_full_ns && now - s->store_full_ns < FULL_REST_NS;
 }
 
-/* What leaves a program is charged to us: at our own limit nothing may. */
+/* What leaves a program is charged to us: at our own limit nothing may. Files that are read
+   again don't stand in its way: in a container they fill all that is free. */
 static bool is_full(struct worker *w, const struct session *s, uint64_t now)
 {
 	struct cgroup_room room;
 
 	if (now >= w->own_due_ns) {
 		w->own_due_ns = now + NSEC_PER_SEC;
-		w->own_full = cgroup_read_room(getpid(), &room) && room.room < OWN_ROOM_BYTES;
+		w->own_full = cgroup_read_room(getpid(), &room) && room.room + room.files < OWN_ROOM_BYTES;
 	}
 	return w->own_full || quota_is_store_full(s, now);
 }

@@ -16,11 +16,11 @@
 
 /* What the two versions call the same things. */
 struct names {
-	const char *limit, *usage, *inactive_file;
+	const char *limit, *usage, *inactive_file, *active_file;
 };
 static const struct names version1 = { "memory.limit_in_bytes", "memory.usage_in_bytes",
-				       "\ntotal_inactive_file " };
-static const struct names version2 = { "memory.max", "memory.current", "\ninactive_file " };
+				       "\ntotal_inactive_file ", "\ntotal_active_file " };
+static const struct names version2 = { "memory.max", "memory.current", "\ninactive_file ", "\nactive_file " };
 
 static bool read_text(const char *dir, const char *name, char *text, size_t size)
 {
@@ -68,7 +68,11 @@ static bool look(const char *dir, const struct names *names, struct cgroup_room 
 	usage -= files < usage ? files : usage;
 	room = usage < limit ? limit - usage : 0;
 	if (room < nearest->room)
-		*nearest = (struct cgroup_room){ .limit = limit, .room = room };
+		*nearest = (struct cgroup_room){
+			.limit = limit,
+			.room = room,
+			.files = stat_value(stat, names->active_file),
+		};
 	return true;
 }
 

@@ -2,7 +2,8 @@
 /*
  * The memory limits of the control groups a process is in, of either version:
  * how much it may still take before the kernel kills somebody there. Files that
- * nobody uses are dropped by the kernel before that, so they count as room.
+ * nobody uses are dropped by the kernel before that, so they count as room; those
+ * in use are dropped as well, but somebody will read them again.
  *
  * Any thread; opens and reads files, so never on the fault path.
  */
@@ -16,6 +17,7 @@
 struct cgroup_room {
 	uint64_t limit; /* bytes, of the group that is nearest to its limit */
 	uint64_t room;	/* bytes below it */
+	uint64_t files; /* in use, in bytes: what the kernel can add to it */
 };
 
 /* False: no limit applies, or none can be known. */

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -20,6 +21,7 @@
 #include "proc/quiet.h"
 #include "proc/ranges.h"
 #include "proc/session.h"
+#include "sys/cgroup.h"
 
 #define PAGES 96
 
@@ -333,6 +335,67 @@ START_TEST(test_quiet_threads)
 }
 END_TEST
 
+static char groups[] = "/tmp/uswap-groups-XXXXXX";
+
+static void make(const char *group)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", groups, group);
+	ck_assert_int_eq(mkdir(path, 0700), 0);
+}
+
+static void put(const char *name, const char *text)
+{
+	char path[128];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", groups, name);
+	f = fopen(path, "w");
+
+	ck_assert_ptr_nonnull(f);
+	ck_assert(fputs(text, f) >= 0 && fclose(f) == 0);
+}
+
+/* The outer group is nearer to its limit; files that nobody uses are room. */
+START_TEST(test_room_of_groups)
+{
+	struct cgroup_room room;
+	char command[64];
+
+	ck_assert_ptr_nonnull(mkdtemp(groups));
+	make("a");
+	make("a/b");
+	put("a/memory.max", "1000000\n");
+	put("a/memory.current", "900000\n");
+	put("a/memory.stat", "anon 5\ninactive_file 30000\nactive_file 700000\nunevictable 0\n");
+	put("a/b/memory.max", "max\n");
+	put("a/b/memory.current", "800000\n");
+	ck_assert(cgroup_find_room("0::/a/b\n", groups, &room));
+	ck_assert_uint_eq(room.limit, 1000000);
+	ck_assert_uint_eq(room.room, 130000);
+	ck_assert_uint_eq(room.files, 700000);
+	put("a/b/memory.max", "850000\n");
+	ck_assert(cgroup_find_room("0::/a/b\n", groups, &room));
+	ck_assert_uint_eq(room.limit, 850000);
+	ck_assert_uint_eq(room.room, 50000);
+	ck_assert_uint_eq(room.files, 0);
+	ck_assert(!cgroup_find_room("0::/../a\n", groups, &room));
+	ck_assert(!cgroup_find_room("0::/\n", groups, &room));
+	/* version 1 */
+	make("memory");
+	make("memory/c");
+	put("memory/c/memory.limit_in_bytes", "2000000\n");
+	put("memory/c/memory.usage_in_bytes", "2000000\n");
+	put("memory/c/memory.stat", "active_file 1\ntotal_inactive_file 100\ntotal_active_file 200\n");
+	ck_assert(cgroup_find_room("5:cpu:/x\n4:memory:/c\n0::/\n", groups, &room));
+	ck_assert_uint_eq(room.room, 100);
+	ck_assert_uint_eq(room.files, 200);
+	snprintf(command, sizeof(command), "rm -r %s", groups);
+	ck_assert_int_eq(system(command), 0);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("proc");
@@ -343,6 +406,7 @@ int main(void)
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, test_quiet_threads);
 	tcase_add_test(tc, test_locked_bytes);
+	tcase_add_test(tc, test_room_of_groups);
 	tcase_add_test(tc, test_changed_user);
 	tcase_add_test(tc, test_ranges_against_model);
 	tcase_add_test(tc, test_attach_good);
