@@ -169,14 +169,16 @@ long shim_filters(const char *status)
  */
 static int is_emulated(void)
 {
-	const unsigned long running[6] = { 0x1001 }; /* VG_USERREQ__RUNNING_ON_VALGRIND */
 	unsigned long depth = 0;
+#if defined(__x86_64__)
+	const unsigned long running[6] = { 0x1001 }; /* VG_USERREQ__RUNNING_ON_VALGRIND */
 
 	__asm__ volatile("rolq $3, %%rdi\n\trolq $13, %%rdi\n\trolq $61, %%rdi\n\trolq $51, %%rdi\n\t"
 			 "xchgq %%rbx, %%rbx"
 			 : "+d"(depth)
 			 : "a"(running)
 			 : "cc", "memory");
+#endif
 	return depth > 0;
 }
 

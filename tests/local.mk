@@ -55,6 +55,7 @@ SOAK_TESTS = \
 	tests/live/test_soak.sh \
 	tests/live/test_crash_soak.sh \
 	tests/live/test_media.sh \
+	tests/live/test_sandbox.sh \
 	tests/systemd/test_unit.sh \
 	tests/live/test_stress.sh \
 	tests/live/test_databases.sh \
