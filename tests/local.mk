@@ -73,6 +73,7 @@ SANITIZED_TESTS = \
 UNIT_TESTS = \
 	tests/flow/test_event_order \
 	tests/flow/test_interleavings \
+	tests/flow/test_register \
 	tests/unit/test_blob \
 	tests/unit/test_blobstore \
 	tests/unit/test_cluster \
@@ -111,6 +112,9 @@ tests_unit_test_family_LDADD = $(tests_unit_test_blobstore_LDADD)
 
 tests_flow_test_event_order_SOURCES = tests/flow/test_event_order.c
 tests_flow_test_event_order_LDADD = $(tests_unit_test_blobstore_LDADD)
+
+tests_flow_test_register_SOURCES = tests/flow/test_register.c
+tests_flow_test_register_LDADD = $(tests_unit_test_blobstore_LDADD)
 
 # The agent on a scripted kernel: kernel.c stands for agent/sys/pagemap.c and
 # agent.c for common/reaper.c, so the archives' own members are not taken.

@@ -369,7 +369,7 @@ void evictor_returned(struct worker *w, struct batch *b)
 		out += b->page[i].result == BATCH_PAGE_PULLED || b->page[i].result == BATCH_PAGE_FILLED;
 	}
 	s->quota -= MIN(s->quota, b->planned);
-	if (b->refused)
+	if (b->refused && b->planned)
 		s->hand = MAX(s->hand, b->map_end);
 	if (order && b->forced)
 		order->bytes += out << PAGE_SHIFT;

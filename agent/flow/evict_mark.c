@@ -51,13 +51,54 @@ static void leave_to_itself(struct owner *o, struct session *s)
 	flow_start_restore(o, s, true);
 }
 
+static bool is_whole(const struct session *s, const struct batch *b)
+{
+	struct maps_area area;
+
+	return maps_find(s->fds.maps, b->map_start, &area) && area.is_plain && area.start == b->map_start &&
+	       area.end == b->map_end;
+}
+
+/* One that is torn is beside a part that is ours; what a program has registered itself
+   is left to it. */
+static bool is_beside_ours(const struct session *s, const struct batch *b)
+{
+	return ranges_find(&s->registered, b->map_start - 1) || ranges_find(&s->registered, b->map_end);
+}
+
+static void look_beside(const struct session *s, const struct batch *b, struct maps_area area[2])
+{
+	(void)maps_find(s->fds.maps, b->map_start - 1, &area[0]);
+	(void)maps_find(s->fds.maps, b->map_end, &area[1]);
+}
+
+/*
+ * REGISTER waits for the program's mmap_lock, and takes a part of a mapping as well. If
+ * ours has gone meanwhile, and another one lies across its ends, that one is torn, and
+ * its mremap() would fail: what is beside ours now, and was not before, is the rest of
+ * it. To register more is always safe, to undo it is not: pages that are away may have
+ * been moved there. (The worker finds what escapes this, proc/mappings.h.)
+ */
+static void mend(const struct session *s, const struct batch *b, const struct maps_area before[2])
+{
+	struct maps_area now[2];
+
+	look_beside(s, b, now);
+	for (unsigned i = 0; i < 2; i++)
+		if (now[i].is_plain && (now[i].start != before[i].start || now[i].end != before[i].end) &&
+		    !mappings_is_never(now[i].start, now[i].end, s->attach.never, s->attach.nr_never) &&
+		    uffd_is_registered(s->fds.uffd, now[i].start) != 1)
+			(void)uffd_register(s->fds.uffd, now[i].start, now[i].end - now[i].start, s->marks);
+}
+
 static bool register_mapping(struct owner *o, struct session *s, const struct batch *b)
 {
 	uint64_t len = b->map_end - b->map_start;
 	const struct range *known = ranges_after(&s->registered, b->map_start);
+	struct maps_area beside[2];
 	int r;
 
-	if (s->registered.nr >= REGISTERED_MAX || !maps_is_private_anon(s->fds.maps, b->map_start, b->map_end))
+	if (s->registered.nr >= REGISTERED_MAX || !is_whole(s, b) || (!b->nr && !is_beside_ours(s, b)))
 		return false;
 	/* Our list may be wrong: a fork child has not inherited every mapping, and
 	   shmat(SHM_REMAP) puts another in its place without a word. It is one
@@ -77,11 +118,13 @@ static bool register_mapping(struct owner *o, struct session *s, const struct ba
 	/* Where it isn't certain, the kernel is asked: a page moved out of a mapping that
 	   is not registered would be lost. Not for each batch, since it takes the
 	   program's mmap_lock for writing. */
+	look_beside(s, b, beside);
 	r = uffd_register(s->fds.uffd, b->map_start, len, s->marks);
 	if (r == -EBUSY)
 		leave_to_itself(o, s);
 	if (r < 0)
 		return false;
+	mend(s, b, beside);
 	if (ranges_cover(&s->registered, b->map_start, b->map_end))
 		return true;
 	forget_gaps(s, b->map_start, b->map_end);

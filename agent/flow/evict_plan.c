@@ -104,6 +104,22 @@ static void take_regions(struct batch *b, const struct page_region *regions, int
 			b->page[b->nr++] = (struct batch_page){ .vpn = a >> PAGE_SHIFT };
 }
 
+/* A batch without pages has its mapping registered. */
+static bool plan_torn(struct session *s, struct batch *b)
+{
+	while (s->mappings.torn.nr) {
+		const struct range *r = &s->mappings.torn.v[--s->mappings.torn.nr];
+		const struct mapping map = { r->start, r->end };
+
+		if (is_guarded(s, &map))
+			continue;
+		b->map_start = map.start;
+		b->map_end = map.end;
+		return true;
+	}
+	return false;
+}
+
 bool evict_plan(struct session *s, struct batch *b, unsigned max)
 {
 	struct page_region regions[WIRE_BATCH];
@@ -111,6 +127,8 @@ bool evict_plan(struct session *s, struct batch *b, unsigned max)
 	uint64_t end;
 
 	assert(max > 0 && max <= WIRE_BATCH);
+	if (plan_torn(s, b))
+		return true;
 	for (unsigned scans = 0; scans < SCANS_MAX; scans++) {
 		int n;
 

@@ -12,6 +12,7 @@
 #include "flow/order.h"
 #include "proc/gate.h"
 #include "proc/record.h"
+#include "sys/pagemap.h"
 
 #define RESTORE_SLICE 32	  /* pages between two looks at other faults */
 #define POISON_RUN 64u		  /* pages of one ioctl */
@@ -200,6 +201,21 @@ static bool job_close(struct owner *o, struct session *s)
 	return false;
 }
 
+/* A mapping that has grown in place is registered to its end, without a word to us:
+   let go of in part it would be two, and its mremap() fail. */
+static void unregister_whole(const struct session *s, const struct range *r)
+{
+	struct maps_area first = { 0 }, last = { 0 };
+	uint64_t start = r->start, end = r->end;
+
+	if (s->fds.maps >= 0 && maps_find(s->fds.maps, start, &first))
+		start = MIN(start, first.start);
+	if (s->fds.maps >= 0 && maps_find(s->fds.maps, end - 1, &last))
+		end = MAX(end, last.end);
+	if (uffd_unregister(s->fds.uffd, start, end - start) < 0 && end - start > r->end - r->start)
+		uffd_unregister(s->fds.uffd, r->start, r->end - r->start); /* something else lies there by now */
+}
+
 /* With nothing away, nothing need be registered: first touches cost no message
    then, and debuggers can read what was never touched. What was registered for marks
    takes the kernel 30 ms a GiB that is there (sys/uffd.h), so others have their turn
@@ -209,8 +225,7 @@ static bool unregister_some(struct session *s)
 	uint64_t begin = now_ns();
 
 	for (size_t i = s->registered.nr; i-- > 0 && now_ns() - begin < UNREGISTER_NS; s->registered.nr = i)
-		uffd_unregister(s->fds.uffd, s->registered.v[i].start,
-				s->registered.v[i].end - s->registered.v[i].start);
+		unregister_whole(s, &s->registered.v[i]);
 	s->registered.changes++;
 	record_commit(s, 0);
 	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));

@@ -337,7 +337,8 @@ void evict_commit(struct owner *o, struct batch *b);
 /* Starts a new round of the clock hand. */
 void evict_plan_round(struct session *s);
 /* Fills b with up to max resident pages of one mapping, as old as the hand
-   knows. False: there are none left in this round. */
+   knows; with none, of a mapping that only is to be registered. False: there are none
+   left in this round. */
 bool evict_plan(struct session *s, struct batch *b, unsigned max);
 
 /*

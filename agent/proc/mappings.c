@@ -26,6 +26,7 @@ void mappings_deinit(struct mappings *m)
 	free(m->v);
 	free(m->text);
 	ranges_deinit(&m->held);
+	ranges_deinit(&m->torn);
 	*m = (struct mappings){ 0 };
 }
 
@@ -168,7 +169,7 @@ static bool is_registered_by_others(const char *header, const char *flags, const
 	return missing && take_range(&header, &unused, &unused) && header[3] == 's';
 }
 
-static bool is_never(uint64_t start, uint64_t end, const struct wire_range *never, unsigned nr)
+bool mappings_is_never(uint64_t start, uint64_t end, const struct wire_range *never, unsigned nr)
 {
 	for (unsigned i = 0; i < nr; i++)
 		if (start < never[i].end && never[i].start < end)
@@ -192,24 +193,71 @@ static void trim_text(struct mappings *m)
 	m->text_room = 0;
 }
 
+/* A mapping whose pages could leave by its header, with its flags' text. */
+struct header {
+	uint64_t start, end;
+	bool eligible;
+	const char *flags, *flags_end;
+};
+
+/* The next flag that two mappings must have in common for the kernel to make them one. */
+static const char *next_flag(const char *p, const char *end)
+{
+	while (p + 2 <= end && (!memcmp(p, "um", 2) || !memcmp(p, "uw", 2) || !memcmp(p, "sd", 2)))
+		p += 3;
+	return p;
+}
+
+static bool has_same_flags(const struct header *a, const struct header *b)
+{
+	const char *p = next_flag(a->flags, a->flags_end), *q = next_flag(b->flags, b->flags_end);
+
+	while (p + 2 <= a->flags_end && q + 2 <= b->flags_end && !memcmp(p, q, 2)) {
+		p = next_flag(p + 3, a->flags_end);
+		q = next_flag(q + 3, b->flags_end);
+	}
+	return p + 2 > a->flags_end && q + 2 > b->flags_end;
+}
+
+/* One mapping of which only a part is registered is two to the kernel. Without memory
+   they stay so. */
+static void compare(struct mappings *m, const struct header *before, const struct header *h,
+		    const struct wire_range *never, unsigned nr_never)
+{
+	const struct header *torn;
+	bool registered;
+
+	if (!before->eligible || !h->eligible || before->end != h->start)
+		return;
+	registered = has_flag(before->flags, before->flags_end, "um");
+	if (registered == has_flag(h->flags, h->flags_end, "um") || !has_same_flags(before, h))
+		return;
+	torn = registered ? h : before;
+	if (!mappings_is_never(torn->start, torn->end, never, nr_never))
+		(void)ranges_bag_add(&m->torn, torn->start, torn->end);
+}
+
 static int parse(struct mappings *m, const struct wire_range *never, unsigned nr_never)
 {
-	uint64_t start = 0, end = 0;
+	struct header before = { 0 }, h = { 0 };
 	const char *header = m->text;
-	bool eligible = false;
 	char *line, *eol;
 
 	for (line = m->text; (eol = strchr(line, '\n')); line = eol + 1) {
 		if (is_header(line)) {
-			header = line;
-			eligible = header_is_eligible(line, eol, &start, &end);
+			before = h;
+			header = h.flags = h.flags_end = line;
+			h.eligible = header_is_eligible(line, eol, &h.start, &h.end);
 		} else if (strncmp(line, "Locked:", 7) == 0) {
 			m->locked_bytes += kilobytes(line + 7);
 		} else if (strncmp(line, "VmFlags: ", 9) == 0) {
-			m->has_uffd |= is_registered_by_others(header, line + 9, eol);
-			if (eligible && flags_are_eligible(line + 9, eol) &&
-			    !is_never(start, end, never, nr_never) &&
-			    add(m, start, end) < 0)
+			h.flags = line + 9;
+			h.flags_end = eol;
+			m->has_uffd |= is_registered_by_others(header, h.flags, eol);
+			compare(m, &before, &h, never, nr_never);
+			if (h.eligible && flags_are_eligible(h.flags, eol) &&
+			    !mappings_is_never(h.start, h.end, never, nr_never) &&
+			    add(m, h.start, h.end) < 0)
 				return -ENOMEM;
 		}
 	}
@@ -220,7 +268,7 @@ int mappings_read(struct mappings *m, int smaps, const struct wire_range *never,
 {
 	int r;
 
-	m->nr = 0;
+	m->nr = m->torn.nr = 0;
 	m->locked_bytes = 0;
 	m->has_uffd = false;
 	r = read_all(m, smaps);

@@ -25,6 +25,9 @@ struct mappings {
 	struct mapping *v; /* eligible ones, sorted */
 	size_t nr, room;
 	struct ranges held; /* parts of them that hold thread control blocks, stacks, mutexes */
+	/* A bag of those to be registered: but for that, each is as another beside it, of
+	   which the kernel would have made one mapping. */
+	struct ranges torn;
 	uint64_t missing; /* a page that ought to be held, but is away; 0: none */
 	uint64_t locked_bytes; /* of all mappings: a sign of mlockall */
 	bool has_uffd; /* the program has registered some with a userfaultfd of its own */
@@ -41,6 +44,8 @@ void mappings_deinit(struct mappings *m);
  * 0 or negative errno; on error the list is empty.
  */
 int mappings_read(struct mappings *m, int smaps, const struct wire_range *never, unsigned nr_never);
+/* [start, end) has something of the ranges never to touch. */
+bool mappings_is_never(uint64_t start, uint64_t end, const struct wire_range *never, unsigned nr);
 /*
  * The ranges of all mappings with one VmFlag, "wf" say, into set (which is
  * emptied first). m only lends its buffer. 0 or negative errno.

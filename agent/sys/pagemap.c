@@ -149,16 +149,21 @@ bool pagemap_is_populated(int pagemap, uint64_t address)
 	return !read_entry(pagemap, address, &entry) || (entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED));
 }
 
-bool maps_is_private_anon(int maps, uint64_t start, uint64_t end)
+bool maps_find(int maps, uint64_t address, struct maps_area *area)
 {
 	const uint64_t want = PROCMAP_QUERY_VMA_READABLE | PROCMAP_QUERY_VMA_WRITABLE;
 	const uint64_t mask = want | PROCMAP_QUERY_VMA_EXECUTABLE | PROCMAP_QUERY_VMA_SHARED;
-	struct procmap_query query = { .size = sizeof(query), .query_addr = start };
+	struct procmap_query query = { .size = sizeof(query), .query_addr = address };
 
+	*area = (struct maps_area){ 0 };
 	if (ioctl(maps, PROCMAP_QUERY, &query) < 0)
 		return false;
-	return query.vma_start == start && query.vma_end == end && query.inode == 0 &&
-	       (query.vma_flags & mask) == want;
+	*area = (struct maps_area){
+		.start = query.vma_start,
+		.end = query.vma_end,
+		.is_plain = query.inode == 0 && (query.vma_flags & mask) == want,
+	};
+	return true;
 }
 
 int mem_read_pages(int mem, uint64_t address, void *const *pages, unsigned n)

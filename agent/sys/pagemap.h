@@ -51,9 +51,13 @@ bool pagemap_is_exclusive(int pagemap, uint64_t address);
 /* A page or a swap entry is there. Also true when it can't be told. */
 bool pagemap_is_populated(int pagemap, uint64_t address);
 
-/* The mapping that covers address is exactly [start, end), private, anonymous,
-   readable and writable. maps: an open /proc/PID/maps. */
-bool maps_is_private_anon(int maps, uint64_t start, uint64_t end);
+/* The mapping that covers address, by an open /proc/PID/maps. False: there is none,
+   or it can't be told; then it is empty. */
+struct maps_area {
+	uint64_t start, end;
+	bool is_plain; /* private, anonymous, readable, writable, not executable */
+};
+bool maps_find(int maps, uint64_t address, struct maps_area *area);
 
 /* Reads n pages at address through an open /proc/PID/mem into pages[]. Returns
    how many were read before the first that is missing (EIO), or negative

@@ -598,13 +598,18 @@ bool pagemap_is_populated(int pagemap, uint64_t address)
 	return mm->alive && transit_page(mm, address)->kind == PAGE_DATA;
 }
 
-bool maps_is_private_anon(int maps, uint64_t start, uint64_t end)
+bool maps_find(int maps, uint64_t address, struct maps_area *area)
 {
 	const struct mm *mm = &w.mm[mm_of_fd(maps)];
-	int p = page_of_address(start);
+	int p = page_of_address(address);
 
-	return mm->alive && p >= 0 && p % AREA_PAGES == 0 && mm->mapped[p / AREA_PAGES] &&
-	       end - start == AREA_PAGES * PAGE_BYTES;
+	*area = (struct maps_area){ 0 };
+	if (!mm->alive || p < 0 || !mm->mapped[p / AREA_PAGES])
+		return false;
+	area->start = AREA_START(p / AREA_PAGES);
+	area->end = area->start + AREA_PAGES * PAGE_BYTES;
+	area->is_plain = true;
+	return true;
 }
 
 int mem_read_pages(int mem, uint64_t address, void *const *to, unsigned n)

@@ -249,6 +249,44 @@ START_TEST(test_mappings_of_smaps)
 }
 END_TEST
 
+/* Mappings that differ in nothing but that one is registered. */
+START_TEST(test_torn_mappings)
+{
+#define LINE(start, end, perms, name, flags) \
+	start "-" end " " perms " 00000000 00:00 0 " name "\nVmFlags: " flags " \n"
+	static const char smaps[] =
+		LINE("7f0000000000", "7f0000100000", "rw-p", "", "rd wr mr mw me ac sd")
+		LINE("7f0000100000", "7f0000200000", "rw-p", "", "rd wr mr mw me ac um uw")
+		LINE("7f0000200000", "7f0000300000", "rw-p", "", "rd wr mr mw me ac sd")
+		LINE("7f0000300000", "7f0000400000", "rw-p", "", "rd wr mr mw me ac um uw sd")
+		LINE("7f0000400000", "7f0000500000", "r--p", "", "rd mr mw me ac")
+		LINE("7f0000500000", "7f0000600000", "rw-p", "", "rd wr mr mw me ac um")
+		LINE("7f0000600000", "7f0000700000", "rw-p", "", "rd wr mr mw me ac dd")
+		LINE("7f0000800000", "7f0000900000", "rw-p", "", "rd wr mr mw me ac")
+		LINE("7f0000a00000", "7f0000b00000", "rw-p", "", "rd wr mr mw me ac")
+		LINE("7f0000b00000", "7f0000c00000", "rw-p", "", "rd wr mr mw me ac um")
+		LINE("7f0000c00000", "7f0000d00000", "rw-p", "", "rd wr mr mw me lo ac um")
+		LINE("7f0000d00000", "7f0000e00000", "rw-p", "", "rd wr mr mw me lo ac");
+	const struct wire_range never = { 0x7f0000a80000, 0x7f0000a81000 };
+	static const uint64_t want[] = { 0x7f0000000000, 0x7f0000200000, 0x7f0000200000, 0x7f0000d00000 };
+	struct mappings m = { 0 };
+	FILE *f = tmpfile();
+
+	ck_assert_uint_eq(fwrite(smaps, 1, sizeof(smaps) - 1, f), sizeof(smaps) - 1);
+	fflush(f);
+	for (unsigned round = 0; round < 2; round++) {
+		ck_assert_int_eq(mappings_read(&m, fileno(f), &never, 1), 0);
+		ck_assert_uint_eq(m.torn.nr, ARRAY_SIZE(want));
+		for (size_t i = 0; i < m.torn.nr; i++) {
+			ck_assert_uint_eq(m.torn.v[i].start, want[i]);
+			ck_assert_uint_eq(m.torn.v[i].end, want[i] + 0x100000);
+		}
+	}
+	mappings_deinit(&m);
+	fclose(f);
+}
+END_TEST
+
 /* nr mutexes side by side that this thread says it holds, the last leading back to
    the first, or to the end of the list. */
 static int read_threads(struct mappings *m, unsigned nr, bool endless)
@@ -414,6 +452,7 @@ int main(void)
 	tcase_add_test(tc, test_hello);
 	tcase_add_test(tc, test_INV_2_gate_gives_up);
 	tcase_add_test(tc, test_mappings_of_smaps);
+	tcase_add_test(tc, test_torn_mappings);
 	tcase_add_test(tc, test_robust_mutexes_are_bounded);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_ENV);

@@ -2,7 +2,8 @@
 /*
  * mremap_verify [SECONDS]: mappings whose pages have left are moved, grown,
  * shrunk, moved over others, split and emptied by MREMAP_DONTUNMAP, also while
- * threads use their own. Contents follow; what is new or given up is zero.
+ * threads use their own. Contents follow; what is new or given up is zero. What
+ * the agent has registered in part is not so for long.
  */
 #include "workload.h"
 
@@ -10,6 +11,10 @@
 
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP 4
+#endif
+
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
 #endif
 
 #define PAGES 512
@@ -231,6 +236,60 @@ static void reallocate(uint64_t seed, bool wait)
 	free(block);
 }
 
+/* The kernel moves a mapping whole, and refuses one of which a part is registered. */
+static unsigned char *remap_whole(const char *what, unsigned char *area, size_t pages)
+{
+	double end = wl_now() + WL_EVICT_SECONDS;
+	void *at;
+
+	while ((at = mremap(area, pages * WL_PAGE, 2 * pages * WL_PAGE, MREMAP_MAYMOVE)) == MAP_FAILED) {
+		WL_CHECK(errno == EFAULT, "%s: mremap: %s", what, strerror(errno));
+		WL_CHECK(wl_now() < end, "%s: it stays registered in part", what);
+		wl_sleep_ms(5);
+	}
+	return at;
+}
+
+/* Of a mapping that is made in two steps nothing but the first part ever leaves. */
+static void made_in_steps(uint64_t seed)
+{
+	unsigned char *area = place(PAGES);
+
+	WL_OK(mprotect(area, PAGES / 2 * WL_PAGE, PROT_READ | PROT_WRITE));
+	wl_fill(area, PAGES / 2, seed);
+	away("before its second half is there", area, PAGES / 2, true);
+	WL_OK(mprotect(area, PAGES * WL_PAGE, PROT_READ | PROT_WRITE));
+	area = remap_whole("made in steps", area, PAGES);
+	wl_verify("made in steps", area, PAGES / 2, seed);
+	zeros("made in steps", area + PAGES / 2 * WL_PAGE, PAGES * 3 / 2);
+	drop(area, 2 * PAGES);
+}
+
+/* A guard has the agent bring everything back and let go of it: also of what the
+   mapping has grown by. */
+static void grown_and_let_go(uint64_t seed)
+{
+	unsigned char *area = place(PAGES);
+	double end = wl_now() + WL_EVICT_SECONDS;
+
+	drop(area + PAGES / 2 * WL_PAGE, PAGES / 2);
+	WL_OK(mprotect(area, PAGES / 2 * WL_PAGE, PROT_READ | PROT_WRITE));
+	wl_fill(area, PAGES / 2, seed);
+	away("before growing", area, PAGES / 2, true);
+	WL_CHECK(mremap(area, PAGES / 2 * WL_PAGE, PAGES * WL_PAGE, 0) == area, "mremap: %s", strerror(errno));
+	if (madvise(area, WL_PAGE, MADV_GUARD_INSTALL) == 0) { /* since Linux 6.13 */
+		while (wl_evicting() && wl_absent(area + WL_PAGE, PAGES / 2 - 1)) {
+			WL_CHECK(wl_now() < end, "beside a guard: pages stay away");
+			wl_sleep_ms(5);
+		}
+		area = remap_whole("grown, and let go", area, PAGES);
+		for (size_t i = 1; i < PAGES / 2; i++)
+			wl_check_key("grown, and let go", area + i * WL_PAGE, content_key(seed, i, 0), i);
+		drop(area + PAGES * WL_PAGE, PAGES);
+	}
+	drop(area, PAGES);
+}
+
 static void (*const part[])(uint64_t, bool) = { move, grow,   grow_in_place, shrink,
 						over, middle, dontunmap,     reallocate };
 #define PARTS (sizeof(part) / sizeof(part[0]))
@@ -266,6 +325,8 @@ int main(int argc, char **argv)
 	deadline = wl_now() + wl_arg(argc, argv, 1, 3);
 	for (i = 0; i < PARTS; i++)
 		part[i](i + 1, true);
+	made_in_steps(PARTS + 1);
+	grown_and_let_go(PARTS + 2);
 	for (i = 0; i < THREADS; i++)
 		WL_CHECK(!pthread_create(&thread[i], NULL, mover, (void *)(i + 1)),
 			 "pthread_create");
