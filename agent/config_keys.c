@@ -219,6 +219,7 @@ static unsigned count_words(const char *text)
 static int add_store(struct settings *settings, const struct config_key *key, const char *word,
 		     char *message)
 {
+	char other[sizeof(settings->store)];
 	const char *error = NULL;
 	size_t used;
 
@@ -230,6 +231,9 @@ static int add_store(struct settings *settings, const struct config_key *key, co
 	if (used && strncmp(word, "memory:", 7) == 0)
 		return wrong(key, word, message, "memory comes first, and once: %.160s is there already",
 			     settings->store);
+	for (const char *list = settings->store; store_next_word(&list, other, sizeof(other));)
+		if (store_is_same(word, other))
+			return wrong(key, word, message, "%.160s is there already", other);
 	if (count_words(settings->store) == SETTINGS_STORES)
 		return wrong(key, word, message, "at most %d stores", SETTINGS_STORES);
 	if (used + strlen(word) + 2 > key->size)

@@ -70,10 +70,12 @@ agent_libflow_a_SOURCES = \
 	agent/flow/blobstore.h \
 	agent/flow/blobstore_cluster.c \
 	agent/flow/blobstore_cold.c \
+	agent/flow/blobstore_daily.c \
 	agent/flow/blobstore_down.c \
 	agent/flow/blobstore_encode.c \
 	agent/flow/blobstore_family.c \
 	agent/flow/blobstore_fetch.c \
+	agent/flow/blobstore_gather.c \
 	agent/flow/blobstore_health.c \
 	agent/flow/blobstore_lexicon.c \
 	agent/flow/blobstore_lexicon.h \

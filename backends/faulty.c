@@ -219,6 +219,20 @@ static void faulty_segment_free(void *self, uint32_t segment)
 	store_segment_free(f->below, segment);
 }
 
+static int faulty_get_written(void *self, struct store_written *written)
+{
+	struct faulty *f = self;
+
+	return store_get_written(f->below, written);
+}
+
+static int faulty_set_written(void *self, const struct store_written *written)
+{
+	struct faulty *f = self;
+
+	return store_set_written(f->below, written);
+}
+
 static uint64_t faulty_used_bytes(void *self)
 {
 	struct faulty *f = self;
@@ -266,6 +280,8 @@ struct store *store_faulty_new(struct store *below, bool remote)
 		.adopt_done = faulty_adopt_done,
 		.segment_free = faulty_segment_free,
 		.probe = faulty_probe,
+		.get_written = faulty_get_written,
+		.set_written = faulty_set_written,
 		.get_status = faulty_get_status,
 		.used_bytes = faulty_used_bytes,
 		.destroy = faulty_destroy,

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -21,6 +22,8 @@ struct file {
 	pthread_mutex_t lock; /* all that follows */
 	uint32_t *free;	      /* a stack of nr_free segments */
 	bool *used;
+	bool *kept; /* free, and its room could not be given back */
+	_Atomic bool any_kept;
 	uint32_t nr_free;
 	uint32_t nr_fresh; /* never given out: those from here on */
 	uint32_t nr_used;
@@ -47,16 +50,19 @@ static int take(struct file *f, uint32_t *segment)
 		r = -ENOSPC;
 	if (!r) {
 		f->used[*segment] = true;
+		f->kept[*segment] = false;
 		f->nr_used++;
 	}
 	pthread_mutex_unlock(&f->lock);
 	return r;
 }
 
-static void give(struct file *f, uint32_t segment)
+static void give(struct file *f, uint32_t segment, bool kept)
 {
 	pthread_mutex_lock(&f->lock);
 	f->used[segment] = false;
+	f->kept[segment] = kept;
+	f->any_kept |= kept;
 	f->nr_used--;
 	assert(f->nr_free < f->capacity);
 	f->free[f->nr_free++] = segment;
@@ -83,7 +89,7 @@ static int file_segment_new(void *self, uint32_t *segment)
 		return r;
 	r = allocate(f, *segment);
 	if (r)
-		give(f, *segment);
+		give(f, *segment, false);
 	return r;
 }
 
@@ -99,18 +105,42 @@ static int file_segment_adopt(void *self, uint32_t segment, uint32_t written)
 	return 0;
 }
 
+static int give_back(struct file *f, uint32_t segment)
+{
+	uint64_t range[2] = { position(segment, 0), STORE_SEGMENT };
+	int r;
+
+	r = f->device ? ioctl(f->fd, BLKDISCARD, range) :
+			fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)range[0],
+				  (off_t)range[1]);
+	/* Not all devices and file systems can: there it is used again as it is. */
+	return r && errno != EOPNOTSUPP ? -errno : 0;
+}
+
+/* The medium takes something again: what it refused to give up before. Nobody gets a
+   segment meanwhile, since the lock is held: that may take its time, but is rare. */
+static void give_back_kept(struct file *f)
+{
+	if (!f->any_kept)
+		return;
+	pthread_mutex_lock(&f->lock);
+	f->any_kept = false;
+	for (uint32_t i = 0; i < f->capacity; i++)
+		if (f->kept[i] && !f->used[i]) {
+			f->kept[i] = give_back(f, i) != 0;
+			f->any_kept |= f->kept[i];
+		}
+	pthread_mutex_unlock(&f->lock);
+}
+
 static void file_segment_free(void *self, uint32_t segment)
 {
 	struct file *f = self;
-	uint64_t range[2] = { position(segment, 0), STORE_SEGMENT };
+	int r = give_back(f, segment);
 
-	/* If it fails, the room stays taken until it is used again. */
-	if (f->device)
-		(void)ioctl(f->fd, BLKDISCARD, range);
-	else
-		(void)fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)range[0],
-				(off_t)range[1]);
-	give(f, segment);
+	give(f, segment, r != 0);
+	if (!r)
+		give_back_kept(f);
 }
 
 static int file_write(void *self, uint32_t segment, size_t offset, const void *buf, size_t len)
@@ -156,14 +186,30 @@ static int file_probe(void *self)
 	uint32_t segment;
 	int r = file_super_write_again(f->fd);
 
+	if (!r)
+		give_back_kept(f);
 	if (r || f->device || take(f, &segment))
 		return r;
 	r = allocate(f, segment);
 	if (r)
-		give(f, segment);
+		give(f, segment, false);
 	else
 		file_segment_free(f, segment);
 	return r;
+}
+
+static int file_get_written(void *self, struct store_written *written)
+{
+	struct file *f = self;
+
+	return file_super_get_written(f->fd, written);
+}
+
+static int file_set_written(void *self, const struct store_written *written)
+{
+	struct file *f = self;
+
+	return file_super_set_written(f->fd, written);
 }
 
 static uint64_t file_used_bytes(void *self)
@@ -192,7 +238,7 @@ static void file_destroy(void *self)
 	if (served) {
 		/* Nothing in it is of use to anybody. */
 		if (!f->device)
-			(void)!ftruncate(f->fd, 0);
+			(void)file_super_empty(f->fd, false, 0);
 		file_super_forget(f->path);
 		safe_close(f->fd);
 	}
@@ -200,6 +246,7 @@ static void file_destroy(void *self)
 	pthread_mutex_destroy(&f->lock);
 	free(f->free);
 	free(f->used);
+	free(f->kept);
 	free(f);
 }
 
@@ -212,6 +259,8 @@ static const struct store_ops file_ops = {
 	.segment_adopt = file_segment_adopt,
 	.segment_free = file_segment_free,
 	.probe = file_probe,
+	.get_written = file_get_written,
+	.set_written = file_set_written,
 	.used_bytes = file_used_bytes,
 	.destroy = file_destroy,
 };
@@ -227,9 +276,10 @@ struct store *store_file_new(const struct store_file_options *o, const char **er
 	pthread_mutex_init(&f->lock, NULL);
 	f->free = calloc(f->capacity, sizeof(*f->free));
 	f->used = calloc(f->capacity, sizeof(*f->used));
+	f->kept = calloc(f->capacity, sizeof(*f->kept));
 	f->path = strdup(o->path);
 	store_refuse(error, "out of memory");
-	f->fd = f->free && f->used && f->path ? file_super_open(o, &f->device, error) : -1;
+	f->fd = f->free && f->used && f->kept && f->path ? file_super_open(o, &f->device, error) : -1;
 	if (f->fd >= 0) {
 		f->reader = file_reader_new(f->fd, o->no_uring);
 		if (f->reader)

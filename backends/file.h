@@ -34,6 +34,11 @@ int file_super_open(const struct store_file_options *options, bool *device, cons
 void file_super_forget(const char *path);
 /* The same bytes once more. 0 or negative errno. */
 int file_super_write_again(int fd);
+/* All of it goes but for what was written lately. 0 or negative errno. */
+int file_super_empty(int fd, bool device, uint64_t bytes);
+/* What was written lately, in a block of its own. As in store_ops. */
+int file_super_get_written(int fd, struct store_written *written);
+int file_super_set_written(int fd, const struct store_written *written);
 #define FILE_SUPER_BYTES STORE_SEGMENT /* segments begin behind it */
 
 /* ---- file_read.c: asynchronous reads ---- */

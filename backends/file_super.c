@@ -169,14 +169,66 @@ static bool has_room(int fd, const struct stat *st, const struct store_file_opti
 	return false;
 }
 
-static int wipe(int fd, bool device, uint64_t bytes)
+/* ---- what was written lately ---- */
+
+/* Behind the marks: what is no store's, not even an empty one's, is never looked at. */
+#define WRITTEN_AT ((off_t)MARKS)
+#define WRITTEN_MAGIC "USWAPDAY"
+#define WRITTEN_VERSION 1
+
+struct written_block {
+	char magic[8];
+	uint32_t version;
+	uint32_t crc; /* of all the block, with 0 here */
+	struct store_written written;
+	uint8_t reserved[STORE_BLOCK - 16 - sizeof(struct store_written)];
+};
+_Static_assert(sizeof(struct written_block) == STORE_BLOCK, "one block");
+
+int file_super_get_written(int fd, struct store_written *written)
+{
+	_cleanup_free_ struct written_block *block = aligned_alloc(STORE_BLOCK, STORE_BLOCK);
+	uint32_t crc;
+
+	if (!block)
+		return -ENOMEM;
+	if (pread(fd, block, sizeof(*block), WRITTEN_AT) != (ssize_t)sizeof(*block) ||
+	    memcmp(block->magic, WRITTEN_MAGIC, sizeof(block->magic)) || block->version != WRITTEN_VERSION)
+		return -ENODATA;
+	crc = block->crc;
+	block->crc = 0;
+	if (crc32c(0, block, sizeof(*block)) != crc)
+		return -ENODATA; /* torn */
+	*written = block->written;
+	return 0;
+}
+
+int file_super_set_written(int fd, const struct store_written *written)
+{
+	_cleanup_free_ struct written_block *block = aligned_alloc(STORE_BLOCK, STORE_BLOCK);
+
+	if (!block)
+		return -ENOMEM;
+	*block = (struct written_block){ .version = WRITTEN_VERSION, .written = *written };
+	memcpy(block->magic, WRITTEN_MAGIC, sizeof(block->magic));
+	block->crc = crc32c(0, block, sizeof(*block));
+	errno = EIO; /* of a part */
+	return pwrite(fd, block, sizeof(*block), WRITTEN_AT) == (ssize_t)sizeof(*block) ? 0 : -errno;
+}
+
+/* ---- */
+
+int file_super_empty(int fd, bool device, uint64_t bytes)
 {
 	uint64_t range[2] = { 0, bytes };
+	struct store_written written;
+	int known = file_super_get_written(fd, &written);
 
-	if (!device)
-		return ftruncate(fd, 0) ? -errno : 0;
-	(void)ioctl(fd, BLKDISCARD, range); /* not all devices can */
-	return 0;
+	if (device)
+		(void)ioctl(fd, BLKDISCARD, range); /* not all devices can */
+	else if (ftruncate(fd, 0))
+		return -errno;
+	return known ? 0 : file_super_set_written(fd, &written);
 }
 
 static bool take_over(int fd, const struct stat *st, const struct store_file_options *o, const char **error)
@@ -199,7 +251,7 @@ static bool take_over(int fd, const struct stat *st, const struct store_file_opt
 	}
 	if (!is_empty(block) && !check_old((const struct super *)(const void *)block, &own, o->path, error))
 		return false;
-	r = wipe(fd, device, o->bytes + FILE_SUPER_BYTES);
+	r = file_super_empty(fd, device, o->bytes + FILE_SUPER_BYTES);
 	if (!r && !has_room(fd, st, o, error))
 		return false;
 	memcpy(block, &own, sizeof(own));

@@ -9,6 +9,7 @@
 
 #include "backends/faulty.h"
 #include "backends/file.h"
+#include "backends/rados_spec.h"
 #include "backends/store.h"
 #include "common/units.h"
 #include "common/util.h"
@@ -62,8 +63,9 @@ static bool parse_memory(const char *size, uint64_t *bytes, const char **error)
 		return REFUSE("store \"memory:\": \"%.64s\" is not a size: a number with K, M, G, T "
 			      "or nothing behind it, or a percentage of the memory up to 100%%",
 			      size);
-	if (!*bytes)
-		return REFUSE("store \"memory:\": a size of \"%.64s\" leaves nothing to store in", size);
+	/* One segment is for tidying up. */
+	if (*bytes < 2 * STORE_SEGMENT)
+		return REFUSE("store \"memory:\": a size of \"%.64s\" leaves nothing to store in, at least 8M", size);
 	if (*bytes > STORE_SEGMENTS_MAX * (uint64_t)STORE_SEGMENT)
 		return REFUSE("store \"memory:\": \"%.64s\" is too large, at most 4T", size);
 	return true;
@@ -209,6 +211,32 @@ static const struct {
 	{ "rados", store_rados_check, store_rados_open },
 	{ "faulty", check_faulty, open_faulty },
 };
+
+static bool same_path(const char *a, const char *b)
+{
+	size_t a_len = strcspn(a, ","), b_len = strcspn(b, ",");
+
+	while (a_len > 1 && a[a_len - 1] == '/')
+		a_len--;
+	while (b_len > 1 && b[b_len - 1] == '/')
+		b_len--;
+	return a_len == b_len && !memcmp(a, b, a_len);
+}
+
+static bool same_pool(const char *a, const char *b)
+{
+	struct rados_spec one, two;
+
+	return rados_spec_parse(&one, a, NULL) && rados_spec_parse(&two, b, NULL) && !strcmp(one.pool, two.pool) &&
+	       !strcmp(one.namespace, two.namespace) && !strcmp(one.host, two.host);
+}
+
+bool store_is_same(const char *spec, const char *other)
+{
+	if (!strncmp(spec, "file:", 5) && !strncmp(other, "file:", 5))
+		return same_path(spec + 5, other + 5);
+	return !strncmp(spec, "rados:", 6) && !strncmp(other, "rados:", 6) && same_pool(spec + 6, other + 6);
+}
 
 bool store_next_word(const char **list, char *word, size_t size)
 {

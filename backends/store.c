@@ -438,6 +438,16 @@ int store_probe(struct store *store)
 	return store->ops->probe ? store->ops->probe(store->self) : -EOPNOTSUPP;
 }
 
+int store_get_written(struct store *store, struct store_written *written)
+{
+	return store->ops->get_written ? store->ops->get_written(store->self, written) : -EOPNOTSUPP;
+}
+
+int store_set_written(struct store *store, const struct store_written *written)
+{
+	return store->ops->set_written ? store->ops->set_written(store->self, written) : -EOPNOTSUPP;
+}
+
 const char *store_name(const struct store *store)
 {
 	return store->ops->name;

@@ -144,6 +144,16 @@ struct store_write {
 };
 
 /*
+ * What has been written to a medium lately, so that what is bound by a day (daily=)
+ * outlives whoever counts it.
+ */
+#define STORE_HOURS 25
+struct store_written {
+	uint64_t hour_began; /* the last one: seconds of the wall clock */
+	uint64_t bytes[STORE_HOURS]; /* in that hour, in the one before, ... */
+};
+
+/*
  * Sharing between hosts. An index, common to all who use the place, says where
  * pages may be that are like ours; a segment of another host can be borrowed: it
  * is read like our own, never written, and stays until it is freed here, whatever
@@ -211,6 +221,10 @@ struct store_ops {
 	/* Could something be written now? Tries, and changes nothing. Waits for the
 	   medium. 0 or negative errno; NULL: that can't be told. */
 	int (*probe)(void *self);
+	/* Kept on the medium, also when the store is closed. 0 or negative errno
+	   (get: -ENODATA where nothing is known); NULL: it has no place for that. */
+	int (*get_written)(void *self, struct store_written *written);
+	int (*set_written)(void *self, const struct store_written *written);
 	/* NULL: always up. */
 	void (*get_status)(void *self, struct store_status *status);
 	/* No read is pending by then. */
@@ -228,6 +242,8 @@ struct store *store_memory_new(uint64_t max_bytes);
  */
 bool store_check(const char *spec, const char **error);
 struct store *store_open(const char *spec, const char **error);
+/* Both would be in one place, and each take it for its own. */
+bool store_is_same(const char *spec, const char *other);
 /* Store= holds several: the next word of *list, which moves on. False: none. */
 bool store_next_word(const char **list, char *word, size_t size);
 /* Waits for reads that are pending. NULL is fine; returns NULL. */
@@ -265,6 +281,9 @@ void store_get_stats(struct store *store, struct store_stats *stats);
 void store_get_status(struct store *store, struct store_status *status);
 /* As in store_ops; -EOPNOTSUPP: can't be told. Not counted. */
 int store_probe(struct store *store);
+/* The same; -EOPNOTSUPP: it has no place for that. One thread at a time. */
+int store_get_written(struct store *store, struct store_written *written);
+int store_set_written(struct store *store, const struct store_written *written);
 const char *store_name(const struct store *store);
 unsigned store_caps(const struct store *store);
 /* Bytes that may be written a day, 0: any number. Told to those who write in

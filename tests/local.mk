@@ -54,7 +54,6 @@ soak:
 SOAK_TESTS = \
 	tests/live/test_soak.sh \
 	tests/live/test_crash_soak.sh \
-	tests/live/test_media.sh \
 	tests/live/test_sandbox.sh \
 	tests/systemd/test_unit.sh \
 	tests/live/test_stress.sh \
@@ -410,6 +409,7 @@ LIVE_TESTS = \
 	tests/live/test_hostile.sh \
 	tests/live/test_kept.sh \
 	tests/live/test_mappings.sh \
+	tests/live/test_media.sh \
 	tests/live/test_never.sh \
 	tests/live/test_odd.sh \
 	tests/live/test_orders.sh \

@@ -40,8 +40,10 @@ static bool open_tiers(struct blobstore *bs, struct store *const *stores, unsign
 			    LAYOUT_SEGMENTS_OLDEST, LAYOUT_SEGMENTS))
 		return false;
 	bs->entries = bs->entries_kept.base;
-	for (unsigned i = 0; i < nr; i++)
+	for (unsigned i = 0; i < nr; i++) {
 		bs->tiers[i].daily = &((struct entries_own *)bs->entries_kept.own)->daily[i];
+		tier_daily_load(&bs->tiers[i]);
+	}
 	return true;
 }
 
@@ -105,6 +107,8 @@ struct blobstore *blobstore_free(struct blobstore *bs)
 	if (!bs)
 		return NULL;
 	outgoing_deinit(bs); /* while their segments are there */
+	for (unsigned i = 0; i < bs->nr_tiers; i++)
+		tier_daily_save(&bs->tiers[i]);
 	lookups_deinit(bs);
 	for (uint32_t i = 0; i < bs->top_segment; i++) {
 		uint64_t place = bs->segments[i].place;
@@ -215,7 +219,7 @@ int blobstore_check(struct blobstore *bs, blob_id id, const struct segment *seg,
 
 	if (!r && page_hash(page, seg->seed) != blob_hash(bs->blobs, id))
 		r = -EBADMSG;
-	if (r == -EBADMSG || r == -ENODATA || r == -ENOENT)
+	if (is_damage(r))
 		health_corrupt(bs, t, 1);
 	if (r == -EBADMSG) {
 		return r; /* the medium has answered */

@@ -67,33 +67,6 @@ void outgoing_rest(struct blobstore *bs)
 	m->out_touched = false;
 }
 
-/* ---- daily= ---- */
-
-#define HOUR_NS (3600 * NSEC_PER_SEC)
-
-uint64_t tier_daily_left(const struct tier *t, uint64_t now)
-{
-	uint64_t most = store_daily_writes(t->store), last = t->daily->hour, sum = 0;
-
-	if (!most)
-		return UINT64_MAX;
-	for (uint64_t i = 0; i < DAILY_HOURS && i <= last && last - i + DAILY_HOURS > now / HOUR_NS; i++)
-		sum += t->daily->bytes[(last - i) % DAILY_HOURS];
-	return most - MIN(sum, most);
-}
-
-static void note_daily(struct daily *d, uint64_t bytes)
-{
-	uint64_t hour = now_ns() / HOUR_NS, last = d->hour;
-
-	for (uint64_t i = 0; i < DAILY_HOURS && last + i < hour; i++)
-		d->bytes[(last + i + 1) % DAILY_HOURS] = 0;
-	d->hour = hour;
-	d->bytes[hour % DAILY_HOURS] += bytes;
-}
-
-/* ---- */
-
 void tier_note_write(struct tier *t, int r)
 {
 	t->write_error = r;
@@ -176,7 +149,7 @@ bool outgoing_start(struct blobstore *bs)
 	if (r) {
 		out->write.result = r; /* as if written, and failed */
 	} else {
-		note_daily(t->daily, out->write.len); /* whatever comes of it */
+		tier_daily_note(t, out->write.len); /* whatever comes of it */
 		store_write_start(t->store, &out->write);
 	}
 	return true;

@@ -35,6 +35,7 @@
 #ifndef USWAP_FLOW_BLOBSTORE_PRIVATE_H
 #define USWAP_FLOW_BLOBSTORE_PRIVATE_H
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -197,6 +198,7 @@ struct tier {
 	uint64_t pause_ns;	   /* ... and how long that was */
 	_Atomic int write_error;   /* the last one, 0: the last write went well */
 	struct daily *daily;	   /* written by the mover alone */
+	uint64_t unsaved_bytes, saved_ns; /* ... since the medium knows it */
 	/* any thread's */
 	_Atomic uint64_t in_bytes, gc_bytes; /* written: from above, what was there already */
 	_Atomic uint64_t corrupt;  /* gets that failed their check */
@@ -339,6 +341,11 @@ struct blobstore {
 /* Keeps the segment id lies in from being freed; see above. */
 struct segment *segment_pin(struct blobstore *bs, blob_id id, uint64_t *loc);
 void segment_unpin(struct segment *seg);
+/* What was stored is not there any more, and won't be. */
+static inline bool is_damage(int r)
+{
+	return r == -EBADMSG || r == -ENODATA || r == -ENOENT;
+}
 /* r, or -EBADMSG and counted if page is not what id was (INV-7). */
 int blobstore_check(struct blobstore *bs, blob_id id, const struct segment *seg, const void *page, int r);
 /* A serial number that was never given out under this key. */
@@ -465,8 +472,6 @@ void mover_deinit(struct blobstore *bs);
 /* There is a lower tier that takes what comes from a domain in the first one.
    Under the lock. */
 bool mover_has_way_down(struct blobstore *bs, uint32_t tenant);
-/* One frame, read and decrypted; waits. */
-int mover_read_frame(struct blobstore *bs, const struct segment *seg, uint64_t loc, void *frame);
 /* One batch of what has to move. True: there is more to do. */
 bool mover_step(struct blobstore *bs);
 /* Makes room in the first tier, whatever its marks say: at least one segment.
@@ -479,6 +484,13 @@ static inline void mover_let_go(struct blobstore *bs)
 		atomic_fetch_sub(&bs->segments[bs->mover.victim - 1].readers, 1);
 	bs->mover.victim = 0;
 }
+
+/* ---- blobstore_gather.c; under the carry lock ---- */
+
+/* Into the next batch, as much of the victim as it takes. True: that was all of it. */
+bool mover_gather(struct blobstore *bs);
+/* One frame, read and decrypted; waits. */
+int mover_read_frame(struct blobstore *bs, const struct segment *seg, uint64_t loc, void *frame);
 
 /* ---- blobstore_out.c; under the carry lock ---- */
 
@@ -499,10 +511,18 @@ bool outgoing_start(struct blobstore *bs);
 bool outgoing_make_place(struct blobstore *bs);
 /* Waits for the oldest one. False: it failed; none is on its way then. */
 bool outgoing_finish(struct blobstore *bs);
-/* What daily= leaves for now; UINT64_MAX: any number. Any thread. */
-uint64_t tier_daily_left(const struct tier *t, uint64_t now);
 /* The mover has tried, at r: whether the tier takes something. */
 void tier_note_write(struct tier *t, int r);
+
+/* ---- blobstore_daily.c ---- */
+
+/* What daily= leaves for now; UINT64_MAX: any number. Any thread. */
+uint64_t tier_daily_left(const struct tier *t, uint64_t now);
+/* So much is written. Under the carry lock. */
+void tier_daily_note(struct tier *t, uint64_t bytes);
+/* From the medium, and to it: before there are other threads, and after them. */
+void tier_daily_load(struct tier *t);
+void tier_daily_save(struct tier *t);
 
 /* ---- blobstore_share.c; under the carry lock ---- */
 

@@ -7,8 +7,9 @@
 #include "common/inject.h"
 
 /* From this many on, the store's last segment is kept for compaction, without
-   which a full store could never tidy up. */
-#define SEGMENTS_WITH_RESERVE 4
+   which a full store could never tidy up; and some for other users. */
+#define SEGMENTS_WITH_RESERVE 2
+#define SEGMENTS_WITH_SHARES 4
 
 int segment_tenant(struct blobstore *bs, const struct domain *domain)
 {
@@ -132,7 +133,7 @@ static bool leaves_too_few(const struct blobstore *bs, const struct domain *doma
 	uint64_t limit = atomic_load_explicit(&domain->limit, memory_order_relaxed);
 	uint32_t capacity = bs->tiers[0].capacity, held = 0;
 
-	if (bs->nr_tiers > 1 || limit >= capacity * (uint64_t)STORE_SEGMENT)
+	if (bs->nr_tiers > 1 || capacity < SEGMENTS_WITH_SHARES || limit >= capacity * (uint64_t)STORE_SEGMENT)
 		return false;
 	for (uint32_t i = 0; i < bs->top_segment; i++)
 		held += bs->segments[i].state != SEGMENT_UNUSED && bs->segments[i].tenant == domain->index;

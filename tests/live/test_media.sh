@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Real media: three stores in a row, a disk that is full for a while, one that is
-# read-only for a while and at the start, a block device with its room given back,
-# media that lose, cut and spoil what was written. Programs stay right or get SIGBUS
-# where their bytes are lost; the agent says what is the matter and goes on.
+# Real media under a running agent: a disk that is full for a while and then not, one
+# that is read-only at the start, a file that is spoilt and cut, a block device that is
+# read-only for a while, gives its room back and forgets. Programs stay right, or get
+# SIGBUS where their bytes are lost; the agent says what is the matter and goes on.
 # shellcheck source=tests/live/lib.sh
 if [ "${USWAP_OWN_MOUNTS:-}" != 1 ] && [ "$(id -u)" = 0 ] && unshare -m true 2>/dev/null; then
 	USWAP_OWN_MOUNTS=1 exec unshare -m --propagation private "$0" "$@"
@@ -13,169 +13,138 @@ fi
 # shellcheck source=tests/live/tiers.sh
 . "${srcdir:-.}/tests/live/tiers.sh"
 
-restart() { # MOVE_DOWN STORE...
-	MOVE_DOWN=$1
-	shift
-	AGENT_STORES=("$@")
-	rm -f "$DIR/uswap.conf"
-	agent_start
+MIB=16
+right() { # WHEN
+	[ "$(ask "$SERVED" verify)" = $((MIB * 256)) ] || fail "verify: $*"
 }
 
-right() { # N MIB
-	[ "$(ask "$1" verify)" = $(($2 * 256)) ] || fail "verify"
+degraded() { tier_is 1 degraded; }
+is_up() { tier_is 1 up; }
+
+# Most of what it has is in the slow store, so that a program which reads all it has
+# reads there.
+below() {
+	[ "$(tier 1 live_bytes)" -gt $((1 << 20)) ] && [ "$(tier 0 live_bytes)" -lt $((1 << 20)) ]
+}
+
+# lost WHAT: the program reads all it has and gets SIGBUS; it is told, others go on
+lost() {
+	local before
+
+	before=$(total poisoned_pages_total)
+	peer_tell "$SERVED" verify
+	wait_until 40 "$1: program $SERVED_PID to end by SIGBUS" peer_gone "$SERVED_PID"
+	peer_close "$SERVED"
+	wait_until 20 "$1: a word of the loss" grep -q "process $SERVED_PID .*SIGBUS" "$DIR/agent.log"
+	say "$1: $(grep "process $SERVED_PID .*SIGBUS" "$DIR/agent.log")"
+	[ "$(total poisoned_pages_total)" -gt "$before" ] || fail "$1: nothing poisoned"
+	wait_until 20 "$1: its pages to be given back" nothing_held
+	evicted_run fill_verify 2 1
+}
+
+# damage WHAT: to the file under the agent, while its program stands still; verify finds
+# it before anybody touches it
+damage() {
+	local status=0 file=$DIR/small/uswap.segments
+
+	wait_until 40 "pages to be in the file" below
+	kill -STOP "$SERVED_PID"
+	case $1 in
+	cut) truncate -s 1M "$file" ;;
+	spoilt) python3 - "$file" <<'END' ;;
+import os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+for at in range(4 << 20, os.fstat(fd).st_size, 64):
+    os.pwrite(fd, b'\x5a', at)
+END
+	esac
+	kill -CONT "$SERVED_PID"
+	"$CTL" --json=short verify >"$DIR/verify.json" || status=$?
+	[ $status -eq 1 ] || fail "$1: verify says $status: $(cat "$DIR/verify.json")"
+	[ "$(jq .damaged_pages "$DIR/verify.json")" -gt 100 ] || fail "$1: $(cat "$DIR/verify.json")"
+	lost "$1"
 }
 
 LOOP=
-loop_make() { # FILE MIB: sets LOOP
-	truncate -s "$2M" "$1"
-	LOOP=$(losetup -f --show "$1" 2>"$DIR/losetup") || LOOP=
-}
-
-loop_drop() {
+mounts_end() {
 	[ -z "$LOOP" ] || losetup -d "$LOOP"
-	LOOP=
+	umount -l "$DIR/small" 2>/dev/null
 }
 
 live_begin
-mounts_end() {
-	loop_drop
-	umount -l "$DIR/small" 2>/dev/null
-}
 AT_END=mounts_end
 [ "${USWAP_OWN_MOUNTS:-}" = 1 ] || skip "no mount namespace of its own can be had"
-mkdir "$DIR/a" "$DIR/b" "$DIR/small"
-
-# ---- three in a row ----
-restart 0.05 memory:16M "file:$DIR/a,size=24M" "file:$DIR/b,size=512M"
-refused "another agent uses it" memory:16M "file:$DIR/a,size=24M"
-serve_start 64
-wait_until 60 "pages to be in the third store" tier_has 2 $((4 << 20))
-say "live bytes: $(tier 0 live_bytes), $(tier 1 live_bytes), $(tier 2 live_bytes)"
-right "$SERVED" 64
-[ "$(tier 2 read_bytes_total)" -gt 100000 ] || fail "vacuous: nothing was read from the third store"
-[ "$(ask "$SERVED" change)" -gt 0 ] || fail "change"
-evicted_run fork_verify 1
-right "$SERVED" 64
-"$CTL" verify || fail "verify"
-serve_stop "$SERVED"
-live_end
-
-# ---- full for a while, then not ----
+need_program python3 mount losetup blockdev
+mkdir "$DIR/small"
 mount -t tmpfs -o size=64M none "$DIR/small" || skip "no tmpfs can be mounted"
-restart 0.05 memory:16M "file:$DIR/small,size=48M"
-fallocate -l 63M "$DIR/small/others" 2>/dev/null || dd if=/dev/zero of="$DIR/small/others" bs=1M 2>/dev/null || true
-serve_start 24
-degraded() { tier_is 1 degraded; }
-wait_until 40 "the full disk to be noticed" degraded
-say "full: $(tier 1 reason)"
-grep -q "No space left" <<<"$(tier 1 reason)" || fail "reason: $(tier 1 reason)"
-right "$SERVED" 24
-[ "$(ask "$SERVED" change)" -gt 0 ] || fail "change"
-rm "$DIR/small/others"
-wait_until 60 "pages to be in the file" tier_has 1 $((2 << 20))
-is_up() { tier_is 1 up; }
-wait_until 20 "the store to be up again" is_up
-right "$SERVED" 24
-serve_stop "$SERVED"
-live_idle
-agent_stop
 
-# ---- read-only at the start, another machine's, another version, cut ----
+# ---- at the start: too small, read-only ----
 refused "M are there" memory:16M "file:$DIR/small,size=1G"
 mount -o remount,ro "$DIR/small"
 refused "Read-only file system" memory:16M "file:$DIR/small,size=32M"
 mount -o remount,rw "$DIR/small"
-python3 - "$DIR/a" <<'END'
-import os, sys
-# version 9, and the rest as an agent writes it would be; the name says whose it is
-with open(sys.argv[1] + '/uswap.segments', 'wb') as f:
-    f.write(b'USWAPSEG' + (9).to_bytes(4, 'little') + bytes(4084))
-END
-[ -e "$DIR/a/uswap.segments" ] && refused "is of version 9" memory:16M "file:$DIR/a,size=24M"
-rm -f "$DIR/a/"*
 
-# ---- a file that is cut, and spoilt, under the agent ----
-lost() { # a program that is to get SIGBUS
-	peer_tell "$1" verify
-	wait_until 40 "program ${PEER_PIDS[$1]} to end by SIGBUS" peer_gone "${PEER_PIDS[$1]}"
-	peer_close "$1"
-}
+# ---- full for a while, then not ----
+AGENT_STORES=(memory:16M "file:$DIR/small,size=48M")
+agent_start
+refused "another agent uses it" "${AGENT_STORES[@]}"
+# all but a megabyte; what the agent has there already is part of it
+fallocate -l 63M "$DIR/small/others" 2>/dev/null || dd if=/dev/zero of="$DIR/small/others" bs=1M 2>/dev/null || true
+serve_start $MIB
+wait_until 40 "the full disk to be noticed" degraded
+reason=$(tier 1 reason)
+say "full: $reason"
+grep -q "No space left" <<<"$reason" || fail "reason: $reason"
+[ "$(tier 1 live_bytes)" = 0 ] || fail "vacuous: something was written"
+[ "$(ask "$SERVED" change)" -gt 0 ] || fail "change"
+right "the disk is full"
+rm "$DIR/small/others"
+wait_until 120 "pages to be in the file" below # a minute between two tries
+wait_until 20 "the store to be up again" is_up
+right "the disk has room again"
+[ "$(total poisoned_pages_total)" = 0 ] || fail "pages were poisoned by a full disk"
 
-all_below() { # what a program has is in the file, but for little
-	[ "$(tier 1 live_bytes)" -gt $((1 << 20)) ] && [ "$(tier 0 live_bytes)" -lt $((1 << 20)) ]
-}
-
-for damage in cut spoilt; do
-	restart 0.05 memory:64M "file:$DIR/a,size=256M"
-	serve_start 16
-	one=$SERVED
-	wait_until 40 "pages to be in the file" all_below
-	kill -STOP "$SERVED_PID"
-	file=$(echo "$DIR/a/"*)
-	case $damage in
-	cut) truncate -s 1M "$file" ;;
-	spoilt) python3 - "$file" <<'END'
-import os, sys
-with open(sys.argv[1], 'r+b') as f:
-    size = os.fstat(f.fileno()).st_size
-    for at in range(4 << 20, size, 64):
-        f.seek(at)
-        f.write(b'\x5a')
-END
-		;;
-	esac
-	kill -CONT "$SERVED_PID"
-	status=0
-	"$CTL" --json=short verify >"$DIR/verify.json" || status=$?
-	[ $status -eq 1 ] || fail "$damage: verify says $status: $(cat "$DIR/verify.json")"
-	[ "$(jq .damaged_pages "$DIR/verify.json")" -gt 100 ] || fail "$damage: $(cat "$DIR/verify.json")"
-	lost "$one"
-	wait_until 20 "$damage: a word of the loss" grep -q "process .*SIGBUS" "$DIR/agent.log"
-	say "$damage: $(grep "SIGBUS" "$DIR/agent.log" | tail -n 1)"
-	[ "$(total poisoned_pages_total)" -gt 0 ] || fail "$damage: nothing poisoned"
-	evicted_run fill_verify 4 1
-	agent_stop
-	rm -f "$DIR/a/"*
-done
+# ---- spoilt, and cut ----
+damage spoilt
+serve_start $MIB
+damage cut
+agent_stop
 
 # ---- a block device ----
-loop_make "$DIR/small/disk" 56
+truncate -s 56M "$DIR/small/disk"
+LOOP=$(losetup -f --show "$DIR/small/disk" 2>"$DIR/losetup") || LOOP=
 if [ -z "$LOOP" ]; then
 	say "no loop device can be made here ($(cat "$DIR/losetup")): block devices are not tried"
 	say "passed"
 	exit 0
 fi
-restart 0.05 memory:16M "file:$LOOP,size=48M"
-serve_start 16
-one=$SERVED
-wait_until 40 "pages to be on the device" tier_has 1 $((2 << 20))
-right "$one" 16
-blockdev --setro "$LOOP"
-[ "$(ask "$one" change)" -gt 0 ] || fail "change"
-wait_until 40 "the read-only device to be noticed" degraded
-say "read-only: $(tier 1 reason)"
-right "$one" 16
-blockdev --setrw "$LOOP"
-wait_until 60 "the device to be up again" is_up
-right "$one" 16
-"$CTL" verify || fail "verify"
+AGENT_STORES=(memory:16M "file:$LOOP,size=48M")
+rm -f "$DIR/uswap.conf"
+agent_start
+serve_start $MIB
+wait_until 40 "pages to be on the device" below
 taken() { echo $(($(stat -c %b "$DIR/small/disk") * 512)); }
 most=$(taken)
-serve_stop "$one"
+[ "$most" -gt $((1 << 20)) ] || fail "vacuous: $most bytes are on the device"
+blockdev --setro "$LOOP"
+[ "$(ask "$SERVED" change)" -gt 0 ] || fail "change"
+wait_until 40 "the read-only device to be noticed" degraded
+say "read-only: $(tier 1 reason)"
+right "the device is read-only"
+# What is given up meanwhile can't be discarded: it is, once that is possible.
+serve_stop "$SERVED"
 wait_until 20 "the agent to give everything up" nothing_held
-given_back() { [ "$(taken)" -lt $((most / 2)) ]; }
-wait_until 20 "the device's room to be given back: $(taken) of $most" given_back
+blockdev --setrw "$LOOP"
+wait_until 120 "the device to be up again" is_up
+given_back() { [ "$(taken)" -lt $((1 << 20)) ]; }
+wait_until 20 "the device's room to be given back ($most were taken)" given_back
 say "of $most bytes the device keeps $(taken)"
 [ "$(total poisoned_pages_total)" = 0 ] || fail "pages were poisoned"
 
 # ---- the device forgets: what was written reads as zeros ----
-serve_start 16
-one=$SERVED
-wait_until 40 "pages to be on the device" tier_has 1 $((1 << 20))
+serve_start $MIB
+wait_until 40 "pages to be on the device" below
 truncate -s 1M "$DIR/small/disk"
-lost "$one"
-[ "$(total poisoned_pages_total)" -gt 0 ] || fail "nothing was found damaged"
-evicted_run fill_verify 4 1
+lost forgotten
 agent_stop
-loop_drop
 say passed

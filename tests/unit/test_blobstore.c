@@ -308,7 +308,8 @@ END_TEST
 START_TEST(test_full)
 {
 	static blob_id id[40000];
-	const unsigned segments = _i ? 8 : 1;
+	static const unsigned sizes[] = { 1, 2, 3, 8 };
+	const unsigned segments = sizes[_i];
 	enum blobstore_result r;
 	unsigned n, after;
 	unsigned char page[PAGE_BYTES];
@@ -676,7 +677,7 @@ int main(void)
 	tcase_add_test(tc, test_mostly_dead_open_segment);
 	tcase_add_test(tc, test_INV_8_quota);
 	tcase_add_test(tc, test_INV_8_room_for_others);
-	tcase_add_loop_test(tc, test_full, 0, 2);
+	tcase_add_loop_test(tc, test_full, 0, 4);
 	tcase_add_test(tc, test_INV_7_corrupt_frame);
 	tcase_add_test(tc, test_INV_7_frame_of_another_page);
 	tcase_add_test(tc, test_INV_7_damaged_records_do_not_stop_the_rest);

@@ -304,6 +304,11 @@ START_TEST(stores_add_up)
 	ck_assert_int_eq(config_set(&settings, key, "memory:1G", message), -EINVAL);
 	ck_assert_ptr_nonnull(strstr(message, "memory comes first"));
 	ck_assert_str_eq(settings.store, "memory:2G file:/a,size=1G file:/b,size=2G,daily=1G");
+	/* nor by one that is there already, however it is written */
+	ck_assert_int_eq(config_set(&settings, key, "file:/b/,size=3G", message), -EINVAL);
+	ck_assert_ptr_nonnull(strstr(message, "file:/b,size=2G,daily=1G is there already"));
+	ck_assert_int_eq(config_set(&settings, key, "file:/c,size=1G file:/c,size=2G", message), -EINVAL);
+	ck_assert_ptr_nonnull(strstr(message, "is there already"));
 	ck_assert_int_eq(config_set(&settings, key, "file:/d,size=1G", message), 0);
 	ck_assert_int_eq(config_set(&settings, key, "file:/e,size=1G", message), -EINVAL);
 	ck_assert_ptr_nonnull(strstr(message, "at most 4"));
@@ -318,6 +323,7 @@ START_TEST(stores_add_up)
 	snprintf(many + strlen(many), 100, ",size=1G");
 	memcpy(many, "file:/", 6);
 	ck_assert_int_eq(config_set(&settings, key, many, message), 0);
+	many[8] = 'X';
 	ck_assert_int_eq(config_set(&settings, key, many, message), -EINVAL);
 	ck_assert_ptr_nonnull(strstr(message, "longer than"));
 	/* what stands behind the memory stays */

@@ -273,6 +273,40 @@ START_TEST(test_of_others)
 }
 END_TEST
 
+/* It outlives a stop, a death, another boot; what is torn is not known. */
+START_TEST(test_written_lately)
+{
+	struct store_written w = { .hour_began = 1700000000 }, got;
+	int fd;
+
+	for (unsigned i = 0; i < STORE_HOURS; i++)
+		w.bytes[i] = i * 1000 + 1;
+	store = open_file(NULL, false);
+	ck_assert_int_eq(store_get_written(store, &got), -ENODATA);
+	ck_assert_int_eq(store_set_written(store, &w), 0);
+	store = store_close(store);
+	store = open_file(NULL, false);
+	ck_assert_ptr_nonnull(store);
+	ck_assert_int_eq(store_get_written(store, &got), 0);
+	ck_assert_mem_eq(&got, &w, sizeof(w));
+	store = store_close(store);
+	/* a dead agent's file, of an earlier boot, which is emptied */
+	leave_super();
+	edit_super(32, 1, true);
+	store = open_file(NULL, false);
+	ck_assert_ptr_nonnull(store);
+	ck_assert_int_eq(store_get_written(store, &got), 0);
+	ck_assert_mem_eq(&got, &w, sizeof(w));
+	store = store_close(store);
+	fd = open(path, O_RDWR);
+	ck_assert_int_eq(pwrite(fd, "x", 1, (64 << 10) + 300), 1);
+	close(fd);
+	store = open_file(NULL, false);
+	ck_assert_ptr_nonnull(store);
+	ck_assert_int_eq(store_get_written(store, &got), -ENODATA);
+}
+END_TEST
+
 START_TEST(test_bad_places)
 {
 	char good[64];
@@ -360,6 +394,7 @@ int main(void)
 	tcase_add_test(tc, test_room_goes_back);
 	tcase_add_loop_test(tc, test_truncated, 0, 2);
 	tcase_add_test(tc, test_of_others);
+	tcase_add_test(tc, test_written_lately);
 	tcase_add_test(tc, test_bad_places);
 	tcase_add_test(tc, test_spec);
 	suite_add_tcase(suite, tc);

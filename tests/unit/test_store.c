@@ -423,8 +423,7 @@ START_TEST(test_spec)
 	ck_assert_uint_eq(capacity_of("memory:3G"), (uint64_t)3 << 30);
 	/* more is more than the thread sanitizer has address space for */
 	ck_assert_uint_eq(capacity_of("memory:0.25T"), (uint64_t)1 << 38);
-	ck_assert_uint_eq(capacity_of("memory:1"), STORE_SEGMENT); /* at least one */
-	ck_assert_uint_eq(capacity_of("memory:7M"), STORE_SEGMENT); /* whole ones */
+	ck_assert_uint_eq(capacity_of("memory:15M"), 3 * STORE_SEGMENT); /* whole ones */
 	ck_assert_uint_le(capacity_of("memory:25%"), ram / 4);
 	ck_assert_uint_gt(capacity_of("memory:25%"), ram / 4 - 2 * STORE_SEGMENT);
 }
@@ -446,6 +445,7 @@ START_TEST(test_spec_errors_name_the_bad_part)
 		{ "memory:1G,foo", "\"1G,foo\"" },
 		{ "memory:0", "leaves nothing" },
 		{ "memory:0%", "leaves nothing" },
+		{ "memory:7M", "leaves nothing" },
 		{ "memory:101%", "\"101%\"" },
 		{ "memory:5T", "too large" },
 		{ "memory:99999999999999999999", "is not a size" },
@@ -466,6 +466,11 @@ START_TEST(test_spec_errors_name_the_bad_part)
 		ck_assert_msg(strstr(error, cases[i].says) != NULL, "%s: %s", cases[i].spec, error);
 	}
 	ck_assert(store_check("memory:8M", NULL));
+	ck_assert(store_is_same("file:/a,size=1G", "file:/a//,size=2G,daily=1G"));
+	ck_assert(!store_is_same("file:/a,size=1G", "file:/ab,size=1G"));
+	ck_assert(!store_is_same("file:/a,size=1G", "rados:/a"));
+	ck_assert(store_is_same("rados:p,size=1G,namespace=n", "rados:p,namespace=n,id=client.x"));
+	ck_assert(!store_is_same("rados:p", "rados:p,namespace=n"));
 	ck_assert_ptr_null(store_open("memory:x", NULL));
 }
 END_TEST

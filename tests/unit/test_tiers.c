@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "backends/faulty.h"
+#include "backends/file.h"
 #include "common/kept.h"
 #include "common/util.h"
 #include "page/seal.h"
@@ -348,6 +349,36 @@ START_TEST(test_INV_7_damage_is_not_carried_on)
 			bad += get(codec, ids[i], i) != 0;
 	ck_assert_uint_eq(bad, 0);
 	expect_charges();
+	drop_all();
+	expect_nothing();
+}
+END_TEST
+
+/* All of a batch, where it can't even be told what is in it. */
+START_TEST(test_a_lost_batch_is_counted)
+{
+	struct faulty_rule flip = { FAULTY_READ, FAULTY_FLIP, 0, 0, 1 };
+	uint64_t in_it = 0;
+
+	open_tiers(8, 20, 0);
+	for (unsigned i = 0; i < MANY / 4; i++)
+		ids[i] = put(alice, i);
+	move_all_down();
+	for (unsigned i = 0; i < MANY / 4; i++)
+		if (i % 3) {
+			blobstore_unref(bs, ids[i]);
+			ids[i] = 0;
+		}
+	while (blobstore_tidy(bs))
+		;
+	store_faulty_add(stores[1], &flip); /* the first header that is read */
+	work_all();
+	in_it = stats().tier[1].corrupt_total;
+	ck_assert_uint_gt(in_it, 20);
+	ck_assert_uint_lt(in_it, 100); /* some 120 of 2 KiB, of which a third lived */
+	ck_assert_uint_eq(in_it, stats().corrupt_total);
+	for (unsigned i = 0; i < MANY / 4; i += 3)
+		ck_assert_int_eq(get(codec, ids[i], i), 0); /* it was the reading */
 	drop_all();
 	expect_nothing();
 }
@@ -805,6 +836,94 @@ START_TEST(test_daily)
 }
 END_TEST
 
+static char medium[] = "/var/tmp/uswap-test.XXXXXX";
+
+static void open_file_tier(uint64_t daily)
+{
+	const char *error;
+	const struct store_file_options file = { .path = medium, .bytes = 8 * STORE_SEGMENT, .daily_writes = daily };
+
+	nr_stores = 2;
+	stores[0] = store_memory_new(8 * STORE_SEGMENT);
+	stores[1] = store_file_new(&file, &error);
+	ck_assert_ptr_nonnull(stores[1]);
+	bs = blobstore_new_tiers(stores, nr_stores, 1u << 20, NULL, 0);
+	ck_assert_ptr_nonnull(bs);
+	seal = blobstore_seal_new(bs);
+}
+
+static void stop_file_tier(void)
+{
+	seal_free(seal);
+	bs = blobstore_free(bs);
+	store_close(stores[1]);
+	store_close(stores[0]);
+}
+
+/* hours later, by the wall clock, what is left. */
+static uint64_t left_after(int64_t hours, uint64_t daily)
+{
+	struct store_written w;
+
+	ck_assert_int_eq(store_get_written(stores[1], &w), 0);
+	w.hour_began -= (uint64_t)(hours * 3600);
+	ck_assert_int_eq(store_set_written(stores[1], &w), 0);
+	stop_file_tier();
+	open_file_tier(daily);
+	w.hour_began += (uint64_t)(hours * 3600);
+	ck_assert_int_eq(store_set_written(stores[1], &w), 0);
+	return stats().tier[1].daily_left_bytes;
+}
+
+/* The medium itself tells what has been written to it, after a stop, and after a boot:
+   uptime begins anew, the wall clock goes on (or is wrong). */
+START_TEST(test_daily_outlives_a_stop)
+{
+	const uint64_t most = 2 << 20;
+	char path[128];
+	uint64_t left;
+
+	ck_assert_ptr_nonnull(mkdtemp(medium));
+	open_file_tier(most);
+	put_many(2000); /* 4 MiB */
+	blobstore_set_move_down(bs, 1);
+	while (!stats().tier[1].degraded)
+		if (!blobstore_work(bs))
+			usleep(1000);
+	work_all();
+	left = stats().tier[1].daily_left_bytes;
+	ck_assert_uint_lt(left, most / 2);
+	for (unsigned i = 0; i < 2000; i++)
+		ck_assert_int_eq(get(codec, ids[i], i), 0);
+	drop_all();
+	expect_nothing();
+	stop_file_tier();
+	open_file_tier(most);
+	ck_assert_uint_eq(stats().tier[1].daily_left_bytes, left);
+	ck_assert(stats().tier[1].degraded);
+	ck_assert_uint_eq(left_after(23, most), left);
+	ck_assert_uint_eq(left_after(-100, most), left);
+	ck_assert_uint_eq(left_after(26, most), most);
+	ck_assert_uint_eq(left_after(1000, most), most);
+	/* and is counted on from there */
+	ck_assert_uint_eq(left_after(0, most * 2), left + most);
+	put_many(500);
+	move_all_down();
+	ck_assert_uint_lt(stats().tier[1].daily_left_bytes, left + most);
+	left = stats().tier[1].daily_left_bytes;
+	drop_all();
+	expect_nothing();
+	stop_file_tier();
+	open_file_tier(most * 2);
+	ck_assert_uint_eq(stats().tier[1].daily_left_bytes, left);
+	stop_file_tier();
+	open_tiers(4, 4, 0);
+	snprintf(path, sizeof(path), "%s/" FILE_STORE_NAME, medium);
+	unlink(path);
+	rmdir(medium);
+}
+END_TEST
+
 #define PUTTERS 2
 
 struct putter {
@@ -1027,6 +1146,7 @@ int main(void)
 	tcase_add_test(tc, test_INV_7_reads_that_fail);
 	tcase_add_test(tc, test_INV_7_damage_is_not_carried_on);
 	tcase_add_test(tc, test_a_segment_stays_while_it_is_read);
+	tcase_add_test(tc, test_a_lost_batch_is_counted);
 	tcase_add_test(tc, test_verify);
 	tcase_add_test(tc, test_references);
 	tcase_add_test(tc, test_what_is_hot_comes_up);
@@ -1037,6 +1157,7 @@ int main(void)
 	tcase_add_test(tc, test_a_hanging_store_stops_no_tidying);
 	tcase_add_test(tc, test_degraded_until_it_works);
 	tcase_add_test(tc, test_daily);
+	tcase_add_test(tc, test_daily_outlives_a_stop);
 	tcase_add_test(tc, test_garbage_beside_puts);
 	tcase_add_test(tc, test_INV_2_get_now_does_not_wait);
 	tcase_add_loop_test(tc, test_random_operations, 0, 2);
