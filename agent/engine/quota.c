@@ -45,7 +45,7 @@ static bool is_full(struct worker *w, const struct session *s, uint64_t now)
 
 	if (now >= w->own_due_ns) {
 		w->own_due_ns = now + NSEC_PER_SEC;
-		w->own_full = cgroup_read_room(getpid(), &room) && room.room + room.files < OWN_ROOM_BYTES;
+		w->own_full = cgroup_read_room(getpid(), &room) && room.last < OWN_ROOM_BYTES;
 	}
 	return w->own_full || quota_is_store_full(s, now);
 }

@@ -57,7 +57,7 @@ static uint64_t stat_value(const char *stat, const char *key)
 static bool look(const char *dir, const struct names *names, struct cgroup_room *nearest)
 {
 	char stat[TEXT_BYTES] = "\n";
-	uint64_t limit, usage, files, room;
+	uint64_t limit, usage, files, room, last;
 
 	if (!read_number(dir, names->limit, &limit) || limit >= NO_LIMIT ||
 	    !read_number(dir, names->usage, &usage))
@@ -67,12 +67,13 @@ static bool look(const char *dir, const struct names *names, struct cgroup_room 
 	files = stat_value(stat, names->inactive_file);
 	usage -= files < usage ? files : usage;
 	room = usage < limit ? limit - usage : 0;
-	if (room < nearest->room)
-		*nearest = (struct cgroup_room){
-			.limit = limit,
-			.room = room,
-			.files = stat_value(stat, names->active_file),
-		};
+	last = room + stat_value(stat, names->active_file);
+	if (room < nearest->room) {
+		nearest->limit = limit;
+		nearest->room = room;
+	}
+	if (last < nearest->last)
+		nearest->last = last;
 	return true;
 }
 
@@ -121,7 +122,7 @@ bool cgroup_find_room(const char *text, const char *mount, struct cgroup_room *r
 	char path[PATH_BYTES], memory[PATH_BYTES];
 	bool found;
 
-	*room = (struct cgroup_room){ .limit = UINT64_MAX, .room = UINT64_MAX };
+	*room = (struct cgroup_room){ .limit = UINT64_MAX, .room = UINT64_MAX, .last = UINT64_MAX };
 	find_path(text, true, path, sizeof(path));
 	found = look_up(mount, path, &version2, room);
 	find_path(text, false, path, sizeof(path));

@@ -17,7 +17,7 @@
 struct cgroup_room {
 	uint64_t limit; /* bytes, of the group that is nearest to its limit */
 	uint64_t room;	/* bytes below it */
-	uint64_t files; /* in use, in bytes: what the kernel can add to it */
+	uint64_t last;	/* bytes, where files in use have gone as well: the least of all groups */
 };
 
 /* False: no limit applies, or none can be known. */

@@ -412,12 +412,18 @@ START_TEST(test_room_of_groups)
 	ck_assert(cgroup_find_room("0::/a/b\n", groups, &room));
 	ck_assert_uint_eq(room.limit, 1000000);
 	ck_assert_uint_eq(room.room, 130000);
-	ck_assert_uint_eq(room.files, 700000);
+	ck_assert_uint_eq(room.last, 830000);
 	put("a/b/memory.max", "850000\n");
 	ck_assert(cgroup_find_room("0::/a/b\n", groups, &room));
 	ck_assert_uint_eq(room.limit, 850000);
 	ck_assert_uint_eq(room.room, 50000);
-	ck_assert_uint_eq(room.files, 0);
+	ck_assert_uint_eq(room.last, 50000);
+	put("a/memory.max", "880000\n");
+	put("a/b/memory.max", "840000\n");
+	put("a/b/memory.current", "200000\n");
+	ck_assert(cgroup_find_room("0::/a/b\n", groups, &room)); /* nearest by one, last by the other */
+	ck_assert_uint_eq(room.room, 10000);
+	ck_assert_uint_eq(room.last, 640000);
 	ck_assert(!cgroup_find_room("0::/../a\n", groups, &room));
 	ck_assert(!cgroup_find_room("0::/\n", groups, &room));
 	/* version 1 */
@@ -428,7 +434,7 @@ START_TEST(test_room_of_groups)
 	put("memory/c/memory.stat", "active_file 1\ntotal_inactive_file 100\ntotal_active_file 200\n");
 	ck_assert(cgroup_find_room("5:cpu:/x\n4:memory:/c\n0::/\n", groups, &room));
 	ck_assert_uint_eq(room.room, 100);
-	ck_assert_uint_eq(room.files, 200);
+	ck_assert_uint_eq(room.last, 300);
 	snprintf(command, sizeof(command), "rm -r %s", groups);
 	ck_assert_int_eq(system(command), 0);
 }
