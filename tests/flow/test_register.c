@@ -109,7 +109,8 @@ static void setup(void)
 	s = session_new(1, 0);
 	s->owner = &owner;
 	s->domain = &domain;
-	s->marks = s->enabled = true;
+	s->marks = true;
+	s->enabled = true;
 	s->state = SESSION_ACTIVE;
 	s->fds.mover = pair[0];
 	s->fds.maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
