@@ -107,7 +107,9 @@ agent_libflow_a_SOURCES = \
 	agent/flow/order.h \
 	agent/flow/prefetch.c \
 	agent/flow/refault.c \
-	agent/flow/room.c
+	agent/flow/room.c \
+	agent/flow/unpack.c \
+	agent/flow/unpack.h
 
 noinst_LIBRARIES += agent/libengine.a
 agent_libengine_a_SOURCES = \
@@ -117,6 +119,7 @@ agent_libengine_a_SOURCES = \
 	agent/engine/engine.h \
 	agent/engine/domains.c \
 	agent/engine/evictor.c \
+	agent/engine/helper.c \
 	agent/engine/orders.c \
 	agent/engine/owner.c \
 	agent/engine/packer.c \

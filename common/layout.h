@@ -20,10 +20,10 @@
 #include <stdint.h>
 
 /* Records of sessions. 4: whose domain. 5: counters. 6: names of forks. 7: the last id.
-   8: slots say which pages are marked (page/slot.h). The build that stands for an
+   8: slots say which pages are marked (page/slot.h). 9: a counter more. The build that stands for an
    older agent in the tests has it set from outside (tests/local.mk). */
 #ifndef LAYOUT_SESSIONS
-#define LAYOUT_SESSIONS 8
+#define LAYOUT_SESSIONS 9
 #endif
 #define LAYOUT_SESSIONS_OLDEST 4
 /* Events on their way, one page for each owner. 2: totals, in the header. 3: what

@@ -58,6 +58,7 @@ const struct figure_row figure_rows[] = {
 	    prefetched),
 	ROW("PrefetchUsedPagesTotal", "prefetch_used_pages_total", "  of those used", 't',
 	    prefetch_used),
+	ROW("HelpedPagesTotal", "helped_pages_total", "pages a helper decompressed", 't', helped),
 	ROW("UnpackUSecTotal", "unpack_usec_total", "time decompressing", 't', unpack_usec),
 	ROW("PackUSecTotal", "pack_usec_total", "time packing", 't', pack_usec),
 	ROW("PackedPagesTotal", "packed_pages_total", "pages packed", 't', packed),

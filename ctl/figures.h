@@ -51,7 +51,7 @@ struct figures {
 	int enabled;
 	uint64_t resident, registered, evicted, staged, fill, stored;
 	uint64_t pages_out, pages_in, faults, refaults, major, zero, duplicate, incompressible;
-	uint64_t prefetched, prefetch_used, unpack_usec;
+	uint64_t prefetched, prefetch_used, helped, unpack_usec;
 	uint64_t busy, poisoned, stall_usec;
 	struct bucket latency[FIGURES_BUCKETS];
 	unsigned nr_latency;

@@ -92,7 +92,8 @@ UNIT_TESTS = \
 	tests/unit/test_staging \
 	tests/unit/test_store \
 	tests/unit/test_share \
-	tests/unit/test_tiers
+	tests/unit/test_tiers \
+	tests/unit/test_unpack
 check_PROGRAMS += $(UNIT_TESTS)
 
 tests_unit_test_blob_SOURCES = tests/unit/test_blob.c
@@ -105,6 +106,9 @@ tests_unit_test_blobstore_LDADD = agent/libflow.a agent/libproc.a agent/libpage.
 
 tests_unit_test_cluster_SOURCES = tests/unit/test_cluster.c $(BLOBS)
 tests_unit_test_cluster_LDADD = $(tests_unit_test_blobstore_LDADD)
+
+tests_unit_test_unpack_SOURCES = tests/unit/test_unpack.c $(BLOBS)
+tests_unit_test_unpack_LDADD = $(tests_unit_test_blobstore_LDADD)
 
 tests_unit_test_family_SOURCES = tests/unit/test_family.c
 tests_unit_test_family_LDADD = $(tests_unit_test_blobstore_LDADD)
@@ -196,6 +200,8 @@ EXTRA_DIST += \
 	tests/flow/planted/staging-dropped-before-commit.patch \
 	tests/flow/planted/transit-dropped-before-read.patch \
 	tests/flow/planted/uncounted-move-is-dropped.patch \
+	tests/flow/planted/unpacked-not-forgotten.patch \
+	tests/flow/planted/unpacked-slot-not-compared.patch \
 	tests/flow/planted/waiting-not-woken.patch \
 	tests/flow/planted/wake-lost-after-enoent.patch \
 	tests/flow/planted/withheld-faults-forgotten.patch \

@@ -301,6 +301,7 @@ const sd_bus_vtable manager_vtable[] = {
 	COUNTER("IncompressiblePagesTotal", counters.incompressible_total),
 	COUNTER("PrefetchedPagesTotal", counters.prefetched_total),
 	COUNTER("PrefetchUsedPagesTotal", counters.prefetch_used_total),
+	COUNTER("HelpedPagesTotal", counters.helped_total),
 	SD_BUS_PROPERTY("UnpackUSecTotal", "t", get_usec, OFFSET(stats.counters.unpack_ns_total), 0),
 	SD_BUS_PROPERTY("PackUSecTotal", "t", get_usec, OFFSET(stats.pack_ns_total), 0),
 	COUNTER("PackedPagesTotal", packed_total),

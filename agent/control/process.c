@@ -221,6 +221,7 @@ const sd_bus_vtable process_vtable[] = {
 	COUNTER("IncompressiblePagesTotal", incompressible_total),
 	COUNTER("PrefetchedPagesTotal", prefetched_total),
 	COUNTER("PrefetchUsedPagesTotal", prefetch_used_total),
+	COUNTER("HelpedPagesTotal", helped_total),
 	SD_BUS_PROPERTY("UnpackUSecTotal", "t", get_usec, OFFSET(process.counters.unpack_ns_total), 0),
 	COUNTER("BusyPagesTotal", busy_total),
 	COUNTER("PoisonedPagesTotal", poisoned_total),

@@ -108,6 +108,7 @@ static int start_threads(struct engine *e)
 	struct batch *found = NULL;
 	unsigned cpus = (unsigned)MAX(get_nprocs(), 1);
 	unsigned packers = e->settings.pack_threads ? e->settings.pack_threads : MIN(cpus, 4);
+	unsigned helpers = helpers_init(&e->helpers, &e->flow);
 	int r;
 
 	e->nr_owners = e->settings.fault_threads ? e->settings.fault_threads : MIN(cpus, 8);
@@ -124,6 +125,8 @@ static int start_threads(struct engine *e)
 	r = recover_begin(e, &found);
 	for (unsigned i = 0; r == 0 && i < e->nr_owners; i++)
 		r = owner_start(&e->owners[i]);
+	if (r == 0)
+		r = helpers_start(&e->helpers, e, helpers);
 	if (r < 0)
 		return r;
 	r = packers_start(&e->packers, &e->flow, MIN(packers, PACKERS_MAX), e->settings.compression_level);
@@ -206,6 +209,7 @@ struct engine *engine_free(struct engine *e)
 	verify_stop(e);
 	worker_stop(&e->worker);
 	packers_stop(&e->packers);
+	helpers_stop(&e->helpers);
 	for (unsigned i = 0; i < e->nr_owners; i++)
 		owner_stop(&e->owners[i]);
 	blobstore_free(e->flow.blobstore);

@@ -44,6 +44,7 @@ struct engine_counters {
 	uint64_t incompressible_total;	/* pages brought back since they don't compress */
 	uint64_t prefetched_total;	/* pages brought back before they were touched */
 	uint64_t prefetch_used_total;	/* of those, in windows that touches went on past */
+	uint64_t helped_total;		/* pages decompressed ahead by helpers, and placed */
 	uint64_t unpack_ns_total;	/* making pages whole again */
 	uint64_t busy_total;		/* pages the kernel refused to move (shared, pinned) */
 	uint64_t poisoned_total;

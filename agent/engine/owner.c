@@ -365,6 +365,8 @@ static void *run(void *arg)
 		if (o->unquiet || o->deferred)
 			wait = MIN(wait, 1);
 		wait = fetch_again(o, wait);
+		if (!unpack_settle(o))
+			wait = MIN(wait, 1);
 		if (slot_pool_ready(o->slots) < SLOT_POOL_LOW)
 			(void)slot_pool_reserve(o->slots, SLOT_POOL_STEP);
 		now = now_ns();
@@ -410,6 +412,11 @@ int owner_open(struct owner *o, struct flow *flow, int level)
 	r = fetch_init(o);
 	if (r < 0)
 		return r;
+	if (flow->unpack_pool) {
+		o->unpack = unpack_new();
+		if (!o->unpack)
+			return -ENOMEM;
+	}
 	keep_reserve(o);
 	return 0;
 }
@@ -436,6 +443,7 @@ void owner_stop(struct owner_thread *t)
 		pthread_join(t->thread, NULL);
 	}
 	fetch_deinit(o);
+	o->unpack = unpack_free(o->unpack, o->flow->blobstore);
 	for (size_t i = 0; i < ARRAY_SIZE(o->reserve); i++)
 		safe_close(o->reserve[i]);
 	free(o->own_ring);

@@ -67,6 +67,19 @@ struct packers {
 	bool needed;
 };
 
+/* Threads that unpack ahead of the owners (flow/unpack.h). */
+#define HELPERS_MAX 2
+struct helpers {
+	struct flow *flow;
+	struct unpack_pool pool;
+	struct unpack *rings[OWNERS_MAX];
+	unsigned nr_rings;
+	int level;
+	_Atomic bool stop;
+	pthread_t threads[HELPERS_MAX];
+	unsigned nr;
+};
+
 struct worker {
 	struct flow *flow;
 	struct packers *packers;
@@ -128,6 +141,7 @@ struct engine {
 	unsigned next_owner;
 	struct worker worker;
 	struct packers packers;
+	struct helpers helpers;
 	int epoll;  /* engine_fd */
 	int timer;
 	int device; /* /dev/userfaultfd */
@@ -205,6 +219,14 @@ void packers_add(struct packers *p, struct batch *b, bool urgent);
 struct batch *packers_take(struct packers *p, uint64_t now);
 /* Packs what is queued of a session without waiting for its grace time. */
 void packers_hurry(struct packers *p, const struct session *s);
+
+/* helper.c */
+/* How many there are to be: none where there is one processor. Before owners are
+   opened. */
+unsigned helpers_init(struct helpers *h, struct flow *flow);
+/* For owners that are open. 0 or negative errno; stop takes what a failed start left. */
+int helpers_start(struct helpers *h, struct engine *e, unsigned nr);
+void helpers_stop(struct helpers *h);
 
 /* attach.c */
 void attach_accept(struct engine *e, int connection);

@@ -45,6 +45,7 @@ static void add_totals(struct engine_counters *sum, const struct session_counter
 	sum->incompressible_total += counter_get(&c->incompressible_total);
 	sum->prefetched_total += counter_get(&c->prefetched_total);
 	sum->prefetch_used_total += counter_get(&c->prefetch_used_total);
+	sum->helped_total += counter_get(&c->helped_total);
 	sum->unpack_ns_total += counter_get(&c->unpack_ns_total);
 	sum->busy_total += counter_get(&c->busy_total);
 	sum->poisoned_total += counter_get(&c->poisoned_total);

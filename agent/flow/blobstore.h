@@ -152,9 +152,11 @@ void blobstore_put_run(struct blobstore *bs, struct codec *codec, const struct b
 /* The blob shares its frame with others. */
 bool blobstore_is_part(const struct blobstore *bs, blob_id id);
 /* Of n blobs, to which the caller holds references, how many from the first on are in
-   one frame and good: their pages. 0: the first is none of those, or damaged. */
+   one frame and good: each into its page. 0: the first is none of those, or damaged. */
 unsigned blobstore_get_parts(struct blobstore *bs, struct codec *codec, const blob_id *id, unsigned n,
-			     void *pages);
+			     void *const *pages);
+/* Two of those are in one frame, or were a moment ago. */
+bool blobstore_share_frame(const struct blobstore *bs, blob_id a, blob_id b);
 /* 0 and the page's bytes, or -EBADMSG when they fail their checksum (INV-7) or
    another negative errno of the store. The caller holds a reference. */
 int blobstore_get(struct blobstore *bs, struct codec *codec, blob_id id, void *page);

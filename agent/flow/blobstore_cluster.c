@@ -132,7 +132,15 @@ bool blobstore_is_part(const struct blobstore *bs, blob_id id)
 	return blob_loc_kind(blob_loc(bs->blobs, id)) == BLOB_PART;
 }
 
-unsigned blobstore_get_parts(struct blobstore *bs, struct codec *codec, const blob_id *id, unsigned n, void *pages)
+bool blobstore_share_frame(const struct blobstore *bs, blob_id a, blob_id b)
+{
+	uint64_t loc = blob_loc(bs->blobs, b);
+
+	return blob_loc_kind(loc) == BLOB_PART && blob_part_frame(loc) == blob_part_frame(blob_loc(bs->blobs, a));
+}
+
+unsigned blobstore_get_parts(struct blobstore *bs, struct codec *codec, const blob_id *id, unsigned n,
+			     void *const *pages)
 {
 	const char *from = codec_cluster(codec);
 	uint64_t loc, part;
@@ -149,7 +157,7 @@ unsigned blobstore_get_parts(struct blobstore *bs, struct codec *codec, const bl
 		if (blob_part_frame(part) != blob_part_frame(loc) || index >= nr ||
 		    blobstore_check(bs, id[i], seg, from + index * PAGE_BYTES, 0))
 			break;
-		memcpy((char *)pages + i * PAGE_BYTES, from + index * PAGE_BYTES, PAGE_BYTES);
+		memcpy(pages[i], from + index * PAGE_BYTES, PAGE_BYTES);
 	}
 	segment_unpin(seg);
 	return i;

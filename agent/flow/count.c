@@ -37,6 +37,7 @@ void count_take(struct owner *o, struct mail *mail)
 {
 	o->count = CONTAINER_OF(mail, struct count, mail);
 	fetch_count(o, o->count->refs);
+	unpack_count(o, o->count->refs);
 }
 
 bool count_step(struct owner *o)

@@ -126,6 +126,7 @@ void flow_close(struct owner *o, struct session *s)
 	session_set_state(s, SESSION_CLOSING);
 	inject(INJECT_CLOSING);
 	fetch_close(o, s);
+	unpack_forget(o, s);
 	flow_unwatch(o, s);
 	leave_family(s);
 	/* Its transit, which nobody has looked through yet, may be what fork children
@@ -396,6 +397,7 @@ static void restore_slice(struct owner *o, struct session *s)
 		s->restore_vpn = slotmap_next(&s->slots, s->restore_vpn, SLOTMAP_VPN_MAX, FLOW_EVICTED_MASK);
 		if (s->restore_vpn == SLOTMAP_VPN_MAX)
 			break;
+		(void)unpack_ahead(o, s, s, s->restore_vpn, s->restore_vpn + UNPACK_PAGES, RESTORE_SLICE - i);
 		n = refault_place_run(o, s, s->restore_vpn, RESTORE_SLICE - i);
 		if (n && order)
 			order->bytes += (uint64_t)n << PAGE_SHIFT;
@@ -426,6 +428,8 @@ static bool job_restore(struct owner *o, struct session *s)
 	if (session_state(s) == SESSION_RESTORING && is_back(s))
 		is_done = poison_lost(o, s);
 	gate_leave(s->gate);
+	if (is_back(s) || session_state(s) != SESSION_RESTORING)
+		unpack_drop(o, s);
 	/* From the start again: what was on its way out has come by now, or will. */
 	if (s->restore_vpn == SLOTMAP_VPN_MAX)
 		s->restore_vpn = 0;

@@ -18,6 +18,7 @@
 #include "common/mailbox.h"
 #include "flow/batch.h"
 #include "flow/blobstore.h"
+#include "flow/unpack.h"
 #include "page/codec.h"
 #include "page/domain.h"
 #include "page/slotmap.h"
@@ -53,6 +54,7 @@ struct flow {
 	   name of its own. False: not now. NULL: there is none. Owners; waits for nobody. */
 	bool (*keep_fork)(void *ctx, const struct session *parent, unsigned name, int uffd);
 	void *keep_ctx;
+	struct unpack_pool *unpack_pool; /* NULL: nobody helps */
 };
 
 /* What an owner reads into, kept: a worker that starts over finds the events
@@ -85,6 +87,7 @@ struct owner {
 	struct session *jobs;  /* restoring or closing, a slice each turn */
 	struct fetches *fetches; /* fetch.c; NULL: no tier is slow */
 	struct session *ahead; /* with pages to prefetch, a chunk each turn */
+	struct unpack *unpack; /* unpack.c: of those, what is ready; NULL: nobody helps */
 	int reserve[8];	       /* descriptors kept free for fork children */
 	struct count *count;   /* count.c; NULL: none is under way */
 	uint64_t now;	       /* a moment ago: as of the last message read or mail taken */

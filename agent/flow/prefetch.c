@@ -7,6 +7,10 @@
  * chunk each turn of the owner, between looks at other faults. Only pages that
  * are with us are placed (the slots say so): never one that we did not take.
  *
+ * Where there are helpers (unpack.h) they decompress what lies ahead in a long window.
+ * It is not let end then: one page of its last quarter is left away, as a tripwire,
+ * and who has come that far has the next window begun while there is still work.
+ *
  * The kernel has no accessed bit to tell what was of use. What can be told is
  * that a stream went on past a window: its pages count as used then.
  */
@@ -28,6 +32,7 @@
 #define SCORE_FAIR 128
 #define SCORE_GOOD 224
 #define WINDOW_FAIR 16u
+#define LEAD 4 /* a tripwire is so many parts of a window before its end */
 
 #define HERE_MASK (1u << SLOT_STAGED | 1u << SLOT_STORED | 1u << SLOT_FILL)
 
@@ -44,6 +49,7 @@ void prefetch_forget(struct owner *o, struct session *s)
 {
 	struct session **at;
 
+	unpack_forget(o, s);
 	if (!s->in_ahead)
 		return;
 	for (at = &o->ahead; *at != s; at = &(*at)->next_ahead)
@@ -63,10 +69,27 @@ static void look_ahead(struct owner *o, struct session *s, struct ahead_stream *
 {
 	const struct range *r = ranges_find(&s->registered, vpn << PAGE_SHIFT);
 
-	t->at = vpn;
 	t->to = r ? MIN(vpn + pages, r->end >> PAGE_SHIFT) : vpn;
+	t->at = t->trap && t->at > vpn && t->at < t->to ? t->at : vpn; /* that far it is done */
 	t->next = t->to;
+	t->trap = 0;
 	put_on_list(o, s);
+}
+
+/* Helpers are worth their wakening. */
+static bool is_long(const struct owner *o, const struct ahead_stream *t)
+{
+	return o->unpack && t->window >= o->flow->unpack_pool->least;
+}
+
+static void set_trap(struct owner *o, struct session *s, struct ahead_stream *t)
+{
+	uint64_t from = MAX(t->at, t->to - MIN(t->window / LEAD, t->to));
+	uint64_t vpn = slotmap_next(&s->slots, from, t->to, HERE_MASK);
+
+	if (!is_long(o, t) || vpn >= t->to || fetch_is_needed(o, slotmap_get(&s->slots, vpn)))
+		return;
+	t->trap = t->next = vpn;
 }
 
 static void open_window(struct owner *o, struct session *s, struct ahead_stream *t, uint64_t vpn)
@@ -82,6 +105,8 @@ static void open_window(struct owner *o, struct session *s, struct ahead_stream 
 	ahead = t->window >= WINDOW_MAX && fetch_is_needed(o, slotmap_get(&s->slots, vpn + 1)) ?
 			2 * WINDOW_MAX : t->window;
 	look_ahead(o, s, t, vpn + 1, ahead);
+	if (ahead == t->window)
+		set_trap(o, s, t);
 }
 
 /* The one who reads has come to what is still on its way: the next one is asked
@@ -101,14 +126,17 @@ void prefetch_wait(struct owner *o, struct session *s, uint64_t vpn)
 
 static bool goes_on(const struct ahead_stream *t, uint64_t vpn)
 {
-	return t->next && vpn - t->next < (t->window ? SLACK : 1);
+	uint64_t slack = t->window ? SLACK : 1;
+
+	return t->next && (vpn - t->next < slack || vpn - t->to < slack);
 }
 
 bool prefetch_whole(struct owner *o, struct session *s, uint64_t vpn, slot_t slot)
 {
 	unsigned n = 0;
 
-	if (slot_state(slot) != SLOT_STORED || !blobstore_is_part(o->flow->blobstore, flow_slot_blob(slot)))
+	if (slot_state(slot) != SLOT_STORED || (!blobstore_is_part(o->flow->blobstore, flow_slot_blob(slot)) &&
+						!unpack_bytes(o, s, vpn, slot)))
 		return false;
 	for (unsigned i = 0; i < SESSION_STREAMS && !n; i++) {
 		struct ahead_stream *t = &s->ahead[i];
@@ -132,15 +160,15 @@ void prefetch_note(struct owner *o, struct session *s, uint64_t vpn)
 	for (unsigned i = 0; i < SESSION_STREAMS; i++) {
 		struct ahead_stream *t = &s->ahead[i];
 
+		if (goes_on(t, vpn)) {
+			t->used = s->ahead_clock;
+			open_window(o, s, t, vpn);
+			return;
+		}
 		if (vpn >= t->at && vpn < t->to) {
 			/* Faster than we are: the rest is on its way. */
 			t->at = vpn + 1;
 			t->used = s->ahead_clock;
-			return;
-		}
-		if (goes_on(t, vpn)) {
-			t->used = s->ahead_clock;
-			open_window(o, s, t, vpn);
 			return;
 		}
 		if (t->used < oldest->used)
@@ -148,6 +176,7 @@ void prefetch_note(struct owner *o, struct session *s, uint64_t vpn)
 	}
 	if (oldest->placed) /* nobody went on past that window */
 		s->ahead_score -= s->ahead_score / SCORE_STEP;
+	unpack_drop(o, oldest);
 	*oldest = (struct ahead_stream){ .next = vpn + 1, .used = s->ahead_clock };
 }
 
@@ -160,6 +189,7 @@ void prefetch_page(struct owner *o, struct session *s, uint64_t vpn)
 	for (unsigned i = 1; i < SESSION_STREAMS; i++)
 		if (s->ahead[i].used < t->used)
 			t = &s->ahead[i];
+	unpack_drop(o, t);
 	*t = (struct ahead_stream){ .at = vpn, .to = vpn + 1, .used = s->ahead_clock };
 	put_on_list(o, s);
 }
@@ -180,14 +210,21 @@ static unsigned fetch_chunk(struct owner *o, struct session *s, uint64_t vpn, un
 /* One chunk. False: this stream's window is done. */
 static bool place_chunk(struct owner *o, struct session *s, struct ahead_stream *t)
 {
+	uint64_t end;
 	unsigned n;
 
 	t->at = slotmap_next(&s->slots, t->at, t->to, HERE_MASK);
+	if (t->at == t->trap)
+		t->at = slotmap_next(&s->slots, t->at + 1, t->to, HERE_MASK);
 	if (t->at >= t->to)
 		return false;
-	n = refault_place_run(o, s, t->at, (unsigned)MIN(t->to - t->at, CHUNK));
+	end = t->at < t->trap ? t->trap : t->to;
+	n = (unsigned)MIN(end - t->at, CHUNK);
+	if (is_long(o, t) && unpack_ahead(o, s, t, t->at, t->to, n))
+		n = (unsigned)MIN(end - t->at, FLOW_RUN_MAX); /* all that is ready */
+	n = refault_place_run(o, s, t->at, n);
 	if (!n)
-		n = fetch_chunk(o, s, t->at, (unsigned)(t->to - t->at));
+		n = fetch_chunk(o, s, t->at, (unsigned)(end - t->at));
 	t->at += n;
 	t->placed += n;
 	counter_add(&s->counters.prefetched_total, n);
@@ -196,6 +233,15 @@ static bool place_chunk(struct owner *o, struct session *s, struct ahead_stream 
 	if (!n)
 		t->to = t->next = t->at;
 	return t->at < t->to;
+}
+
+/* The same; what is ready for it is of no use any more when it is done. */
+static bool go_on(struct owner *o, struct session *s, struct ahead_stream *t)
+{
+	if (t->at < t->to && place_chunk(o, s, t))
+		return true;
+	unpack_drop(o, t);
+	return false;
 }
 
 /* True: there is more to do. */
@@ -209,7 +255,7 @@ static bool step(struct owner *o, struct session *s)
 		return false;
 	}
 	for (unsigned i = 0; i < SESSION_STREAMS; i++)
-		more |= s->ahead[i].at < s->ahead[i].to && place_chunk(o, s, &s->ahead[i]);
+		more |= go_on(o, s, &s->ahead[i]);
 	gate_leave(s->gate);
 	return more;
 }

@@ -91,10 +91,11 @@ static enum placed look_for_mark(struct owner *o, struct session *s, uint64_t vp
 
 /* The page's bytes, in `to` or elsewhere; NULL when they are lost, or *slow: they
    have just gone to a slow tier. */
-static const void *bytes_of(struct owner *o, struct session *s, slot_t slot, void *to, bool *slow)
+static const void *bytes_of(struct owner *o, struct session *s, uint64_t vpn, slot_t slot, void *to, bool *slow)
 {
 	struct flow *flow = o->flow;
 	uint32_t blob = (uint32_t)slot_value(slot);
+	const void *ready;
 	uint64_t start;
 	int r;
 
@@ -111,6 +112,11 @@ static const void *bytes_of(struct owner *o, struct session *s, slot_t slot, voi
 		blob = staging_forwarded(flow->staging, index);
 		if (!blob)
 			return staging_page(flow->staging, index);
+	}
+	ready = unpack_bytes(o, s, vpn, slot);
+	if (ready) {
+		unpack_used(o, s, vpn);
+		return ready;
 	}
 	start = now_ns();
 	r = blobstore_get_now(flow->blobstore, o->codec, blob, to);
@@ -160,7 +166,7 @@ enum placed refault_place(struct owner *o, struct session *s, uint64_t vpn, slot
 	bool slow;
 
 	assert(slot_is_evicted(slot));
-	bytes = bytes_of(o, s, slot, o->page, &slow);
+	bytes = bytes_of(o, s, vpn, slot, o->page, &slow);
 	/* The next try sees it, and fetches. */
 	return slow ? PLACED_RETRY : refault_place_bytes(o, s, vpn, slot, write, bytes);
 }
@@ -195,6 +201,7 @@ enum placed refault_place_bytes(struct owner *o, struct session *s, uint64_t vpn
 static unsigned parts_of(struct owner *o, struct session *s, uint64_t vpn, slot_t *slots, unsigned max)
 {
 	blob_id ids[BLOBSTORE_RUN_MAX];
+	void *pages[BLOBSTORE_RUN_MAX];
 	uint64_t start = now_ns();
 	unsigned n = 0;
 
@@ -204,8 +211,9 @@ static unsigned parts_of(struct owner *o, struct session *s, uint64_t vpn, slot_
 		    slot_is_marked(slots[n]) != slot_is_marked(slots[0]))
 			break;
 		ids[n] = flow_slot_blob(slots[n]);
+		pages[n] = (char *)o->page + n * PAGE_BYTES;
 	}
-	n = blobstore_get_parts(o->flow->blobstore, o->codec, ids, n, o->page);
+	n = blobstore_get_parts(o->flow->blobstore, o->codec, ids, n, pages);
 	counter_add(&s->counters.unpack_ns_total, now_ns() - start);
 	return n;
 }
@@ -225,11 +233,66 @@ static unsigned placeable(struct owner *o, struct session *s, uint64_t vpn, cons
 	return i;
 }
 
+static unsigned place_together(struct owner *o, struct session *s, uint64_t vpn, const slot_t *slots, unsigned n,
+			       const void *bytes)
+{
+	unsigned pages = n ? placeable(o, s, vpn, slots, n) : 0; /* as late as can be */
+
+	if (!pages || !room_use(o, s, pages) ||
+	    uffd_place_copy(s->fds.uffd, vpn << PAGE_SHIFT, bytes, &pages) != PLACED_DONE)
+		return 0;
+	for (unsigned i = 0; i < pages; i++)
+		came_back(o, s, vpn + i, slots[i], false);
+	return pages;
+}
+
+/* A page's bytes among those that have been unpacked ahead: so that what needs none of
+   that, between them, goes with them. */
+static char *beside_unpacked(struct owner *o, struct session *s, uint64_t vpn, slot_t slot)
+{
+	char *to = unpack_place(o, s, vpn, slot);
+	const void *bytes;
+	bool slow;
+
+	if (!to)
+		return unpack_bytes(o, s, vpn, slot);
+	bytes = bytes_of(o, s, vpn, slot, to, &slow);
+	if (bytes && bytes != to)
+		memcpy(to, bytes, PAGE_BYTES);
+	return bytes ? to : NULL;
+}
+
+/* The first has been. */
+static unsigned place_unpacked(struct owner *o, struct session *s, uint64_t vpn, unsigned max)
+{
+	slot_t slots[FLOW_RUN_MAX];
+	char *first = NULL;
+	unsigned n;
+
+	for (n = 0; n < MIN(max, FLOW_RUN_MAX); n++) {
+		char *bytes;
+
+		slots[n] = slotmap_get(&s->slots, vpn + n);
+		if (!may_run(o, slots[n]) || slot_is_marked(slots[n]) != slot_is_marked(slots[0]))
+			break;
+		bytes = beside_unpacked(o, s, vpn + n, slots[n]);
+		if (!bytes || (n && bytes != first + n * PAGE_BYTES))
+			break;
+		first = n ? first : bytes;
+	}
+	n = place_together(o, s, vpn, slots, n, first);
+	for (unsigned i = 0; i < n; i++)
+		unpack_used(o, s, vpn + i);
+	return n;
+}
+
 unsigned refault_place_run(struct owner *o, struct session *s, uint64_t vpn, unsigned max)
 {
 	slot_t slots[FLOW_RUN_MAX];
-	unsigned n, pages;
+	unsigned n;
 
+	if (unpack_bytes(o, s, vpn, slotmap_get(&s->slots, vpn)))
+		return place_unpacked(o, s, vpn, max);
 	for (n = 0; n < MIN(max, FLOW_RUN_MAX); n++) {
 		char *to = (char *)o->page + n * PAGE_BYTES;
 		const void *bytes;
@@ -238,24 +301,17 @@ unsigned refault_place_run(struct owner *o, struct session *s, uint64_t vpn, uns
 		slots[n] = slotmap_get(&s->slots, vpn + n);
 		if (!may_run(o, slots[n]) || slot_is_marked(slots[n]) != slot_is_marked(slots[0]))
 			break;
-		if (slot_state(slots[n]) == SLOT_STORED &&
+		if (slot_state(slots[n]) == SLOT_STORED && !unpack_bytes(o, s, vpn + n, slots[n]) &&
 		    blobstore_is_part(o->flow->blobstore, flow_slot_blob(slots[n]))) {
 			/* up to where its frame ends: the next one is for the next run */
 			n = n ? n : parts_of(o, s, vpn, slots, max);
 			break;
 		}
-		bytes = bytes_of(o, s, slots[n], to, &slow);
+		bytes = bytes_of(o, s, vpn + n, slots[n], to, &slow);
 		if (!bytes) /* lost: whoever touches it gets to know (INV-7) */
 			break;
 		if (bytes != to)
 			memcpy(to, bytes, PAGE_BYTES);
 	}
-	n = n ? placeable(o, s, vpn, slots, n) : 0; /* as late as can be */
-	pages = n;
-	if (!n || !room_use(o, s, n) ||
-	    uffd_place_copy(s->fds.uffd, vpn << PAGE_SHIFT, o->page, &pages) != PLACED_DONE)
-		return 0;
-	for (unsigned i = 0; i < pages; i++)
-		came_back(o, s, vpn + i, slots[i], false);
-	return pages;
+	return place_together(o, s, vpn, slots, n, o->page);
 }

@@ -119,6 +119,7 @@ struct session_counters { /* owner unless said */
 	_Atomic uint64_t poisoned_total;
 	_Atomic uint64_t stall_ns_total;
 	_Atomic uint64_t latency[SESSION_LATENCY_BUCKETS];
+	_Atomic uint64_t helped_total;
 };
 
 /* Counters with one writer need no atomic read-modify-write. */
@@ -149,6 +150,7 @@ struct ahead_stream {
 	uint32_t window;
 	uint32_t placed; /* pages of this window */
 	uint32_t used;
+	uint64_t trap; /* left away to be touched; 0: none */
 };
 
 /* What a process passed and the agent opened for it; -1 where not. */

@@ -114,7 +114,7 @@ static void fill(struct engine_process *p, pid_t pid, uid_t uid, uint64_t id)
 				       .faults_total = 23, .refaults_total = 29,
 				       .major_total = 31, .zero_total = 37,
 				       .duplicate_pages_total = 4, .incompressible_total = 43,
-				       .prefetched_total = 61, .prefetch_used_total = 67,
+				       .prefetched_total = 61, .prefetch_used_total = 67, .helped_total = 73,
 				       .unpack_ns_total = 71000, .busy_total = 47, .poisoned_total = 53,
 				       .stall_ns_total = 59000 };
 	c->latency[20] = 98; /* 8 us */

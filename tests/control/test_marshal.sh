@@ -49,6 +49,7 @@ python3 - "$DIR/json" "$PROGRAM" <<-'END' || fail "wrong figures: $(cat "$DIR/js
 	            pages_out_total=17, pages_in_total=19, faults_total=23, refaults_total=29,
 	            major_faults_total=31, zero_faults_total=37, duplicate_pages_total=4,
 	            incompressible_pages_total=43, prefetched_pages_total=61, prefetch_used_pages_total=67,
+	            helped_pages_total=73,
 	            unpack_usec_total=71, busy_pages_total=47, poisoned_pages_total=53,
 	            stall_usec_total=59, refault_latency_p50_ns=8000, refault_latency_p99_ns=32000,
 	            refault_latency_histogram=[dict(up_to_ns=8000, count=98),

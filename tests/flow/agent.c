@@ -404,6 +404,9 @@ void agent_open_worker(void)
 		crash_open();
 	open_stores();
 	open_flow();
+	engine.helpers.pool.least = w.scenario->aheads;
+	if (w.scenario->aheads)
+		engine.flow.unpack_pool = &engine.helpers.pool;
 	must(owner_open(owner, &engine.flow, -1) == 0, "owner");
 	must(packers_start(&engine.packers, &engine.flow, 0, -1) == 0, "packers");
 	engine.worker = (struct worker){ .flow = &engine.flow, .packers = &engine.packers, .scan_ns = 1,
@@ -687,6 +690,11 @@ bool agent_may(const struct action *a)
 		return fetch_has_again(owner);
 	case DO_READ:
 		return a->a < nr_reads;
+	case DO_AHEAD:
+		return w.aheads < w.scenario->aheads && session_at(a->a) &&
+		       session_state(session_at(a->a)) == SESSION_ACTIVE;
+	case DO_HELP:
+		return owner->unpack && (w.helping || unpack_is_wanted(owner->unpack));
 	default:
 		return false;
 	}
@@ -732,9 +740,31 @@ static void pack(void)
 	mailbox_send(&session_owner(b->session)->box, &b->mail);
 }
 
+/* As one who reads in order has it done, from the first page that is away; what is
+   taken in is placed when it is touched, or restored. */
+static void take_in(int i)
+{
+	struct session *s = session_at(i);
+	uint64_t vpn = page_address(0) >> PAGE_SHIFT;
+
+	w.aheads++;
+	(void)unpack_ahead(owner, s, s, vpn, vpn + AREA_PAGES, 0);
+}
+
+/* Others go on between its taking them and its having them. */
+static void help(void)
+{
+	if (!w.helping) {
+		w.helping = (uint8_t)unpack_claim(owner->unpack, &w.helping_at);
+		return;
+	}
+	unpack_claimed(owner->unpack, w.helping_at, w.helping, engine.flow.blobstore, codec, true);
+	w.helping = 0;
+}
+
 static bool is_owners(unsigned kind)
 {
-	return (kind >= DO_SERVE && kind <= DO_FORGET) || kind == DO_FETCH;
+	return (kind >= DO_SERVE && kind <= DO_FORGET) || kind == DO_FETCH || kind == DO_AHEAD;
 }
 
 /* True: unless it was to die at a point that there is not. */
@@ -794,6 +824,12 @@ void agent_act(const struct action *a)
 		break;
 	case DO_READ:
 		end_read(a->a);
+		break;
+	case DO_AHEAD:
+		take_in(a->a);
+		break;
+	case DO_HELP:
+		help();
 		break;
 	default:
 		break;
@@ -1001,10 +1037,10 @@ static bool anybody_without_mover(void)
 static void round_of_all(void)
 {
 	for (int i = 0; i < MMS; i++) {
-		for (unsigned kind = DO_SERVE; kind <= DO_READ; kind++) {
+		for (unsigned kind = DO_SERVE; kind <= DO_HELP; kind++) {
 			struct action a = { (uint8_t)kind, (uint8_t)i, 0 };
 
-			if (kind != DO_TICK && agent_may(&a))
+			if (kind != DO_TICK && kind != DO_AHEAD && agent_may(&a))
 				agent_do(&a);
 			agent_after();
 		}
@@ -1032,6 +1068,8 @@ void agent_end(void)
 	}
 	if (anything_left())
 		violated("a process has ended, and its session stays");
+	if (!unpack_settle(owner))
+		violated("INV-8: what was to be unpacked is held for nobody");
 	while (blobstore_work(engine.flow.blobstore))
 		;
 	blobstore_get_stats(engine.flow.blobstore, &stats);
@@ -1154,6 +1192,20 @@ static void put_session(struct out *o, const struct session *s)
 	}
 }
 
+/* What is ready of the first process's pages, and is it what their slots say? */
+static void put_unpack(struct out *o)
+{
+	const struct session *s = session_at(0);
+
+	for (unsigned p = 0; p < PAGES && s; p++) {
+		slot_t slot = slotmap_get(&s->slots, page_address(p) >> PAGE_SHIFT);
+		const void *bytes = unpack_bytes(owner, s, page_address(p) >> PAGE_SHIFT, slot);
+
+		PUT(o, (int8_t)(bytes ? token_of(bytes) : -2));
+	}
+	PUT(o, unpack_is_wanted(owner->unpack));
+}
+
 size_t agent_hash(void *to, size_t room)
 {
 	struct out o = { to, (unsigned char *)to + room };
@@ -1161,6 +1213,10 @@ size_t agent_hash(void *to, size_t room)
 	for (int i = 0; i < MMS; i++)
 		if (session_at(i))
 			put_session(&o, session_at(i));
+	PUT(&o, w.aheads);
+	PUT(&o, w.helping);
+	if (owner->unpack)
+		put_unpack(&o);
 	put_box(&o, &owner->box);
 	put_box(&o, &engine.flow.worker);
 	PUT(&o, fetch_has_again(owner));

@@ -56,7 +56,8 @@ static void print_action(FILE *to, const struct action *a)
 		[DO_TICK] = "worker: plans for mm", [DO_WORKER_MAIL] = "worker: takes its mail",
 		[DO_MESSAGE] = "worker: hears from the mover of mm", [DO_GONE] = "worker: sees the end of mm",
 		[DO_ROOM] = "worker: makes room for mm", [DO_PACK] = "packer: packs", [DO_FETCH] = "owner: looks at its fetches again",
-		[DO_READ] = "slow store: ends its read", [DO_MOVER] = "mover: goes on, mm",
+		[DO_READ] = "slow store: ends its read", [DO_AHEAD] = "owner: has pages unpacked of mm",
+		[DO_HELP] = "helper: goes on", [DO_MOVER] = "mover: goes on, mm",
 	};
 	static const char *const troubles[] = {
 		[TROUBLE_NOMEM] = "the next placing answers ENOMEM",
@@ -201,7 +202,7 @@ static unsigned list_running(struct action *to)
 		bool per_mm = kind == DO_SERVE || kind == DO_MESSAGE || kind == DO_GONE || kind == DO_MOVER ||
 			      kind == DO_ROOM || kind == DO_READ;
 
-		if (kind == DO_TICK)
+		if (kind == DO_TICK || kind == DO_AHEAD)
 			continue;
 		for (unsigned m = 0; m < (per_mm ? MMS : 1); m++)
 			list_one(to, &n, kind, m, 0);
@@ -236,8 +237,10 @@ static unsigned list_all(struct action *to)
 							   c < ARRAY_SIZE(s->choices) && s->choices[c].op);
 		     c++)
 			list_one(to, &n, DO_START, t, c);
-	for (unsigned m = 0; m < MMS; m++)
+	for (unsigned m = 0; m < MMS; m++) {
 		list_one(to, &n, DO_TICK, m, 0);
+		list_one(to, &n, DO_AHEAD, m, 0);
+	}
 	for (unsigned t = 0; t < TROUBLES; t++)
 		for (unsigned again = 0; again <= (t == TROUBLE_CRASH ? CRASH_AGAIN : 0); again++)
 			list_one(to, &n, DO_TROUBLE, again, t);

@@ -215,6 +215,7 @@ struct scenario {
 	bool grace;	/* what is staged stays so */
 	uint8_t both;	/* enum both: who dies is the keeper with the worker */
 	bool unmarked;	/* a kernel without marks, or a mover */
+	uint8_t aheads; /* there is a helper, and so often pages are taken in for it */
 };
 
 /* ---- an action ---- */
@@ -235,6 +236,8 @@ enum action_kind {
 	DO_PACK,
 	DO_FETCH, /* owner: reads that have to be tried again, and pages to be placed */
 	DO_READ,  /* the slow store: its read number a ends */
+	DO_AHEAD, /* owner: pages of mm a are to be unpacked */
+	DO_HELP,  /* the helper: takes some, or has unpacked them */
 	DO_MOVER, /* the mover of mm a */
 	DO_TROUBLE, /* b; CRASH: again at point a of the recovery */
 };
@@ -251,7 +254,9 @@ struct world {
 	struct thread thread[THREADS];
 	uint32_t next_seq;
 	uint8_t next_token, next_frame;
-	uint8_t ops, ticks;
+	uint8_t ops, ticks, aheads;
+	uint8_t helping; /* pages that the helper is at, */
+	uint64_t helping_at; /* ... from that position on */
 	uint64_t troubles; /* that have happened */
 	/* armed trouble */
 	uint8_t uncounted; /* enum wire_page: what is said of the next page that is moved */

@@ -25,11 +25,12 @@ evict_all() {
 	wait_until 20 "$PEER_PID to be evicted" evicts
 }
 
-# counts NAME...: sets REFAULTS, PREFETCHED, USED
+# count: sets REFAULTS, PREFETCHED, USED, HELPED
 count() {
 	REFAULTS=$(total refaults_total)
 	PREFETCHED=$(total prefetched_pages_total)
 	USED=$(total prefetch_used_pages_total)
+	HELPED=$(total helped_pages_total)
 }
 
 has_learned() {
@@ -52,6 +53,18 @@ say "in order: $away pages came back by $((REFAULTS - refaults)) faults, $PREFET
 [ $(((REFAULTS - refaults) * 2)) -lt "$away" ] || fail "little was prefetched"
 [ "$PREFETCHED" -gt $((away / 2)) ] || fail "little was prefetched"
 [ "$USED" -gt $((PREFETCHED / 2)) ] || fail "it was used, and not counted so"
+# The helper has its share of that where there is a processor for it; on a busy one any.
+helps() {
+	[ "$(nproc)" = 1 ] || [ "$HELPED" -gt "$1" ]
+}
+for ((i = 0; i < 20; i++)); do
+	! helps 0 || break
+	evict_all
+	peer_ask "$PEER" read >/dev/null
+	count
+done
+helps 0 || fail "no helper has decompressed a page"
+say "$HELPED of them were decompressed by a helper"
 
 # What was read in order goes away several pages in a frame, and comes back right: in
 # order, one page alone, and after the worker's death.
