@@ -251,7 +251,7 @@ bool blobstore_work(struct blobstore *bs);
  */
 void blobstore_set_carrier(struct blobstore *bs, void (*wake)(void *ctx), void *ctx);
 /* More of it, by the same thread, with less haste: trains a dictionary where
-   one is due (some 50 ms), frees those that are not used any more. True: there
+   one is due (some 20 ms), frees those that are not used any more. True: there
    was something to do. */
 bool blobstore_learn(struct blobstore *bs, struct codec *codec);
 struct blobstore_verified {

@@ -12,7 +12,8 @@
  * are few.
  *
  * In the first tier, and only where there is no other: what is long unused leaves for
- * those, by frames of one page.
+ * those, by frames of one page. There neighbours are read together anyhow, and a fault
+ * on one of them alone would read sixteen (docs/PERFORMANCE.md, Clusters).
  */
 #include <errno.h>
 #include <string.h>

@@ -10,7 +10,7 @@
 #define DELTA_FRAME_MAX 1024
 /* One page of so many is compressed without the dictionary too, to see what it
    gains. */
-#define PROBE_EVERY 32
+#define PROBE_EVERY 64
 
 /* ---- differences ---- */
 

@@ -12,9 +12,9 @@
 #include "flow/blobstore_private.h"
 
 /* Pages stored between two samples: at first, with a dictionary, and at most. */
-#define SAMPLE_EVERY 4u
-#define SAMPLE_EVERY_LATER 8u
-#define SAMPLE_EVERY_MAX 256u
+#define SAMPLE_EVERY 13u
+#define SAMPLE_EVERY_LATER 26u
+#define SAMPLE_EVERY_MAX 832u
 #define LEARNING_NS (4 * NSEC_PER_SEC) /* it is worth waiting for that long */
 #define SAMPLE_WORSE 4u /* times as many after a training that gained nothing */
 /* Probes (encode) between two looks at what a dictionary gains. */
@@ -26,7 +26,7 @@
 #define GAIN_SHARE 2u	 /* it has fallen to a half: is another one better? */
 #define ALIKE_PERCENT 2u /* another's dictionary that much worse is taken all the same */
 #define ALIKE_MAX 8u	 /* others looked at */
-#define TEST_EVERY 8u	 /* of the samples: compressed to compare, and not trained from */
+#define TEST_EVERY 5u	 /* of the samples: compressed to compare, and not trained from */
 
 /* The list of bases: blob ids by address, address space only. */
 #define BASES ((size_t)1 << 20)

@@ -110,7 +110,9 @@ size_t dict_train(void *content, const void *pages, unsigned n)
 {
 	/* Tried on heaps: letting the trainer search for better values takes five
 	   times as long and gains nothing. */
-	const ZDICT_fastCover_params_t params = { .k = 200, .d = 8, .f = 18, .accel = 1 };
+	const ZDICT_fastCover_params_t params = {
+		.k = 200, .d = 8, .f = 18, .accel = 1, .zParams.compressionLevel = 1
+	};
 	size_t sizes[DICT_SAMPLES], size;
 
 	assert(n && n <= DICT_SAMPLES);

@@ -26,7 +26,9 @@
 
 #define DICT_BYTES ((size_t)16 << 10)
 #define DICT_MAX 504u
-#define DICT_SAMPLES 512u /* pages to train from; more gain next to nothing */
+/* Pages to train from, and to test with. Far apart, which counts: four times as many of
+   the same stretch gain 0.2 %, for four times the time. */
+#define DICT_SAMPLES 160u
 
 struct dict {
 	/* zstd's own, constant while used */

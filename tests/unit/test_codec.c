@@ -156,14 +156,14 @@ END_TEST
 START_TEST(test_INV_7_no_room_then_another_way)
 {
 	static unsigned char frame[2 * PAGE_BYTES], content[DICT_BYTES];
-	static char pages[512][PAGE_BYTES], page[PAGE_BYTES], back[PAGE_BYTES];
+	static char pages[DICT_SAMPLES][PAGE_BYTES], page[PAGE_BYTES], back[PAGE_BYTES];
 	struct dict_table *table = dict_table_new(1);
 	const struct dict *dict;
 	size_t len;
 
-	for (unsigned i = 0; i < 512; i++)
+	for (unsigned i = 0; i < DICT_SAMPLES; i++)
 		text(pages[i]);
-	len = dict_train(content, pages, 512);
+	len = dict_train(content, pages, DICT_SAMPLES);
 	ck_assert_uint_gt(len, 0);
 	dict = dict_at(table, (unsigned)dict_new(table, content, len));
 	ck_assert_ptr_nonnull(dict);
