@@ -211,13 +211,12 @@ static enum check_result check_store(const struct settings *settings, char *deta
 {
 	const char *error = "", *list = settings->store;
 	char word[SETTINGS_STORE_MAX];
-	struct store *store;
+	int r;
 
 	while (store_next_word(&list, word, sizeof(word))) {
-		store = store_open(word, &error);
-		if (!store)
-			return result(CHECK_FAIL, detail, "%s: %s", word, error);
-		store_close(store);
+		r = store_look(word, &error);
+		if (r)
+			return result(r == -EINVAL ? CHECK_FAIL : CHECK_WARN, detail, "%s: %s", word, error);
 	}
 	return result(CHECK_OK, detail, "%s opens", settings->store);
 }

@@ -110,16 +110,24 @@ void objects_blame_read(struct objects *o, int error)
 	pthread_mutex_unlock(&o->lock);
 }
 
+/* Up is what answers the lease. What has no answer all the same is with another part of
+   the cluster. */
 static void get_status(void *self, struct store_status *status)
 {
 	struct objects *o = self;
 
+	status->oldest_read_ns = reads_oldest_ns(o, now_ns());
+	status->reason[0] = '\0';
 	pthread_mutex_lock(&o->lock);
 	status->state = o->state;
-	memcpy(status->reason, o->state == STORE_UP ? "" : o->reason,
-	       o->state == STORE_UP ? 1 : sizeof(status->reason));
+	if (o->state != STORE_UP)
+		memcpy(status->reason, o->reason, sizeof(status->reason));
 	pthread_mutex_unlock(&o->lock);
-	status->oldest_read_ns = reads_oldest_ns(o, now_ns());
+	if (status->state == STORE_UP && status->oldest_read_ns > o->timeout_ms * 1000000ull)
+		snprintf(status->reason, sizeof(status->reason),
+			 "%s: no answer to a read within %g s, though the cluster is there: has each placement "
+			 "group an OSD? (ceph health detail)",
+			 o->where, o->timeout_ms / 1000.0);
 }
 
 /* ---- segments ---- */
@@ -226,17 +234,12 @@ static uint64_t used_bytes(void *self)
 
 /* ---- one that is waited for ---- */
 
-/* As sem_timedwait and pthread_timedjoin_np want it. */
+/* By a clock that nobody sets: one that is put back must not make a wait one of hours. */
 static struct timespec later(unsigned ms)
 {
-	struct timespec t;
-	uint64_t ns;
+	uint64_t ns = now_ns() + ms * 1000000ull;
 
-	clock_gettime(CLOCK_REALTIME, &t);
-	ns = (uint64_t)t.tv_nsec + ms * 1000000ull;
-	t.tv_sec += (time_t)(ns / NSEC_PER_SEC);
-	t.tv_nsec = (long)(ns % NSEC_PER_SEC);
-	return t;
+	return (struct timespec){ .tv_sec = (time_t)(ns / NSEC_PER_SEC), .tv_nsec = (long)(ns % NSEC_PER_SEC) };
 }
 
 static void wake_waiting(struct object_io *io, int result)
@@ -259,19 +262,20 @@ int objects_end(struct objects *o, struct object_io *io, unsigned timeout_ms)
 {
 	struct timespec until = later(timeout_ms);
 	struct objects_wait *w = io->arg;
-	int r;
+	int r, result;
 
 	do {
-		r = timeout_ms ? sem_timedwait(&w->ended, &until) : sem_wait(&w->ended);
+		r = timeout_ms ? sem_clockwait(&w->ended, CLOCK_MONOTONIC, &until) : sem_wait(&w->ended);
 	} while (r && errno == EINTR);
 	if (r) {
 		o->ops->cancel(o->self, io);
 		while (sem_wait(&w->ended))
 			;
 	}
+	result = w->result;
 	o->ops->forget(o->self, io);
 	sem_destroy(&w->ended);
-	return r && w->result == -ECANCELED ? -ETIMEDOUT : w->result;
+	return r && result == -ECANCELED ? -ETIMEDOUT : result;
 }
 
 int objects_io(struct objects *o, struct object_io *io, unsigned timeout_ms)
@@ -289,21 +293,31 @@ static void give_up_hanging(struct objects *o)
 	log_warning("%s: a call to the cluster does not return; leaving it behind", o->where);
 }
 
+/* False: it hangs in a call. */
+static bool stop_keeper(struct objects *o)
+{
+	struct timespec until = later(3 * o->timeout_ms + 5000);
+	bool ended;
+
+	pthread_mutex_lock(&o->lock);
+	o->stop = true;
+	pthread_cond_broadcast(&o->changed);
+	while (!o->ended && pthread_cond_timedwait(&o->changed, &o->lock, &until) != ETIMEDOUT)
+		;
+	ended = o->ended;
+	pthread_mutex_unlock(&o->lock);
+	if (ended)
+		pthread_join(o->keeper, NULL);
+	return ended;
+}
+
 static void destroy(void *self)
 {
 	struct objects *o = self;
-	struct timespec until;
 
-	if (o->keeper_runs) {
-		pthread_mutex_lock(&o->lock);
-		o->stop = true;
-		pthread_cond_broadcast(&o->changed);
-		pthread_mutex_unlock(&o->lock);
-		until = later(3 * o->timeout_ms + 5000);
-		if (pthread_timedjoin_np(o->keeper, NULL, &until)) {
-			give_up_hanging(o);
-			return;
-		}
+	if (o->keeper_runs && !stop_keeper(o)) {
+		give_up_hanging(o);
+		return;
 	}
 	o->ops->close(o->self);
 	reads_deinit(o);

@@ -12,7 +12,6 @@
 #include "backends/objects_private.h"
 #include "common/util.h"
 
-#define COOKIE "collecting"
 #define LEASE_MS 60000u
 #define RENEW_EVERY 256u
 
@@ -59,14 +58,18 @@ static int refuse(struct collecting *c, int r, const char *what)
 
 static int check_lease(struct collecting *c)
 {
-	char by[96] = "";
-	int r = c->ops->leased(c->self, c->lease, by, sizeof(by));
+	struct object_lease lease = { 0 };
+	int r = c->ops->leased(c->self, c->lease, &lease);
 
 	if (r < 0)
 		return refuse(c, r, "its lease can't be looked at");
 	if (r == 0)
 		return 0;
-	store_refuse(c->error, "host %s is alive: %s holds its lease", c->host, by);
+	if (strcmp(lease.cookie, OBJECTS_COLLECTING) == 0)
+		store_refuse(c->error, "host %s is being collected already, by %s; if that has been ended, try "
+				       "again in a minute", c->host, lease.by);
+	else
+		store_refuse(c->error, "host %s is alive: %s holds its lease", c->host, lease.by);
 	return -EBUSY;
 }
 
@@ -106,7 +109,7 @@ static int remove_all(struct collecting *c)
 
 	for (size_t i = 0; r == 0 && i < c->nr; i++) {
 		if (i % RENEW_EVERY == 0)
-			r = c->ops->lease(c->self, c->lease, COOKIE, LEASE_MS);
+			r = c->ops->lease(c->self, c->lease, OBJECTS_COLLECTING, LEASE_MS);
 		if (r)
 			break;
 		/* What others use too stays theirs. */
@@ -131,14 +134,14 @@ static int collect(struct collecting *c)
 	if (r)
 		return r;
 	/* It may have come back this very moment. */
-	r = c->ops->lease(c->self, c->lease, COOKIE, LEASE_MS);
+	r = c->ops->lease(c->self, c->lease, OBJECTS_COLLECTING, LEASE_MS);
 	if (r)
 		return refuse(c, r, "its lease can't be taken");
 	r = c->ops->list(c->self, "", remember, c);
 	if (r == 0)
 		r = remove_all(c);
 	if (r) {
-		c->ops->unlease(c->self, c->lease, COOKIE);
+		c->ops->unlease(c->self, c->lease, OBJECTS_COLLECTING);
 		return refuse(c, r, "removing its segments");
 	}
 	r = c->ops->remove(c->self, c->lease);

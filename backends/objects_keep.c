@@ -147,21 +147,29 @@ static void lease_is_ours(struct objects *o, uint64_t now)
    the lease's time; what renews it is alive. */
 static void lease_is_taken(struct objects *o, uint64_t now)
 {
-	char by[96] = "";
+	struct object_lease lease = { 0 };
 
+	o->lease_due_ns = now + o->pause_ns;
+	o->ops->leased(o->self, o->lease, &lease);
+	if (strcmp(lease.cookie, OBJECTS_COLLECTING) == 0) {
+		/* It ends, or is let go of within a minute. What was there is lost. */
+		o->lease_seen_ns = 0;
+		o->leased = false;
+		objects_set_state(o, STORE_CONNECTING,
+				  "%s: what host id %s has there is being removed (uswapctl gc)", o->where, o->host);
+		return;
+	}
 	if (!o->lease_seen_ns)
 		o->lease_seen_ns = now;
-	o->lease_due_ns = now + o->pause_ns;
-	o->ops->leased(o->self, o->lease, by, sizeof(by));
 	if (o->leased || now - o->lease_seen_ns > (lease_ms(o) + o->timeout_ms) * 1000000ull)
 		objects_set_state(o, STORE_CLASH,
 				  "%s: another machine (%s) uses the host id %s; give one of them "
 				  "another with host=",
-				  o->where, by, o->host);
+				  o->where, lease.by, o->host);
 	else
 		objects_set_state(o, STORE_CONNECTING,
 				  "%s: waiting for the lease of host id %s, which %s has", o->where,
-				  o->host, by);
+				  o->host, lease.by);
 }
 
 static void keep_lease(struct objects *o, uint64_t now)
@@ -509,5 +517,9 @@ void *objects_keeper(void *arg)
 	}
 	pthread_mutex_unlock(&o->lock);
 	leave(o);
+	pthread_mutex_lock(&o->lock);
+	o->ended = true;
+	pthread_cond_broadcast(&o->changed);
+	pthread_mutex_unlock(&o->lock);
 	return NULL;
 }

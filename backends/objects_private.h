@@ -116,7 +116,8 @@ struct objects {
 	char reason[STORE_REASON];
 	bool look;	      /* a read found nothing: is the pool there? */
 	bool reconnect;	      /* the connection is no good any more */
-	bool stop;
+	bool stop;	      /* the keeper is to end */
+	bool ended;	      /* it has */
 	_Atomic bool adopted; /* the first new segment has been asked for */
 	_Atomic uint32_t connection; /* counts them */
 	pthread_t keeper;
@@ -163,7 +164,7 @@ void objects_blame_read(struct objects *o, int error);
    cancelled then. The result is as that of done(). */
 struct objects_wait {
 	sem_t ended;
-	int result;
+	_Atomic int result;
 };
 void objects_begin(struct objects *o, struct object_io *io, struct objects_wait *w);
 int objects_end(struct objects *o, struct object_io *io, unsigned timeout_ms);
@@ -200,6 +201,10 @@ bool objects_is_where(const char *where);
 int objects_give_back(const struct objstore_ops *ops, void *self, const char *foreign, const char *tag);
 /* The same by the name of the object that says so. */
 int objects_give_back_by(const struct objstore_ops *ops, void *self, const char *name);
+
+/* objects_collect.c: the cookie of a lease that is held to remove what its host has
+   left. */
+#define OBJECTS_COLLECTING "collecting"
 
 /* objects_keep.c */
 /* What is under way now may land unseen: the keeper looks for it, when it can't any

@@ -63,6 +63,11 @@ struct object_io {
 	void *private[3]; /* the store's; NULL before the first submit */
 };
 
+struct object_lease {
+	char cookie[96];
+	char by[96]; /* for people */
+};
+
 struct objstore_ops {
 	const char *name;
 	/* Connects, or makes a new connection after an error, leaving the old
@@ -92,8 +97,8 @@ struct objstore_ops {
 	   one of ours that has died. */
 	int (*lease)(void *self, const char *name, const char *cookie, unsigned ms);
 	int (*unlease)(void *self, const char *name, const char *cookie);
-	/* Anybody's? 0 no, 1 yes; `by` says whose. */
-	int (*leased)(void *self, const char *name, char *by, size_t by_size);
+	/* Anybody's? 0 no, 1 yes, and whose. */
+	int (*leased)(void *self, const char *name, struct object_lease *lease);
 	/* Of the connection, so that others can expel us; and expelling. */
 	int (*address)(void *self, char *address, size_t size);
 	int (*expel)(void *self, const char *address);

@@ -189,12 +189,13 @@ static int rados_unlease(void *self, const char *name, const char *cookie)
 	return lib->rados_unlock(bulk(self), name, LOCK, cookie);
 }
 
-static int rados_leased(void *self, const char *name, char *by, size_t size)
+static int rados_leased(void *self, const char *name, struct object_lease *lease)
 {
 	struct holder holder;
 	int r = find_holder(self, name, &holder);
 
-	snprintf(by, size, "%s at %.64s", holder.client, holder.address);
+	snprintf(lease->cookie, sizeof(lease->cookie), "%s", holder.cookie);
+	snprintf(lease->by, sizeof(lease->by), "%.24s at %.64s", holder.client, holder.address);
 	return r;
 }
 
@@ -263,6 +264,31 @@ bool store_rados_check(const char *text, const char **error)
 	struct rados_spec spec;
 
 	return rados_spec_parse(&spec, text, error);
+}
+
+/* Connects, and reads: the lease is whoever's it is. */
+int store_rados_look(const char *text, const char **error)
+{
+	struct rados_connector *r = rados_new(text, error);
+	char why[160] = "", byte;
+	int e;
+
+	if (!r)
+		return -EINVAL;
+	e = rados_open(r, why, sizeof(why));
+	if (e) {
+		store_refuse(error, "%s", why);
+		rados_close(r);
+		return e == -EINVAL ? -EIO : e;
+	}
+	e = MIN(rados_get(r, "super", &byte, 1), 0);
+	if (e == -ENOENT)
+		e = 0;
+	if (e)
+		store_refuse(error, "pool %s: a read%s: %s", r->spec.pool,
+			     e == -EPERM ? " is not allowed: look at the key's caps (ceph auth get)" : "", strerror(-e));
+	rados_close(r);
+	return e;
 }
 
 int64_t store_rados_collect(const char *text, const char *host, const char **error)

@@ -17,6 +17,12 @@ struct store *store_rados_open(const char *text, const char **error)
 	return NULL;
 }
 
+int store_rados_look(const char *text, const char **error)
+{
+	store_rados_check(text, error);
+	return -EINVAL;
+}
+
 int64_t store_rados_collect(const char *text, const char *host, const char **error)
 {
 	(void)host;

@@ -205,11 +205,12 @@ static const struct {
 	const char *name;
 	bool (*check)(const char *text, const char **error);
 	struct store *(*open)(const char *text, const char **error);
+	int (*look)(const char *text, const char **error); /* NULL: by opening it */
 } kinds[] = {
-	{ "memory", check_memory, open_memory },
-	{ "file", check_file, open_file },
-	{ "rados", store_rados_check, store_rados_open },
-	{ "faulty", check_faulty, open_faulty },
+	{ "memory", check_memory, open_memory, NULL },
+	{ "file", check_file, open_file, NULL },
+	{ "rados", store_rados_check, store_rados_open, store_rados_look },
+	{ "faulty", check_faulty, open_faulty, NULL },
 };
 
 static bool same_path(const char *a, const char *b)
@@ -283,6 +284,21 @@ struct store *store_open(const char *spec, const char **error)
 	int kind = find_kind(spec, &text, error);
 
 	return kind >= 0 ? kinds[kind].open(text, error) : NULL;
+}
+
+int store_look(const char *spec, const char **error)
+{
+	const char *text;
+	int kind = find_kind(spec, &text, error);
+	struct store *store;
+
+	if (kind < 0)
+		return -EINVAL;
+	if (kinds[kind].look)
+		return kinds[kind].look(text, error);
+	store = kinds[kind].open(text, error);
+	store_close(store);
+	return store ? 0 : -EINVAL;
 }
 
 int64_t store_collect_host(const char *spec, const char *host, const char **error)

@@ -95,7 +95,7 @@ const char *store_state_name(enum store_state state);
 
 struct store_status {
 	enum store_state state;
-	char reason[STORE_REASON]; /* for people; "" when up */
+	char reason[STORE_REASON]; /* for people; up: "", but for what hangs all the same */
 	uint64_t oldest_read_ns;   /* how long the oldest pending read has waited */
 };
 
@@ -244,6 +244,10 @@ bool store_check(const char *spec, const char **error);
 struct store *store_open(const char *spec, const char **error);
 /* Both would be in one place, and each take it for its own. */
 bool store_is_same(const char *spec, const char *other);
+/* Could it be opened, by somebody else? Takes nothing over and changes nothing, where
+   the kind of store can tell so. 0, or negative errno and *error; but for -EINVAL, it
+   may work later. */
+int store_look(const char *spec, const char **error);
 /* Store= holds several: the next word of *list, which moves on. False: none. */
 bool store_next_word(const char **list, char *word, size_t size);
 /* Waits for reads that are pending. NULL is fine; returns NULL. */
@@ -252,6 +256,7 @@ struct store *store_close(struct store *store);
 /* What follows "rados:", with and without librados (rados.c, rados_stub.c). */
 bool store_rados_check(const char *text, const char **error);
 struct store *store_rados_open(const char *text, const char **error);
+int store_rados_look(const char *text, const char **error);
 /* Removes what a host has left there that will not come back; blocks. spec: a
    word of Store=. How many segments, or a negative errno and *error. */
 int64_t store_collect_host(const char *spec, const char *host, const char **error);

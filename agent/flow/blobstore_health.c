@@ -20,7 +20,7 @@ void health_describe(struct tier *tier, struct blobstore_tier *t)
 	int error = tier->write_error;
 
 	store_get_status(tier->store, &status);
-	if (status.state != STORE_UP)
+	if (status.state != STORE_UP || status.reason[0])
 		snprintf(t->reason, sizeof(t->reason), "%s", status.reason);
 	else if (error)
 		snprintf(t->reason, sizeof(t->reason), "writing: %s", strerror(-error));

@@ -443,17 +443,18 @@ static int unlease(void *self, const char *name, const char *cookie)
 	return 0;
 }
 
-static int leased(void *self, const char *name, char *by, size_t by_size)
+static int leased(void *self, const char *name, struct object_lease *lease)
 {
 	struct fake_cluster *c = cluster_of(self);
 	int r;
 
-	by[0] = '\0';
+	memset(lease, 0, sizeof(*lease));
 	if (!is_kept(c, name))
 		return 0;
 	pthread_mutex_lock(&c->lock);
 	r = c->cookie[0] && now_ns() < c->lease_end_ns;
-	snprintf(by, by_size, "%s", c->cookie);
+	snprintf(lease->cookie, sizeof(lease->cookie), "%s", c->cookie);
+	snprintf(lease->by, sizeof(lease->by), "%s", c->cookie);
 	pthread_mutex_unlock(&c->lock);
 	return r;
 }
