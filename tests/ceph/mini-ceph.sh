@@ -28,9 +28,17 @@ export CEPH_CONF=$D/ceph.conf
 
 needed=(ceph-mon ceph-osd ceph rados ceph-authtool monmaptool python3)
 
+# Not one that the kernel gives to others before the monitor has it.
 free_port() {
-	python3 -c 'import socket
-s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+	python3 -c 'import random, socket
+while True:
+    try:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", random.randrange(10000, 32000)))
+            print(s.getsockname()[1])
+            break
+    except OSError:
+        pass'
 }
 
 pid_of() {

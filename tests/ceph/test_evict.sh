@@ -57,8 +57,12 @@ say "told: $told bytes, with holes $there"
 [ "$(tier rados errors_total)" = 0 ] || fail "errors: $(jq -c .agent.tiers "$DIR/stats.json")"
 
 # poor segments are collected: the pages of all that is touched go elsewhere
-for ((i = 0; i < 200; i++)); do
+for ((i = 0; i < 20; i++)); do
 	[ "$(ask "$served" work)" = 64 ] || fail "work"
+done
+for ((i = 0; i < 2; i++)); do
+	[ "$(ask "$served" change)" -gt 0 ] || fail "change"
+	wait_until 60 "changed pages to go to the pool" in_the_pool
 done
 collected() {
 	[ "$(tier rados collected_bytes_total)" -gt 0 ] &&
