@@ -51,6 +51,9 @@
 #define AGAIN_LONG_NS (NSEC_PER_SEC / 2)
 #define TRIES 3
 
+/* Of the pages before them a window may span those that are at home. */
+#define AWAY_MASK (1u << SLOT_STAGED | 1u << SLOT_STORED | 1u << SLOT_FILL)
+
 struct window;
 
 struct fetch {
@@ -335,14 +338,15 @@ static bool add_page(struct owner *o, struct session *s, uint64_t vpn, struct wi
 unsigned fetch_ahead(struct owner *o, struct session *s, uint64_t vpn, unsigned max)
 {
 	struct window *w = o->fetches ? free_window(o->fetches) : NULL;
+	uint64_t end = vpn + max;
 
 	if (!w)
 		return 0;
 	w->n = 0;
 	w->read.segment = NULL;
 	w->read.bytes = 0;
-	while (w->n < MIN(max, WINDOW_PAGES) && add_page(o, s, vpn + w->n, w))
-		;
+	while (vpn < end && w->n < WINDOW_PAGES && add_page(o, s, vpn, w))
+		vpn = slotmap_next(&s->slots, vpn + 1, end, AWAY_MASK);
 	if (!w->n)
 		return 0;
 	w->pending = true;

@@ -267,8 +267,8 @@ bool fetch_is_needed(const struct owner *o, slot_t slot);
 /* Begins to fetch such a page. PLACED_DONE: it is, or will be, answered. demand:
    a thread waits for it; else PLACED_NOMEM when there is much to do already. */
 enum placed fetch_start(struct owner *o, struct session *s, uint64_t vpn, bool write, bool demand);
-/* Nobody waits for these, from vpn on and at most max: read together, as far as they
-   lie together. How many have begun. */
+/* Nobody waits for these, from vpn on and among max: read together, as far as they
+   lie together, also where some between them are at home. How many have begun. */
 unsigned fetch_ahead(struct owner *o, struct session *s, uint64_t vpn, unsigned max);
 void fetch_take(struct owner *o, struct mail *mail);
 void fetch_take_window(struct owner *o, struct mail *mail);
