@@ -174,7 +174,13 @@ make_key() { # NAME POOL
 	chmod 600 "$D/client.$1.keyring"
 }
 
-write_conf() { # STORE SIZE
+write_conf() { # STORE OSDS SIZE
+	# A placement group of one OSD that stands still for most of this time, as on a busy
+	# machine, is "laggy" from then on, for ever: there is nobody to answer its leases.
+	# Where there are others, one that hangs is to be noticed soon.
+	local grace=4
+
+	[ "$2" -gt 1 ] || grace=3600
 	cat >"$CEPH_CONF" <<-END
 		[global]
 		fsid = $(cat "$D/fsid")
@@ -197,7 +203,7 @@ write_conf() { # STORE SIZE
 		mon_cluster_log_file = $D/cluster.log
 		log_to_stderr = false
 		err_to_stderr = true
-		osd_pool_default_size = $2
+		osd_pool_default_size = $3
 		osd_pool_default_min_size = 1
 		osd_pool_default_pg_autoscale_mode = off
 		osd_crush_chooseleaf_type = 0
@@ -219,13 +225,13 @@ write_conf() { # STORE SIZE
 		mon_osd_down_out_interval = 0
 		mon_osd_reporter_subtree_level = osd
 		mon_osd_adjust_heartbeat_grace = false
-		osd_heartbeat_grace = 4
+		osd_heartbeat_grace = $grace
 		[osd]
 		osd_data = $D/osd.\$id
 		keyring = $D/osd.\$id/keyring
 		osd_objectstore = $1
 		osd_heartbeat_interval = 1
-		osd_heartbeat_grace = 4
+		osd_heartbeat_grace = $grace
 		memstore_device_bytes = 2147483648
 		bluestore_block_size = 10737418240
 		bluestore_block_create = true
@@ -253,7 +259,7 @@ start() { # STORE OSDS SIZE MGR
 	mkdir -p "$D"
 	chmod 700 "$D"
 	cat /proc/sys/kernel/random/uuid >"$D/fsid"
-	write_conf "$store" "$size"
+	write_conf "$store" "$osds" "$size"
 	ceph-authtool --create-keyring "$D/keyring" --gen-key -n client.admin \
 		--cap mon 'allow *' --cap osd 'allow *' --cap mgr 'allow *' >/dev/null
 	cp "$D/keyring" "$D/seed.keyring"
