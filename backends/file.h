@@ -30,6 +30,8 @@ struct store *store_file_new(const struct store_file_options *options, const cha
 /* Opens, locks, checks and (if it is not the kept one of a worker before us)
    empties it. A descriptor, or -1 after store_refuse. */
 int file_super_open(const struct store_file_options *options, bool *device, const char **error);
+/* Could an agent open it? Changes nothing. As store_look. */
+int file_super_look(const struct store_file_options *options, const char **error);
 /* It will not be kept for a later worker: the store is closed. */
 void file_super_forget(const char *path);
 /* The same bytes once more. 0 or negative errno. */

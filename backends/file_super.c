@@ -161,6 +161,8 @@ static bool has_room(int fd, const struct stat *st, const struct store_file_opti
 			have = 0;
 	} else if (fstatvfs(fd, &fs) == 0) {
 		have = (uint64_t)fs.f_bavail * fs.f_frsize;
+		if (S_ISREG(st->st_mode))
+			have += (uint64_t)st->st_blocks * 512; /* its own already */
 	}
 	if (have >= need)
 		return true;
@@ -231,25 +233,30 @@ int file_super_empty(int fd, bool device, uint64_t bytes)
 	return known ? 0 : file_super_set_written(fd, &written);
 }
 
+/* block: MARKS bytes. False after a refusal. */
+static bool look_at(int fd, unsigned char *block, struct super *own, const struct store_file_options *o,
+		    const char **error)
+{
+	if (!block || !describe(own, o->bytes)) {
+		store_refuse(error, "store \"file:%s\": the ids of machine and boot can't be read", o->path);
+		return false;
+	}
+	memset(block, 0, MARKS);
+	if (pread(fd, block, MARKS, 0) < 0) {
+		store_refuse(error, "store \"file:%s\": %s", o->path, strerror(errno));
+		return false;
+	}
+	return is_empty(block) || check_old((const struct super *)(const void *)block, own, o->path, error);
+}
+
 static bool take_over(int fd, const struct stat *st, const struct store_file_options *o, const char **error)
 {
 	_cleanup_free_ unsigned char *block = aligned_alloc(STORE_BLOCK, MARKS);
 	bool device = S_ISBLK(st->st_mode);
 	struct super own;
-	ssize_t n;
 	int r;
 
-	if (!block || !describe(&own, o->bytes)) {
-		store_refuse(error, "store \"file:%s\": the ids of machine and boot can't be read", o->path);
-		return false;
-	}
-	memset(block, 0, MARKS);
-	n = pread(fd, block, MARKS, 0);
-	if (n < 0) {
-		store_refuse(error, "store \"file:%s\": %s", o->path, strerror(errno));
-		return false;
-	}
-	if (!is_empty(block) && !check_old((const struct super *)(const void *)block, &own, o->path, error))
+	if (!look_at(fd, block, &own, o, error))
 		return false;
 	r = file_super_empty(fd, device, o->bytes + FILE_SUPER_BYTES);
 	if (!r && !has_room(fd, st, o, error))
@@ -289,6 +296,49 @@ void file_super_forget(const char *path)
 	kept_forget_fd(name);
 }
 
+static bool find_place(const char *path, struct stat *st, const char **error)
+{
+	if (stat(path, st))
+		store_refuse(error, "store \"file:%s\": %s", path, strerror(errno));
+	else if (!S_ISBLK(st->st_mode) && !S_ISDIR(st->st_mode))
+		store_refuse(error, "store \"file:%s\" is neither a directory nor a block device", path);
+	else
+		return true;
+	return false;
+}
+
+/* An agent that runs has it open and locked: that hinders nothing. */
+int file_super_look(const struct store_file_options *o, const char **error)
+{
+	_cleanup_free_ unsigned char *block = aligned_alloc(STORE_BLOCK, MARKS);
+	_cleanup_close_ int fd = -1;
+	struct super own;
+	struct stat st;
+	char file[512];
+
+	if (!find_place(o->path, &st, error))
+		return -EINVAL;
+	if (S_ISBLK(st.st_mode)) {
+		fd = open_direct(o->path, O_RDONLY | O_CLOEXEC | O_EXCL);
+	} else {
+		snprintf(file, sizeof(file), "%s/" FILE_STORE_NAME, o->path);
+		fd = open_direct(file, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+		/* not yet: could it be made? */
+		if (fd < 0 && errno == ENOENT && access(o->path, W_OK | X_OK) == 0)
+			fd = open(o->path, O_RDONLY | O_CLOEXEC | O_DIRECTORY);
+	}
+	if (fd < 0) {
+		int e = errno;
+
+		store_refuse(error, "store \"file:%s\": %s", o->path,
+			     e == EBUSY ? "in use, by an agent or a file system" : strerror(e));
+		return e == EBUSY ? -EBUSY : -EINVAL;
+	}
+	if (fstat(fd, &st) == 0 && !S_ISDIR(st.st_mode) && !look_at(fd, block, &own, o, error))
+		return -EINVAL;
+	return has_room(fd, &st, o, error) ? 0 : -EINVAL;
+}
+
 int file_super_open(const struct store_file_options *o, bool *device, const char **error)
 {
 	char name[KEPT_NAME];
@@ -296,16 +346,9 @@ int file_super_open(const struct store_file_options *o, bool *device, const char
 	int fd;
 
 	kept_name(o->path, name);
-
-	if (stat(o->path, &st)) {
-		store_refuse(error, "store \"file:%s\": %s", o->path, strerror(errno));
+	if (!find_place(o->path, &st, error))
 		return -1;
-	}
 	*device = S_ISBLK(st.st_mode);
-	if (!*device && !S_ISDIR(st.st_mode)) {
-		store_refuse(error, "store \"file:%s\" is neither a directory nor a block device", o->path);
-		return -1;
-	}
 	fd = kept_fd(name);
 	if (fd >= 0)
 		return fd; /* a worker's before us: as it is */

@@ -160,6 +160,18 @@ static struct store *open_file(const char *text, const char **error)
 	return parse_file(copy, &file, error) ? store_file_new(&file, error) : NULL;
 }
 
+static int look_at_file(const char *text, const char **error)
+{
+	_cleanup_free_ char *copy = strdup(text);
+	struct store_file_options file;
+
+	if (!copy) {
+		store_refuse(error, "out of memory");
+		return -ENOMEM;
+	}
+	return parse_file(copy, &file, error) ? file_super_look(&file, error) : -EINVAL;
+}
+
 /* ---- faulty:RULES,STORE: for tests (faulty.h) ---- */
 
 /* What follows the path, which is cut off; NULL after a refusal. */
@@ -208,7 +220,7 @@ static const struct {
 	int (*look)(const char *text, const char **error); /* NULL: by opening it */
 } kinds[] = {
 	{ "memory", check_memory, open_memory, NULL },
-	{ "file", check_file, open_file, NULL },
+	{ "file", check_file, open_file, look_at_file },
 	{ "rados", store_rados_check, store_rados_open, store_rados_look },
 	{ "faulty", check_faulty, open_faulty, NULL },
 };

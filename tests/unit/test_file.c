@@ -273,6 +273,35 @@ START_TEST(test_of_others)
 }
 END_TEST
 
+static int look(const char **error)
+{
+	return file_super_look(&(struct store_file_options){ .path = dir, .bytes = 4 * STORE_SEGMENT }, error);
+}
+
+/* By somebody else, an agent before its start or beside it: nothing is made or changed. */
+START_TEST(test_look)
+{
+	const char *error = "";
+	struct stat st;
+
+	ck_assert_int_eq(look(&error), 0);
+	ck_assert(stat(path, &st) && errno == ENOENT);
+	store = open_file(NULL, false);
+	ck_assert_ptr_nonnull(store);
+	ck_assert_int_eq(look(&error), 0);
+	store = store_close(store);
+	leave_super();
+	ck_assert_int_eq(look(&error), 0);
+	ck_assert_int_eq(stat(path, &st), 0);
+	ck_assert_int_eq(st.st_size, 64 << 20);
+	edit_super(16, 1, true); /* the machine */
+	ck_assert_int_eq(look(&error), -EINVAL);
+	ck_assert_msg(strstr(error, "belongs to another machine"), "%s", error);
+	ck_assert_int_eq(file_super_look(&(struct store_file_options){ .path = "/none", .bytes = STORE_SEGMENT }, &error),
+			 -EINVAL);
+}
+END_TEST
+
 /* It outlives a stop, a death, another boot; what is torn is not known. */
 START_TEST(test_written_lately)
 {
@@ -394,6 +423,7 @@ int main(void)
 	tcase_add_test(tc, test_room_goes_back);
 	tcase_add_loop_test(tc, test_truncated, 0, 2);
 	tcase_add_test(tc, test_of_others);
+	tcase_add_test(tc, test_look);
 	tcase_add_test(tc, test_written_lately);
 	tcase_add_test(tc, test_bad_places);
 	tcase_add_test(tc, test_spec);
