@@ -29,7 +29,7 @@
 #define FLOW_WINDOW_MAX 512 /* pages of zeros at a time */
 #define FLOW_MESSAGES 64    /* read at a time */
 #define FLOW_HEARD 8	    /* ... of a fork child without a session */
-#define FLOW_RUN_MAX 32	    /* evicted pages placed by one COPY */
+#define FLOW_RUN_MAX 64	    /* evicted pages placed by one COPY */
 
 #define FLOW_LOST_BEFORE "what was known of them is lost with an agent before"
 #define FLOW_TIME_SHIFT 20  /* the values of RESIDENT and BARRED slots count 2^20 ns */

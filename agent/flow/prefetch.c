@@ -23,6 +23,7 @@
 #define WINDOW_MAX 64u
 #define WINDOW_LONG 256u /* where nearly all were of use: a round trip for each */
 #define CHUNK 16u /* pages in one COPY: some 90 us with their decompression */
+#define CHUNK_HELPED 32u /* ... where half of it is another's work */
 /* The next touch may be so far behind a window: what lies between was never
    away. A stream begins with two touches side by side. */
 #define SLACK 16u
@@ -143,7 +144,7 @@ bool prefetch_whole(struct owner *o, struct session *s, uint64_t vpn, slot_t slo
 
 		if (!(vpn >= t->at && vpn < t->to) && !goes_on(t, vpn))
 			continue;
-		n = refault_place_run(o, s, vpn, CHUNK);
+		n = refault_place_run(o, s, vpn, CHUNK_HELPED);
 		if (!n)
 			break;
 		t->placed += n - 1;
@@ -220,7 +221,7 @@ static bool place_chunk(struct owner *o, struct session *s, struct ahead_stream 
 		return false;
 	end = t->at < t->trap ? t->trap : t->to;
 	n = (unsigned)MIN(end - t->at, CHUNK);
-	if (is_long(o, t) && unpack_ahead(o, s, t, t->at, t->to, n))
+	if (is_long(o, t) && unpack_ahead(o, s, t, t->at, t->to, (unsigned)MIN(end - t->at, CHUNK_HELPED)))
 		n = (unsigned)MIN(end - t->at, FLOW_RUN_MAX); /* all that is ready */
 	n = refault_place_run(o, s, t->at, n);
 	if (!n)

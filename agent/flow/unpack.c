@@ -18,6 +18,7 @@
 
 #define MASK (UNPACK_PAGES - 1)
 #define CACHE_LINE 64
+#define OWN 16u /* pages that the owner does itself, at most, before it looks at faults */
 
 enum { PENDING, GOOD, BAD };
 #define NOTHING 0
@@ -234,48 +235,54 @@ static bool is_empty(const struct unpack *u)
 	return u->head == tail_of(u);
 }
 
-/* How many pages from vpn on, that could be unpacked, come in one frame. */
-static unsigned frame_pages(struct owner *o, struct session *s, uint64_t vpn, uint64_t end, unsigned room,
-			    blob_id first)
+/* How many pages from vpn on, the first of which can be unpacked, come in one frame. */
+static unsigned frame_pages(struct owner *o, struct session *s, uint64_t vpn, uint64_t end, blob_id first)
 {
+	struct blobstore *bs = o->flow->blobstore;
 	unsigned n = 1;
 
-	if (!blobstore_is_part(o->flow->blobstore, first))
+	if (!blobstore_is_part(bs, first))
 		return 1;
-	for (room = MIN(room, BLOBSTORE_RUN_MAX); n < room && vpn + n < end; n++) {
+	for (; n < BLOBSTORE_RUN_MAX && vpn + n < end; n++) {
 		slot_t slot = slotmap_get(&s->slots, vpn + n);
 
-		if (slot_state(slot) != SLOT_STORED || blobstore_is_slow(o->flow->blobstore, flow_slot_blob(slot)) ||
-		    !blobstore_share_frame(o->flow->blobstore, first, flow_slot_blob(slot)))
+		if (slot_state(slot) != SLOT_STORED || !blobstore_share_frame(bs, first, flow_slot_blob(slot)))
 			break;
 	}
 	return n;
 }
 
-static void take_in(struct owner *o, struct session *s, uint64_t vpn, uint64_t end)
+static void take_in_one(struct blobstore *bs, struct entry *e, slot_t slot, blob_id id, unsigned unit)
+{
+	e->slot = slot;
+	e->id = id;
+	if (id)
+		blobstore_ref(bs, id);
+	atomic_store_explicit(&e->unit, id ? (uint8_t)unit : NOTHING, memory_order_relaxed);
+	atomic_store_explicit(&e->state, id ? PENDING : BAD, memory_order_relaxed);
+}
+
+static void take_in(struct owner *o, struct session *s, uint64_t end)
 {
 	struct blobstore *bs = o->flow->blobstore;
 	struct unpack *u = o->unpack;
 	uint64_t tail = tail_of(u);
-	unsigned n = 1;
 
 	while (tail - u->head < UNPACK_PAGES && u->base + tail < end) {
-		for (unsigned i = 0; i < n; i++, tail++) {
-			struct entry *e = entry_at(u, tail);
+		slot_t slot = slotmap_get(&s->slots, u->base + tail);
+		blob_id id = slot_state(slot) == SLOT_STORED ? flow_slot_blob(slot) : 0;
+		unsigned n;
 
-			vpn = u->base + tail;
-			e->slot = slotmap_get(&s->slots, vpn);
-			e->id = slot_state(e->slot) == SLOT_STORED ? flow_slot_blob(e->slot) : 0;
-			if (e->id && !i && blobstore_is_slow(bs, e->id))
-				e->id = 0;
-			if (e->id && !i)
-				n = frame_pages(o, s, vpn, end, UNPACK_PAGES - (unsigned)(tail - u->head), e->id);
-			if (e->id)
-				blobstore_ref(bs, e->id);
-			atomic_store_explicit(&e->unit, e->id ? (uint8_t)(n - i) : NOTHING, memory_order_relaxed);
-			atomic_store_explicit(&e->state, e->id ? PENDING : BAD, memory_order_relaxed);
+		if (id && blobstore_is_slow(bs, id))
+			id = 0;
+		n = id ? frame_pages(o, s, u->base + tail, end, id) : 1;
+		if (n > UNPACK_PAGES - (tail - u->head))
+			break; /* in two parts it would be unpacked twice */
+		take_in_one(bs, entry_at(u, tail++), slot, id, n);
+		while (--n) {
+			slot = slotmap_get(&s->slots, u->base + tail);
+			take_in_one(bs, entry_at(u, tail++), slot, flow_slot_blob(slot), n);
 		}
-		n = 1;
 	}
 	if (tail == tail_of(u))
 		return;
@@ -327,9 +334,8 @@ bool unpack_ahead(struct owner *o, struct session *s, const void *reader, uint64
 
 	if (!u || !begin(o, s, reader, vpn))
 		return false;
-	take_in(o, s, vpn, end);
-	/* No more of it by ourselves than we would have had to without help. */
-	for (unsigned done = 0; done < want && ready(u, vpn, want) < want; done += n) {
+	take_in(o, s, end);
+	for (unsigned done = 0; done < MIN(want, OWN) && ready(u, vpn, want) < want; done += n) {
 		n = unpack_claim(u, &position);
 		if (!n)
 			break;

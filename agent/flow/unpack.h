@@ -44,7 +44,8 @@ struct unpack *unpack_free(struct unpack *u, struct blobstore *bs);
 
 /*
  * So that pages from vpn on can be placed: takes pages of [vpn, end) into the ring,
- * and unpacks until `want` of them are ready or nothing is left that nobody has begun.
+ * and unpacks until `want` of them are ready, or nothing is left that nobody has begun,
+ * or that has been enough for one turn (INV-2).
  * Those before vpn are given up. False: the ring is another reader's, or there is
  * none. reader: who reads in order; one at a time.
  */
