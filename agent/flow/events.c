@@ -197,21 +197,33 @@ static void inherit_batch(struct session *child, struct session *parent)
 		child->record->heir_of = root->id;
 }
 
+/* Of [vpn, end): what has a mark says by itself whether it was wiped. */
+static void forget_unmarked(struct owner *o, struct session *child, uint64_t vpn, uint64_t end)
+{
+	const unsigned mask = FLOW_EVICTED_MASK | 1u << SLOT_LEAVING | 1u << SLOT_POISONED;
+
+	for (; (vpn = slotmap_next(&child->slots, vpn, end, mask)) < end; vpn++)
+		if (!child->marks || !slot_is_marked(slotmap_get(&child->slots, vpn)))
+			clear(o, child, vpn << PAGE_SHIFT, (vpn + 1) << PAGE_SHIFT, SLOT_NONE);
+}
+
 /*
- * MADV_WIPEONFORK comes without an event, perhaps when pages had left already:
- * the child must see zeros there. The flag stands in smaps alone, so a fork of
- * a process with evicted pages costs a look at it.
+ * MADV_WIPEONFORK comes without an event, perhaps when pages had left already: the
+ * child must see zeros there. It has no marks there then, so only for pages without one
+ * the flag is looked for. It stands in smaps alone, which takes long to read, and may
+ * have been changed since by another thread.
  */
 static void forget_wiped(struct owner *o, struct session *child, const struct session *parent)
 {
-	/* those on their way out are inherited as well */
-	uint64_t out = session_evicted_pages(parent) + counter_get(&parent->slots.count[SLOT_LEAVING]);
+	/* those on their way out are inherited as well, and may get none */
+	uint64_t out = counter_get(&parent->slots.count[SLOT_LEAVING]) +
+		       (parent->marks ? parent->slots.unmarked : session_evicted_pages(parent));
 
 	if (parent->fds.smaps < 0 || !out ||
 	    mappings_read_flagged(&o->fork_buffer, parent->fds.smaps, "wf", &o->wiped) < 0)
 		return;
 	for (size_t i = 0; i < o->wiped.nr; i++)
-		clear(o, child, o->wiped.v[i].start, o->wiped.v[i].end, SLOT_NONE);
+		forget_unmarked(o, child, o->wiped.v[i].start >> PAGE_SHIFT, o->wiped.v[i].end >> PAGE_SHIFT);
 }
 
 /* A session that no worker after us would know of can't be had: its descriptor

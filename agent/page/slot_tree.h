@@ -87,6 +87,8 @@ static inline void slot_count(struct slotmap *map, slot_t slot, int n)
 
 	if (slot_state(slot) == SLOT_NONE)
 		return;
+	if (slot_is_evicted(slot) && !slot_is_marked(slot))
+		map->unmarked += (uint64_t)(int64_t)n;
 	assert(n >= 0 || value);
 	atomic_store_explicit(count, value + (uint64_t)(int64_t)n, memory_order_relaxed);
 }

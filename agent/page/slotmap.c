@@ -117,6 +117,7 @@ int slotmap_fork(struct slotmap *child, struct slotmap *parent)
 	if (slot_pool_ready(parent->pool) < slot_tree_inner_nodes(parent))
 		return -ENOMEM;
 	slot_tree_set_root(child, slot_tree_share(parent));
+	child->unmarked = parent->unmarked;
 	for (unsigned i = 0; i < SLOT_STATES; i++)
 		atomic_store_explicit(&child->count[i],
 				      atomic_load_explicit(&parent->count[i],

@@ -57,6 +57,7 @@ struct slotmap {
 	uint32_t root;			      /* node index, 0: empty */
 	_Atomic uint32_t *kept_root;	      /* where it stands too; NULL: nowhere */
 	_Atomic uint64_t count[SLOT_STATES]; /* slots by state, NONE unused */
+	uint64_t unmarked;		      /* of them, those that are away and not marked */
 	uint64_t bar;			      /* the value of slots that become BARRED */
 };
 

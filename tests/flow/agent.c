@@ -441,13 +441,28 @@ static void write_smaps(const struct mm *mm)
 		if (mm->mapped[a])
 			n += snprintf(text + n, sizeof(text) - (size_t)n,
 				      "%llx-%llx rw-p 00000000 00:00 0 \nLocked: 0 kB\n"
-				      "VmFlags: rd wr mr mw me ac%s sd \n",
+				      "VmFlags: rd wr mr mw me ac%s%s sd \n",
 				      AREA_START(a), AREA_START(a) + AREA_PAGES * PAGE_BYTES,
-				      mm->registered[a] ? w.scenario->unmarked ? " um" : " um uw" : "");
+				      mm->registered[a] ? w.scenario->unmarked ? " um" : " um uw" : "",
+				      mm->wiped[a] ? " wf" : "");
 	if (!strcmp(text, written))
 		return;
 	strcpy(written, text);
 	must(ftruncate(smaps, 0) == 0 && pwrite(smaps, text, (size_t)n, 0) == n, "smaps");
+}
+
+int __wrap_mappings_read_flagged(struct mappings *m, int fd, const char *flag, struct ranges *set);
+int __real_mappings_read_flagged(struct mappings *m, int fd, const char *flag, struct ranges *set);
+
+int __wrap_mappings_read_flagged(struct mappings *m, int fd, const char *flag, struct ranges *set)
+{
+	const struct mm *mm = &w.mm[mm_of_fd(fd)];
+	const struct session *s = mm->session;
+
+	if (s && !strcmp(flag, "wf") && s->marks && !s->slots.unmarked && !s->slots.count[SLOT_LEAVING])
+		violated("INV-2: a fork has smaps read, where marks tell what was wiped");
+	write_smaps(mm);
+	return __real_mappings_read_flagged(m, fd, flag, set);
 }
 
 static int proc_fd(int of, int mm)

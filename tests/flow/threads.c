@@ -22,6 +22,7 @@ const char *op_name(unsigned op)
 		[OP_MAP] = "mmap(MAP_FIXED)", [OP_REMAP] = "mremap away", [OP_DONTUNMAP] = "mremap(DONTUNMAP)",
 		[OP_FORK] = "fork",	      [OP_EXIT] = "exit",	  [OP_GUARD] = "GUARD_INSTALL",
 		[OP_UNGUARD] = "GUARD_REMOVE", [OP_POPULATE] = "POPULATE_WRITE",
+		[OP_WIPE] = "WIPEONFORK", [OP_KEEP] = "KEEPONFORK",
 		[OP_SHM] = "shmat over it",   [OP_GROW] = "a neighbour grows into it",
 	};
 
@@ -337,7 +338,12 @@ static void copy_memory(struct mm *child, struct mm *parent)
 			parent->page[p].shared = true;
 		child->page[p] = parent->page[p];
 		child->may[p] = parent->may[p];
+		if (!parent->wiped[p / AREA_PAGES] || !parent->mapped[p / AREA_PAGES])
+			continue;
+		child->page[p] = (struct page){ 0 };
+		child->may[p] = MAY(0);
 	}
+	memcpy(child->wiped, parent->wiped, sizeof(child->wiped));
 	memcpy(child->mapped, parent->mapped, sizeof(child->mapped));
 	memcpy(child->registered, parent->registered, sizeof(child->registered));
 	child->identity_registered = parent->identity_registered;
@@ -401,6 +407,10 @@ bool thread_may_start(const struct thread *t, const struct choice *c)
 	case OP_GUARD:
 	case OP_SHM:
 		return may_replace(mm, c);
+	case OP_WIPE:
+	case OP_KEEP: /* without marks it is as the flag is when the fork is applied */
+		return mm->mapped[c->page / AREA_PAGES] &&
+		       (!(w.scenario->unmarked || w.scenario->ticks) || !w.mm[1].used);
 	case OP_GROW:
 		return !mm->mapped[c->page / AREA_PAGES];
 	case OP_UNGUARD:
@@ -446,6 +456,11 @@ static void begin(struct thread *t)
 	case OP_GUARD:
 	case OP_UNGUARD:
 		guard(t);
+		break;
+	case OP_WIPE:
+	case OP_KEEP:
+		mm_of(t)->wiped[t->page / AREA_PAGES] = t->op == OP_WIPE;
+		finish(t);
 		break;
 	case OP_SHM:
 	case OP_GROW:

@@ -78,6 +78,7 @@ struct mm {
 	bool used, alive, users;
 	bool mapped[AREAS], registered[AREAS];
 	bool grown[AREAS]; /* ... without a word */
+	bool wiped[AREAS]; /* by a fork */
 	bool transit_registered, identity_registered;
 	bool child_ready; /* its fork has returned */
 	bool held;	  /* the agent has its userfaultfd */
@@ -121,6 +122,8 @@ enum op {
 	OP_GUARD,
 	OP_UNGUARD,
 	OP_SHM,	 /* shmat(SHM_REMAP) over it: without an event */
+	OP_WIPE, /* MADV_WIPEONFORK, of which no event tells; */
+	OP_KEEP, /* ... MADV_KEEPONFORK */
 	OP_GROW, /* a neighbour that is registered grows into the place */
 	OP_POPULATE, /* the mover's */
 };
