@@ -27,8 +27,8 @@
 #endif
 #define LAYOUT_SESSIONS_OLDEST 4
 /* Events on their way, one page for each owner. 2: totals, in the header. 3: what
-   fork children say whose fork waits. 4: more totals. */
-#define LAYOUT_EVENTS 4
+   fork children say whose fork waits. 4: more totals. 5: children that were given up. */
+#define LAYOUT_EVENTS 5
 #define LAYOUT_EVENTS_OLDEST 1
 #define LAYOUT_SLOTS 1
 #define LAYOUT_STAGING 1

@@ -82,6 +82,18 @@ static void mark_forks(void *ctx, struct uffd_msg *msgs, unsigned nr)
 			used->v[msgs[k].arg.fork.ufd] = 1;
 }
 
+/* Of forks that no memory was to be had for. */
+static void mark_lost(const struct kept *rings, const struct in_use *used)
+{
+	for (unsigned i = 0; i < OWNERS_MAX; i++)
+		for (unsigned k = 0; k < FLOW_LOST; k++) {
+			int fd = ring_at(rings, i)->lost[k] - 1;
+
+			if (fd >= 0 && fd <= used->max)
+				used->v[fd] = 1;
+		}
+}
+
 static void mark_records(const struct record_table *table, const struct in_use *used)
 {
 	struct record *record;
@@ -130,6 +142,7 @@ void engine_close_strays(void)
 	if (used.v) {
 		mark_records(&records, &used);
 		each_messages(&records, &rings, mark_forks, &used);
+		mark_lost(&rings, &used);
 		close_unused(&used, dir);
 	}
 	free(used.v);

@@ -200,14 +200,24 @@ void events_settle_idle(struct owner *o, struct session *s)
 	(void)settle(o, s, true);
 }
 
-/* Their descriptors stay open, so that the children wait; a worker after us closes them. */
-static void give_up_forks(struct session *s)
+/* Its descriptor stays open, also with a worker after us, so that the child waits. */
+static void keep_lost(struct owner *o, int child)
+{
+	for (unsigned i = 0; i < FLOW_LOST; i++)
+		if (!o->ring->lost[i]) {
+			o->ring->lost[i] = child + 1;
+			return;
+		}
+}
+
+static void give_up_forks(struct owner *o, struct session *s)
 {
 	for (unsigned i = 0; i < s->nr_waiting;) {
 		int child = (int)s->waiting[i].arg.fork.ufd;
 
 		if (s->waiting[i++].event != UFFD_EVENT_FORK)
 			continue;
+		keep_lost(o, child);
 		take_out(s, NULL, i - 1);
 		take_out_child(s, NULL, child);
 		i = 0;
@@ -222,7 +232,7 @@ void events_flush(struct owner *o, struct session *s)
 		usleep(FORK_PAUSE_USEC);
 	if (!s->nr_waiting)
 		return;
-	give_up_forks(s);
+	give_up_forks(o, s);
 	if (s->nr_waiting)
 		(void)settle(o, s, false);
 }

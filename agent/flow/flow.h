@@ -29,6 +29,7 @@
 #define FLOW_WINDOW_MAX 512 /* pages of zeros at a time */
 #define FLOW_MESSAGES 64    /* read at a time */
 #define FLOW_HEARD 8	    /* ... of a fork child without a session */
+#define FLOW_LOST 64	    /* children without a session, of one owner */
 #define FLOW_RUN_MAX 64	    /* evicted pages placed by one COPY */
 
 #define FLOW_LOST_BEFORE "what was known of them is lost with an agent before"
@@ -66,6 +67,9 @@ struct owner_ring {
 	/* since version 3: what a child says whose fork that session has still to apply */
 	_Atomic uint64_t child; /* its userfaultfd, plus one */
 	struct uffd_msg heard[FLOW_HEARD];
+	/* since version 5: userfaultfds, plus one, of children whose fork was given up. With
+	   them closed the children would read zeros; so they wait. */
+	_Atomic int lost[FLOW_LOST];
 };
 
 struct owner {

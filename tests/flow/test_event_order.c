@@ -21,6 +21,7 @@
 
 static struct flow flow;
 static struct owner owner;
+static struct owner_ring ring;
 static struct session *s;
 static struct domain domain;
 static bool changing; /* the scripted kernel: is an event still to come? */
@@ -149,6 +150,8 @@ static void setup(void)
 	nr_poisoned = 0;
 	memset(&owner, 0, sizeof(owner));
 	owner.flow = &flow;
+	memset(&ring, 0, sizeof(ring));
+	owner.ring = &ring;
 	owner.slots = slot_pool_new((size_t)64 << 20);
 	ck_assert_int_eq(slot_pool_reserve(owner.slots, 256), 0);
 	s = session_new(1, 0);
@@ -461,11 +464,9 @@ END_TEST
    again and again, and the event that all wait for would never be. */
 START_TEST(test_INV_3_many_faults_hide_no_event)
 {
-	static struct owner_ring ring;
 	static char page[PAGE_BYTES];
 	const unsigned many = 5 * FLOW_MESSAGES;
 
-	owner.ring = &ring;
 	owner.page = page;
 	s->polled = true;
 	for (unsigned i = 0; i < many; i++)
@@ -558,6 +559,8 @@ START_TEST(test_fork_without_memory)
 	is(A, SLOT_BARRED);
 	holds(B, B);
 	ck_assert_uint_eq(s->nr_waiting, 1);
+	ck_assert_int_eq(ring.lost[0], 1001); /* it isn't closed by a worker after this one */
+	ck_assert_int_eq(ring.lost[1], 0);
 	inject_words = NULL;
 }
 END_TEST
