@@ -79,6 +79,7 @@ UNIT_TESTS = \
 	tests/unit/test_codec \
 	tests/unit/test_config \
 	tests/unit/test_domain \
+	tests/unit/test_engine \
 	tests/unit/test_file \
 	tests/unit/test_family \
 	tests/unit/test_kept \
@@ -215,6 +216,9 @@ tests_unit_test_config_LDADD = agent/libmain.a agent/libcontrol.a agent/libengin
 
 tests_unit_test_domain_SOURCES = tests/unit/test_domain.c
 tests_unit_test_domain_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
+
+tests_unit_test_engine_SOURCES = tests/unit/test_engine.c
+tests_unit_test_engine_LDADD = agent/libengine.a agent/libpolicy.a $(tests_unit_test_blobstore_LDADD)
 
 tests_unit_test_recover_SOURCES = tests/unit/test_recover.c
 tests_unit_test_recover_LDADD = agent/libproc.a agent/libpage.a agent/libsys.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm

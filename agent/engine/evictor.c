@@ -13,6 +13,7 @@
 #include "common/fdpass.h"
 #include "common/inject.h"
 #include "common/util.h"
+#include "proc/gate.h"
 #include "sys/pagemap.h"
 
 #define MAPPINGS_MAX_AGE_NS (5 * NSEC_PER_SEC)
@@ -112,6 +113,20 @@ static bool has_answered(const struct session *s)
 	return poll(&socket, 1, 0) > 0;
 }
 
+/* One that hangs inside of a MOVE holds the gate, and so its program's faults: that
+   only who may kill it can end. */
+static void look_for_the_mover(struct session *s, uint64_t now)
+{
+	bool late = s->reporting && s->reporting->ordered && now - s->reporting->ordered_ns > ANSWER_NS &&
+		    !has_answered(s);
+
+	s->mover_hangs = late && !gate_is_free(s->gate);
+	if (!late)
+		return;
+	s->slow_until_ns = now + SLOW_NS;
+	notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_REVOKE);
+}
+
 void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 {
 	int r;
@@ -121,11 +136,7 @@ void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 		evictor_salvage(w, s);
 		return;
 	}
-	if (s->reporting && s->reporting->ordered && now - s->reporting->ordered_ns > ANSWER_NS &&
-	    !has_answered(s)) {
-		s->slow_until_ns = now + SLOW_NS;
-		notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_REVOKE);
-	}
+	look_for_the_mover(s, now);
 	if (s->closed || s->leaving || s->mover_pid == 0)
 		return;
 	if (now - s->last_kcmp_ns > KCMP_NS) {

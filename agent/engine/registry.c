@@ -11,6 +11,7 @@
 #include "common/util.h"
 
 #define BUSY_NS (30 * NSEC_PER_SEC)
+#define MOVER_HANGS "its mover hangs in the kernel, and it waits; with the mover killed it goes on, and is let go"
 #define FULL_LOG_NS (60 * NSEC_PER_SEC) /* said at most so often */
 
 void registry_add(struct engine *e, struct session *s)
@@ -78,12 +79,23 @@ static void report_lost(struct session *s)
 	s->poisoned_logged = lost;
 }
 
+static void report_hanging(struct session *s)
+{
+	static struct log_limit limit; /* a peer may say so of itself, as often as it likes */
+
+	if (s->mover_hangs && !s->hang_logged)
+		log_limited(&limit, LOG_LEVEL_WARNING, "process %d (%s, uid %u): " MOVER_HANGS,
+			    s->introduced ? (int)s->pid : 0, s->command, (unsigned)s->uid);
+	s->hang_logged = s->mover_hangs;
+}
+
 void registry_report(struct engine *e, uint64_t now)
 {
 	for (struct session *s = e->sessions; s; s = s->next) {
 		uint64_t full = s->store_full_ns;
 
 		report_lost(s);
+		report_hanging(s);
 		if (full <= e->full_logged_ns || (e->full_logged_ns && now - e->full_logged_ns < FULL_LOG_NS))
 			continue;
 		log_warning("Store=%s: no room for pages of process %d (%s, uid %u): the store is full, or "
@@ -252,6 +264,8 @@ static void describe(struct engine *e, struct session *s, struct engine_process 
 		p->reason = "forked, without a mover of its own";
 	if (p->state == ENGINE_PROCESS_ACTIVE && !*p->reason && s->barred)
 		p->reason = "nothing leaves it any more: it has dropped or moved more memory than can be noted";
+	if (p->state <= ENGINE_PROCESS_RESTORING && s->mover_hangs)
+		p->reason = MOVER_HANGS;
 	memcpy(p->command, s->command, sizeof(p->command));
 	memcpy(p->cgroup, s->cgroup, sizeof(p->cgroup));
 	add_counters(&p->counters, s);

@@ -313,6 +313,7 @@ struct session {
 	   worker, used up by the owner, who has asked for a new look or not. */
 	_Atomic int64_t room_pages;
 	_Atomic bool room_asked;
+	_Atomic bool mover_hangs; /* inside of the gate, for long; worker */
 	_Atomic bool room_vain; /* nothing may leave to make room; worker */
 	_Atomic(const char *) reason;
 	_Atomic(const char *) lost_why; /* of those last counted as poisoned */
@@ -330,6 +331,7 @@ struct session {
 	uint32_t kept_kinds; /* of its descriptors, those with the service manager; a fork
 				child's at first the owner's */
 	uint64_t poisoned_logged;
+	bool hang_logged;
 	char command[64];
 	char cgroup[256];
 };

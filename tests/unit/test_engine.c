@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Of the engine: a mover that doesn't answer, as the worker sees it and as is told of it;
+   what a new worker closes. */
+#include <check.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/util.h"
+#include "engine/private.h"
+
+static struct engine engine;
+static struct owner owner;
+static struct batch batch;
+static struct wire_gate gate;
+static struct session *s;
+static int mover; /* its end of the socket */
+
+static void setup(void)
+{
+	int pair[2];
+
+	memset(&engine, 0, sizeof(engine));
+	memset(&owner, 0, sizeof(owner));
+	memset(&gate, 0, sizeof(gate));
+	owner.flow = &engine.flow;
+	ck_assert_int_eq(mailbox_init(&owner.box), 0);
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+	s = session_new(1, 0);
+	s->owner = &owner;
+	s->state = SESSION_ACTIVE;
+	s->enabled = true;
+	s->fds.mover = pair[0];
+	s->gate = &gate;
+	mover = pair[1];
+	batch = (struct batch){ .session = s, .ordered_ns = now_ns() };
+	batch.ordered = true;
+	s->reporting = &batch;
+	engine.sessions = s;
+	engine.nr_sessions = 1;
+}
+
+static void teardown(void)
+{
+	s->gate = NULL;
+	session_free(s);
+	mailbox_deinit(&owner.box);
+	close(mover);
+}
+
+/* So many seconds after its order. Is the order taken back? */
+static bool tick(unsigned seconds)
+{
+	evictor_tick(&engine.worker, s, batch.ordered_ns + seconds * NSEC_PER_SEC);
+	(void)mailbox_take(&owner.box);
+	return notice_take(&s->to_owner) & SESSION_OWN_REVOKE;
+}
+
+static const char *reason(void)
+{
+	struct engine_process process;
+
+	ck_assert_uint_eq(engine_get_processes(&engine, &process, 1), 1);
+	return process.reason;
+}
+
+START_TEST(test_hangs_in_the_gate)
+{
+	gate.word = WIRE_GATE_MOVER;
+	ck_assert(!tick(1));
+	ck_assert_str_eq(reason(), "");
+	ck_assert(tick(3));
+	ck_assert(strstr(reason(), "hangs"));
+	registry_report(&engine, now_ns());
+	ck_assert(s->hang_logged);
+	gate.word = WIRE_GATE_FREE; /* it was only slow */
+	ck_assert(tick(4));
+	ck_assert_str_eq(reason(), "");
+	registry_report(&engine, now_ns());
+	ck_assert(!s->hang_logged);
+}
+END_TEST
+
+/* It was us who were held up. */
+START_TEST(test_has_answered)
+{
+	gate.word = WIRE_GATE_MOVER;
+	ck_assert_int_eq(send(mover, "report", 6, 0), 6);
+	ck_assert(!tick(3));
+	ck_assert_str_eq(reason(), "");
+}
+END_TEST
+
+static bool is_open(int fd)
+{
+	return fcntl(fd, F_GETFD) >= 0;
+}
+
+/* 0: a stray was closed, and what is named was not. */
+static int start_over(void)
+{
+	int stray = eventfd(0, EFD_CLOEXEC), child = eventfd(0, EFD_CLOEXEC), lost = eventfd(0, EFD_CLOEXEC);
+	struct record_table records = { .kept = KEPT_NONE };
+	struct kept rings;
+
+	kept_use(kept_directory_new());
+	if (record_table_open(&records) < 0 || rings_open(&rings) < 0 ||
+	    kept_back(&rings, 0, OWNERS_MAX * PAGE_BYTES) < 0)
+		return 2;
+	ring_at(&rings, 1)->messages[3] = (struct uffd_msg){ .event = UFFD_EVENT_FORK, .arg.fork.ufd = (uint32_t)child };
+	ring_at(&rings, 2)->lost[5] = lost + 1;
+	record_table_close(&records);
+	kept_close(&rings);
+	engine_close_strays();
+	for (unsigned i = 0; i < 10000 && is_open(stray); i++) /* another thread does it */
+		usleep(1000);
+	return is_open(stray) ? 3 : !is_open(child) ? 4 : !is_open(lost) ? 5 : 0;
+}
+
+/* In a process of its own: Check's descriptors are strays, too. */
+START_TEST(test_INV_6_lost_forks_are_no_strays)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0)
+		_exit(start_over());
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_int_eq(status, 0);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("engine");
+	TCase *tc = tcase_create("engine");
+	SRunner *runner = srunner_create(suite);
+	int failed;
+
+	tcase_set_timeout(tc, 60);
+	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_add_test(tc, test_hangs_in_the_gate);
+	tcase_add_test(tc, test_has_answered);
+	tcase_add_test(tc, test_INV_6_lost_forks_are_no_strays);
+	suite_add_tcase(suite, tc);
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
