@@ -59,7 +59,10 @@ int domains_rejoin(struct engine *e, struct session *s)
 {
 	struct domain *domain = domain_of(e->flow.domains, s->record->domain);
 
-	s->user = s->record->is_private ? SESSION_USER_PRIVATE : SESSION_USER_SAME;
+	if (s->record->is_private)
+		s->user = SESSION_USER_PRIVATE;
+	else if (domain && domain->name.kind == DOMAIN_PRIVATE && domain->name.id != s->id)
+		s->user = SESSION_USER_CHANGED; /* its parent's, until it has its own */
 	/* With none left it had nothing stored. */
 	if (!domain)
 		return join(e, s, domain_get_named(e->flow.domains,
@@ -83,8 +86,9 @@ void domains_part(struct engine *e, struct session *s)
 			  (int)s->pid);
 		return;
 	}
-	log_info("process %d (%s) has changed its user from %u to %u: its pages are its own from now on",
-		 (int)s->pid, s->command, s->uid, uid);
+	if (uid != s->uid)
+		log_info("process %d (%s) has changed its user from %u to %u: its pages are its own from now on",
+			 (int)s->pid, s->command, s->uid, uid);
 	s->other_uid = uid; /* the owner changes both, or a child forked now would have one of each */
 	notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_DOMAIN);
 }

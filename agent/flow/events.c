@@ -324,7 +324,8 @@ static struct session *new_child(struct owner *o, struct session *parent, int uf
 	child->barred = parent->barred;
 	child->marks = parent->marks;
 	child->blind = parent->blind;
-	child->user = atomic_load(&parent->user); /* CHANGED: it will have a domain of its own */
+	/* Else it will have a domain of its own: it may be another user's by then. */
+	child->user = atomic_load(&parent->user) == SESSION_USER_SAME ? SESSION_USER_SAME : SESSION_USER_CHANGED;
 	if (getrandom(&child->nonce, sizeof(child->nonce), GRND_NONBLOCK) < 0)
 		child->nonce = 0; /* then it stays without a mover */
 	slotmap_init(&child->slots, o->slots, &flow_slot_refs, child);

@@ -8,6 +8,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "common/inject.h"
 #include "common/util.h"
@@ -565,6 +568,54 @@ START_TEST(test_fork_without_memory)
 }
 END_TEST
 
+/* A fork while nothing is changing; the child is the owner's newest session. */
+static struct session *fork_child(void)
+{
+	struct uffd_msg fork = { .event = UFFD_EVENT_FORK, .arg.fork.ufd = (uint32_t)eventfd(0, EFD_CLOEXEC) };
+
+	events_take(&owner, s, &fork);
+	rest();
+	ck_assert_uint_eq(s->nr_waiting, 0);
+	ck_assert_ptr_nonnull(owner.owned);
+	return owner.owned;
+}
+
+static void end_child(struct session *child)
+{
+	flow_unwatch(&owner, child);
+	(void)mailbox_take(&flow.engine);
+	slotmap_deinit(&child->slots);
+	session_free(child);
+}
+
+/* A server that works for many users has been another one's itself: its children share
+   a trust domain with nobody, also not with each other. */
+START_TEST(test_children_of_a_changed_user)
+{
+	static const struct {
+		int parent, child;
+	} users[] = {
+		{ SESSION_USER_SAME, SESSION_USER_SAME },
+		{ SESSION_USER_CHANGED, SESSION_USER_CHANGED },
+		{ SESSION_USER_PRIVATE, SESSION_USER_CHANGED },
+	};
+
+	owner.epoll = epoll_create1(EPOLL_CLOEXEC);
+	domain.refs = 1;
+	ck_assert_int_eq(mailbox_init(&flow.engine), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(users); i++) {
+		struct session *child;
+
+		s->user = users[i].parent;
+		child = fork_child();
+		ck_assert_int_eq(child->user, users[i].child);
+		end_child(child);
+	}
+	mailbox_deinit(&flow.engine);
+	close(owner.epoll);
+}
+END_TEST
+
 /* A child that changes something itself is not asked, where there is no room for what
    it would say. */
 START_TEST(test_INV_3_no_room_to_hear_a_child)
@@ -613,6 +664,7 @@ int main(void)
 	tcase_add_test(tc, test_huge_remove_takes_no_memory);
 	tcase_add_test(tc, test_addresses_out_of_reach);
 	tcase_add_test(tc, test_fork_without_memory);
+	tcase_add_test(tc, test_children_of_a_changed_user);
 	tcase_add_test(tc, test_INV_3_no_room_to_hear_a_child);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_ENV);
