@@ -18,6 +18,8 @@ backends_libbackends_a_SOURCES = \
 	backends/objects_share.c \
 	backends/objects_write.c \
 	backends/objstore.h \
+	backends/rados_spec.c \
+	backends/rados_spec.h \
 	backends/spec.c \
 	backends/store.c \
 	backends/store.h
@@ -29,9 +31,7 @@ backends_libbackends_a_SOURCES += \
 	backends/rados_library.c \
 	backends/rados_library.h \
 	backends/rados_ops.c \
-	backends/rados_ops.h \
-	backends/rados_spec.c \
-	backends/rados_spec.h
+	backends/rados_ops.h
 else
 backends_libbackends_a_SOURCES += backends/rados_stub.c
 endif
