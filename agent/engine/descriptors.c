@@ -322,6 +322,7 @@ static void import_events(struct import *in, const struct record_table *records,
 		if (child < 0)
 			memset(ring->heard, 0, sizeof(ring->heard));
 		ring->child = (uint64_t)(child + 1);
+		memset(ring->lost, 0, sizeof(ring->lost)); /* they did not come along */
 	}
 }
 

@@ -221,8 +221,9 @@ static bool place_chunk(struct owner *o, struct session *s, struct ahead_stream 
 		return false;
 	end = t->at < t->trap ? t->trap : t->to;
 	n = (unsigned)MIN(end - t->at, CHUNK);
-	if (is_long(o, t) && unpack_ahead(o, s, t, t->at, t->to, (unsigned)MIN(end - t->at, CHUNK_HELPED)))
-		n = (unsigned)MIN(end - t->at, FLOW_RUN_MAX); /* all that is ready */
+	if (is_long(o, t) && unpack_ahead(o, s, t, t->at, t->to, (unsigned)MIN(end - t->at, CHUNK_HELPED)) &&
+	    unpack_bytes(o, s, t->at, slotmap_get(&s->slots, t->at)))
+		n = (unsigned)MIN(end - t->at, FLOW_RUN_MAX); /* all that is ready; the rest isn't waited for */
 	n = refault_place_run(o, s, t->at, n);
 	if (!n)
 		n = fetch_chunk(o, s, t->at, (unsigned)(end - t->at));
