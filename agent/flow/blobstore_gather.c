@@ -131,12 +131,12 @@ static bool gather_batch(struct blobstore *bs)
 	return true;
 }
 
-static bool lives_at_cursor(const struct blobstore *bs, uint32_t id)
+/* Where a blob lives in the victim; 0: it doesn't. Under the lock. */
+static uint64_t loc_in_victim(const struct blobstore *bs, uint32_t id)
 {
 	uint64_t loc = blob_loc_of_any(bs->blobs, id);
 
-	return loc && blob_loc_segment(loc) == bs->mover.victim - 1 &&
-	       blob_loc_offset(loc) / SEALED_BATCH == bs->mover.cursor && !blob_is_dead(bs->blobs, id);
+	return loc && blob_loc_segment(loc) == bs->mover.victim - 1 && !blob_is_dead(bs->blobs, id) ? loc : 0;
 }
 
 /* The batch at the cursor can't be read, for r. If it never can, what lives in it is lost:
@@ -151,8 +151,11 @@ static void note_lost(struct blobstore *bs, int r)
 	do {
 		pthread_mutex_lock(&bs->lock);
 		top = blob_table_top(bs->blobs);
-		for (uint32_t end = MIN(top, id + IDS_PER_STEP); id < end; id++)
-			n += lives_at_cursor(bs, id);
+		for (uint32_t end = MIN(top, id + IDS_PER_STEP); id < end; id++) {
+			uint64_t loc = loc_in_victim(bs, id);
+
+			n += loc && blob_loc_offset(loc) / SEALED_BATCH == bs->mover.cursor;
+		}
 		pthread_mutex_unlock(&bs->lock);
 	} while (id < top);
 	health_corrupt(bs, tier_of(bs, &bs->segments[bs->mover.victim - 1]), n);
@@ -203,12 +206,10 @@ static uint64_t next_borrowed(struct blobstore *bs, void **to)
 	pthread_mutex_lock(&bs->lock);
 	top = blob_table_top(bs->blobs);
 	for (; m->cursor < top && !found; m->cursor++) {
-		uint64_t loc = blob_loc_of_any(bs->blobs, m->cursor);
-
-		if (!loc || blob_loc_segment(loc) != m->victim - 1 || blob_is_dead(bs->blobs, m->cursor))
+		found = loc_in_victim(bs, m->cursor);
+		if (!found)
 			continue;
-		found = loc;
-		*to = take_frame(bs, m->cursor, loc);
+		*to = take_frame(bs, m->cursor, found);
 		if (!*to)
 			break;
 	}

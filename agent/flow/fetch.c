@@ -51,9 +51,6 @@
 #define AGAIN_LONG_NS (NSEC_PER_SEC / 2)
 #define TRIES 3
 
-/* Of the pages before them a window may span those that are at home. */
-#define AWAY_MASK (1u << SLOT_STAGED | 1u << SLOT_STORED | 1u << SLOT_FILL)
-
 struct window;
 
 struct fetch {
@@ -346,7 +343,7 @@ unsigned fetch_ahead(struct owner *o, struct session *s, uint64_t vpn, unsigned 
 	w->read.segment = NULL;
 	w->read.bytes = 0;
 	while (vpn < end && w->n < WINDOW_PAGES && add_page(o, s, vpn, w))
-		vpn = slotmap_next(&s->slots, vpn + 1, end, AWAY_MASK);
+		vpn = slotmap_next(&s->slots, vpn + 1, end, FLOW_HERE_MASK); /* spanning those at home */
 	if (!w->n)
 		return 0;
 	w->pending = true;

@@ -35,9 +35,9 @@
 #define FLOW_LOST_BEFORE "what was known of them is lost with an agent before"
 #define FLOW_TIME_SHIFT 20  /* the values of RESIDENT and BARRED slots count 2^20 ns */
 
-/* States in which a page's bytes are with us. */
-#define FLOW_EVICTED_MASK                                                                   \
-	(1u << SLOT_STAGED | 1u << SLOT_STORED | 1u << SLOT_FILL | 1u << SLOT_FETCHING)
+/* States in which a page's bytes are with us; FETCHING: and being read for it already. */
+#define FLOW_HERE_MASK (1u << SLOT_STAGED | 1u << SLOT_STORED | 1u << SLOT_FILL)
+#define FLOW_EVICTED_MASK (FLOW_HERE_MASK | 1u << SLOT_FETCHING)
 
 struct flow {
 	struct blobstore *blobstore;

@@ -35,8 +35,6 @@
 #define WINDOW_FAIR 16u
 #define LEAD 4 /* a tripwire is so many parts of a window before its end */
 
-#define HERE_MASK (1u << SLOT_STAGED | 1u << SLOT_STORED | 1u << SLOT_FILL)
-
 static void put_on_list(struct owner *o, struct session *s)
 {
 	if (s->in_ahead)
@@ -86,7 +84,7 @@ static bool is_long(const struct owner *o, const struct ahead_stream *t)
 static void set_trap(struct owner *o, struct session *s, struct ahead_stream *t)
 {
 	uint64_t from = MAX(t->at, t->to - MIN(t->window / LEAD, t->to));
-	uint64_t vpn = slotmap_next(&s->slots, from, t->to, HERE_MASK);
+	uint64_t vpn = slotmap_next(&s->slots, from, t->to, FLOW_HERE_MASK);
 
 	if (!is_long(o, t) || vpn >= t->to || fetch_is_needed(o, slotmap_get(&s->slots, vpn)))
 		return;
@@ -214,9 +212,9 @@ static bool place_chunk(struct owner *o, struct session *s, struct ahead_stream 
 	uint64_t end;
 	unsigned n;
 
-	t->at = slotmap_next(&s->slots, t->at, t->to, HERE_MASK);
+	t->at = slotmap_next(&s->slots, t->at, t->to, FLOW_HERE_MASK);
 	if (t->at == t->trap)
-		t->at = slotmap_next(&s->slots, t->at + 1, t->to, HERE_MASK);
+		t->at = slotmap_next(&s->slots, t->at + 1, t->to, FLOW_HERE_MASK);
 	if (t->at >= t->to)
 		return false;
 	end = t->at < t->trap ? t->trap : t->to;

@@ -798,6 +798,15 @@ START_TEST(test_degraded_until_it_works)
 }
 END_TEST
 
+/* The second tier takes nothing any more, and nothing else is to be done. */
+static void work_till_degraded(void)
+{
+	while (!stats().tier[1].degraded)
+		if (!blobstore_work(bs))
+			usleep(1000);
+	work_all();
+}
+
 /* daily= is kept, a worker that follows goes on with what is left; what has not gone
    down stays where it is, and the tier says why. */
 START_TEST(test_daily)
@@ -812,10 +821,7 @@ START_TEST(test_daily)
 	ck_assert_uint_eq(stats().tier[1].daily_left_bytes, most);
 	put_many(2000); /* 4 MiB */
 	blobstore_set_move_down(bs, 1);
-	while (!stats().tier[1].degraded)
-		if (!blobstore_work(bs))
-			usleep(1000);
-	work_all();
+	work_till_degraded();
 	tier = stats().tier[1];
 	ck_assert_str_eq(tier.reason, "what daily= allows has been written in the last 24 hours");
 	ck_assert_uint_eq(tier.store.written_bytes_total, most - tier.daily_left_bytes);
@@ -887,10 +893,7 @@ START_TEST(test_daily_outlives_a_stop)
 	open_file_tier(most);
 	put_many(2000); /* 4 MiB */
 	blobstore_set_move_down(bs, 1);
-	while (!stats().tier[1].degraded)
-		if (!blobstore_work(bs))
-			usleep(1000);
-	work_all();
+	work_till_degraded();
 	left = stats().tier[1].daily_left_bytes;
 	ck_assert_uint_lt(left, most / 2);
 	for (unsigned i = 0; i < 2000; i++)
