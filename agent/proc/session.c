@@ -91,6 +91,28 @@ static int open_proc(pid_t pid, const char *name, int flags)
 	return fd < 0 ? -errno : fd;
 }
 
+/* Bytes, or -errno. */
+static ssize_t read_proc(pid_t pid, const char *name, void *buf, size_t size)
+{
+	_cleanup_close_ int fd = open_proc(pid, name, 0);
+	ssize_t n;
+
+	if (fd < 0)
+		return fd;
+	do
+		n = read(fd, buf, size);
+	while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : n;
+}
+
+/* Empty if it can't be read. */
+static void read_text(pid_t pid, const char *name, char *text, size_t size)
+{
+	ssize_t n = read_proc(pid, name, text, size - 1);
+
+	text[MAX(n, (ssize_t)0)] = '\0';
+}
+
 int session_open_proc(pid_t pid, struct session_fds *fds)
 {
 	const struct {
@@ -157,28 +179,20 @@ uint64_t session_read_resident(const struct session *s)
    without an address space: not an exec. */
 static bool leader_is_zombie(pid_t pid)
 {
-	_cleanup_close_ int fd = open_proc(pid, "stat", 0);
 	char text[256];
-	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
 	const char *state;
 
-	if (n <= 0)
-		return false;
-	text[n] = '\0';
+	read_text(pid, "stat", text, sizeof(text));
 	state = strrchr(text, ')');
 	return state && (state[2] == 'Z' || state[2] == 'X');
 }
 
 uint64_t session_started(pid_t pid)
 {
-	_cleanup_close_ int fd = open_proc(pid, "stat", 0);
 	char text[1024];
-	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
 	const char *at;
 
-	if (n <= 0)
-		return 0;
-	text[n] = '\0';
+	read_text(pid, "stat", text, sizeof(text));
 	/* The 22nd; the second, in brackets, may have anything in it. */
 	at = strrchr(text, ')');
 	for (unsigned i = 2; at && i < 22; i++)
@@ -198,9 +212,8 @@ bool session_has_execed(const struct session *s)
 /* AT_SECURE of its program; -EACCES where we aren't root, to whom alone others' is shown. */
 static int read_secure(pid_t pid)
 {
-	_cleanup_close_ int fd = open_proc(pid, "auxv", 0);
 	Elf64_auxv_t v[64];
-	ssize_t n = fd < 0 ? fd : read(fd, v, sizeof(v));
+	ssize_t n = read_proc(pid, "auxv", v, sizeof(v));
 
 	for (size_t i = 0; n > 0 && i < (size_t)n / sizeof(v[0]); i++)
 		if (v[i].a_type == AT_SECURE)
@@ -215,14 +228,6 @@ bool session_is_plain(pid_t pid)
 	int secure = read_secure(pid);
 
 	return secure == 0 || secure == -EACCES;
-}
-
-static void read_text(pid_t pid, const char *name, char *text, size_t size)
-{
-	_cleanup_close_ int fd = open_proc(pid, name, 0);
-	ssize_t n = fd < 0 ? -1 : read(fd, text, size - 1);
-
-	text[n > 0 ? n : 0] = '\0';
 }
 
 static bool is_of_user(const char *status, uid_t uid)
