@@ -58,15 +58,30 @@ one_mover() {
 	[ "$(wc -w <<<"$mover")" = 1 ]
 }
 wait_until 20 "one mover to be left" one_mover
-for i in 1 2; do
-	wait_until 30 "half of the pages to leave" absent_at_least "$one" 50
-	[ "$(ask "$one" change)" -gt 0 ] || fail "change"
-	kill -STOP "$mover"
-	hits=$(inject_hits)
-	inject ORDERED 0
-	kill_worker
-	wait_until 10 "a worker to die with its first order" inject_is_hit "$hits"
+# While a mover stands inside a batch nobody gives it another order: then once more.
+stop_with_order() {
+	local hits try k
+
+	for try in {1..6}; do
+		wait_until 30 "half of the pages to leave" absent_at_least "$one" 50
+		[ "$(ask "$one" change)" -gt 0 ] || fail "change"
+		kill -STOP "$mover"
+		hits=$(inject_hits)
+		inject ORDERED 0
+		kill_worker
+		for ((k = 0; k < 60; k++)); do
+			! inject_is_hit "$hits" || break 2
+			sleep 0.1
+		done
+		say "no order in try $try"
+		inject NONE 0
+		kill -CONT "$mover"
+	done
 	inject NONE 0
+	inject_is_hit "$hits" || fail "no worker died with its first order"
+}
+for i in 1 2; do
+	stop_with_order
 	sleep 1
 	kill -CONT "$mover"
 	for ((k = 0; k < 4; k++)); do
