@@ -26,7 +26,7 @@ STATIC_TESTS = \
 	tests/check-man.sh
 
 # Parts of `make check'.
-.PHONY: check-unit check-static check-system check-sanitized soak
+.PHONY: check-unit check-static check-computing check-system check-sanitized soak
 check-unit:
 	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(UNIT_TESTS)'
 # for builds with sanitizers: what their agent must go through on the real kernel
@@ -39,6 +39,9 @@ crash-soak: all
 	top_builddir=. srcdir='$(srcdir)' $(BASH) '$(srcdir)/tests/live/crash-soak.sh' $(KILLS)
 check-static:
 	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(STATIC_TESTS)'
+# all but those of a running system; the longest first
+check-computing:
+	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(PLANTED_TESTS) tests/check-shell.sh $(UNIT_TESTS) $(filter-out tests/check-shell.sh,$(STATIC_TESTS))'
 check-system:
 	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(CONTROL_TESTS) $(LIVE_TESTS) $(INJECT_TESTS) $(CEPH_TESTS) $(SYSTEMD_TESTS)'
 

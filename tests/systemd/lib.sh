@@ -71,18 +71,24 @@ wait_until() { # SECONDS WHAT COMMAND...
 	done
 }
 
-# A build of its own, since the places are compiled in. $dir/share is open to all.
-box_install() { # MAKE-TARGET..., in $dir/build
-	mkdir "$dir/build"
-	(
-		cd "$dir/build"
-		"$src/configure" --quiet --prefix=/usr --sysconfdir=/etc --localstatedir=/var \
-			CC="${CC:-gcc}" && make -s -j "$(nproc)" "$@" &&
-			make -s install DESTDIR="$dir/stage"
-	) >"$dir/install.log" 2>&1 || {
+box_configure() {
+	installed=$dir/build
+	mkdir "$installed"
+	(cd "$installed" && "$src/configure" --quiet --prefix=/usr --sysconfdir=/etc --localstatedir=/var CC="${CC:-gcc}")
+}
+
+# Places are compiled in: $installed is this build, if it is one for these, else one of
+# the test's own. $dir/share is open to all.
+box_install() { # MAKE-TARGET..., of $installed
+	installed=$build
+	if ! {
+		{ [ "$(grep -cxE 'prefix = /usr|sysconfdir = /etc|localstatedir = /var' "$build/Makefile")" = 3 ] || box_configure; } &&
+			make -s -C "$installed" -j "$(nproc)" "$@" &&
+			make -s -C "$installed" install DESTDIR="$dir/stage"
+	} >"$dir/install.log" 2>&1; then
 		tail -n 40 "$dir/install.log"
 		fail "make install DESTDIR="
-	}
+	fi
 	mkdir -p "$dir/stage/usr/lib/uswap-test" "$dir/stage/etc/uswap/uswap.conf.d" "$dir/share"
 	chmod 777 "$dir/share"
 	printf '%s\n' '[Policy]' StartDelaySec=0 MinResident=0 >"$dir/stage/etc/uswap/uswap.conf.d/test.conf"

@@ -19,7 +19,7 @@ cp "$build/tests/workloads/fill_serve" "$dir/stage/usr/bin/uswap-test-work"
 for one in fork threads mremap madvise; do
 	cp "$build/tests/workloads/${one}_verify" "$dir/stage/usr/lib/uswap-test"
 done
-cp "$dir/build/tests/systemd/older_agent" "$dir/stage/usr/sbin/uswap-agent.older"
+cp "$installed/tests/systemd/older_agent" "$dir/stage/usr/sbin/uswap-agent.older"
 cp "$dir/stage/usr/sbin/uswap-agent" "$dir/stage/usr/sbin/uswap-agent.newer"
 printf '%s\n' '[Store]' Store=memory:25% Store=file:/var/lib/uswap,size=64M >"$dir/stage/etc/uswap/uswap.conf.d/store.conf"
 box_boot
