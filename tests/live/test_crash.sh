@@ -163,7 +163,13 @@ one=$SERVED
 touch "$DIR/storming"
 storm &
 storm=$!
-at_points $storm &
+many_points() { # another time where a slow machine comes to few of them
+	for _ in 1 2 3 4; do
+		at_points "$1"
+		[ "$(inject_hits)" -lt 18 ] || break
+	done
+}
+many_points $storm &
 points=$!
 while kill -0 $points 2>/dev/null; do
 	[ "$(ask "$one" verify)" = 2048 ] || fail "verify under crashes at named points"

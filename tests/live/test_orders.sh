@@ -48,7 +48,11 @@ other=$SERVED
 [ "$(ask "$one" absent)" = 0 ] || fail "pages left without an order"
 before=$(ask "$one" rss)
 
-bytes=$(order evict "$pid")
+evicts() { # not before its mover is there
+	timeout $((60 * FACTOR)) "$CTL" --json evict "$pid" >"$DIR/order.json" 2>&1
+}
+wait_until 20 "$pid to be evicted" evicts
+bytes=$(jq -er "$JQ_ORDER" "$DIR/order.json")
 absent=$(ask "$one" absent)
 after=$(ask "$one" rss)
 say "evict: $bytes bytes, $absent of $PAGES pages away, VmRSS $before -> $after KiB"
@@ -147,9 +151,6 @@ is_locking() {
 }
 nothing_absent() {
 	[ "$(ask "$one" absent)" = 0 ]
-}
-evicts() {
-	"$CTL" evict "$pid" >"$DIR/evict.log" 2>&1
 }
 lock_behind_an_order() {
 	local mover worker waiting
