@@ -17,6 +17,6 @@ evicted_run uffd_verify
 evicted_run madvise_verify --guard
 evicted_run madvise_verify --unheard
 # more programs than processors: events of their threads come late and mixed
-evicted_crowd "mremap_verify 10" "mremap_verify 10" "mremap_verify 10" "munmap_verify 10"
-evicted_crowd "mremap_verify 8" "madvise_verify 8" "fork_verify 8" "threads_verify 8"
+evicted_crowd "mremap_verify 6" "mremap_verify 6" "mremap_verify 6" "munmap_verify 6"
+evicted_crowd "mremap_verify 6" "madvise_verify 6" "fork_verify 6" "threads_verify 6"
 live_end
