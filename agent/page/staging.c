@@ -249,10 +249,10 @@ bool staging_is_shared(const struct staging *st, uint32_t index)
 	return (uint32_t)atomic_load_explicit(&st->entries[index].count, memory_order_acquire) > 1;
 }
 
-static void release_memory(struct staging *st, uint32_t index)
+static void release_memory(struct staging *st, uint32_t index, uint32_t n)
 {
 	/* Failing only keeps the memory: the page is rewritten before reuse. */
-	kept_give_back(&st->file, (size_t)index << PAGE_SHIFT, PAGE_BYTES);
+	kept_give_back(&st->file, (size_t)index << PAGE_SHIFT, (size_t)n << PAGE_SHIFT);
 }
 
 void staging_forward(struct staging *st, uint32_t index, uint32_t blob)
@@ -262,7 +262,7 @@ void staging_forward(struct staging *st, uint32_t index, uint32_t blob)
 	assert(blob && !e->blob && (uint32_t)e->count > 0);
 	/* Named before the bytes go: a worker that starts over finds either. */
 	atomic_store_explicit(&e->blob, blob, memory_order_release);
-	release_memory(st, index);
+	release_memory(st, index, 1);
 	atomic_fetch_add_explicit(&st->forwarders, 1, memory_order_relaxed);
 	atomic_fetch_sub_explicit(&st->used, 1, memory_order_relaxed);
 }
@@ -311,17 +311,25 @@ uint32_t staging_forwarder(const struct staging *st, uint32_t index)
 
 void staging_trim(struct staging *st, unsigned keep)
 {
+	uint32_t first = 0, n = 0; /* neighbours, which the kernel takes back at one go */
+
 	collect(st);
 	while (st->nr_ready > keep) {
 		uint32_t i = st->ready;
 
 		st->ready = st->entries[i].next;
 		st->nr_ready--;
-		release_memory(st, i);
 		atomic_fetch_sub_explicit(&st->idle, 1, memory_order_relaxed);
 		st->entries[i].next = st->cold;
 		st->cold = i;
+		if (n && i != first + n && i + 1 != first) {
+			release_memory(st, first, n);
+			n = 0;
+		}
+		first = n ? MIN(first, i) : i;
+		n++;
 	}
+	release_memory(st, first, n);
 }
 
 uint64_t staging_used_bytes(const struct staging *st)
@@ -391,7 +399,7 @@ void staging_recover_end(struct staging *st)
 			run++;
 			continue;
 		}
-		kept_give_back(&st->file, (size_t)(i - run) << PAGE_SHIFT, (size_t)run << PAGE_SHIFT);
+		release_memory(st, i - run, run);
 		run = 0;
 	}
 	/* StagingMax= may have become less. */
