@@ -7,6 +7,7 @@
 #include "flow/flow.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "common/util.h"
@@ -73,6 +74,13 @@ static void *renew(struct flow *flow, uint32_t *index)
 	return staging_page(flow->staging, *index);
 }
 
+static int compare(const void *a, const void *b)
+{
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+	return (x > y) - (x < y);
+}
+
 /* Pages [first, first + n) of the batch were moved; reads them. */
 static void pull_run(struct flow *flow, struct batch *b, unsigned first, unsigned n, bool salvage)
 {
@@ -85,6 +93,7 @@ static void pull_run(struct flow *flow, struct batch *b, unsigned first, unsigne
 	   transit then, and whoever touches it. */
 	for (unsigned got = 0; (got += staging_alloc(flow->staging, index + got, n - got)) < n;)
 		usleep(NOMEM_USEC);
+	qsort(index, n, sizeof(*index), compare); /* neighbours are read at one go */
 	for (unsigned k = 0; k < n; k++)
 		pages[k] = staging_page(flow->staging, index[k]);
 	while (i < n) {

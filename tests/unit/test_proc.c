@@ -22,6 +22,7 @@
 #include "proc/ranges.h"
 #include "proc/session.h"
 #include "sys/cgroup.h"
+#include "sys/pagemap.h"
 
 #define PAGES 96
 
@@ -440,6 +441,55 @@ START_TEST(test_room_of_groups)
 }
 END_TEST
 
+/* From pages of our own, into neighbours and others, up to what is missing there or
+   can't be written here. */
+START_TEST(test_pages_are_read)
+{
+	static const unsigned char to[] = { 0, 1, 2, 5, 7, 6, 10, 11 }; /* 3 and more: not all neighbours */
+	const unsigned n = ARRAY_SIZE(to);
+	char *from = mmap(NULL, 32 * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *area = from + 16 * PAGE_BYTES;
+	int mem = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+	void *pages[8];
+
+	ck_assert(from != MAP_FAILED && mem >= 0);
+	for (unsigned i = 0; i < n; i++) {
+		memset(from + i * PAGE_BYTES, (int)i + 1, PAGE_BYTES);
+		pages[i] = area + to[i] * PAGE_BYTES;
+	}
+	for (unsigned bad = 0; bad <= n; bad++) { /* none at last */
+		char *page = bad < n ? pages[bad] : from;
+		int got;
+
+		memset(area, 0, 16 * PAGE_BYTES);
+		if (bad < n)
+			ck_assert_int_eq(mprotect(page, PAGE_BYTES, PROT_NONE), 0);
+		for (unsigned i = 0; i < n; i += (unsigned)got) {
+			got = mem_read_pages(mem, (uintptr_t)from + i * PAGE_BYTES, &pages[i], n - i);
+			if (i == bad) {
+				ck_assert_int_eq(got, -EFAULT);
+				got = 1;
+				continue;
+			}
+			ck_assert_int_gt(got, 0);
+			ck_assert(i > bad || i + (unsigned)got <= bad);
+		}
+		ck_assert_int_eq(mprotect(page, PAGE_BYTES, PROT_READ | PROT_WRITE), 0);
+		for (unsigned i = 0; i < n; i++) {
+			const char *at = pages[i];
+			int want = i == bad ? 0 : (int)i + 1;
+
+			ck_assert(at[0] == want && at[PAGE_BYTES - 1] == want);
+		}
+	}
+	ck_assert_int_eq(munmap(from + 2 * PAGE_BYTES, PAGE_BYTES), 0);
+	ck_assert_int_eq(mem_read_pages(mem, (uintptr_t)from, pages, n), 2);
+	ck_assert_int_eq(mem_read_pages(mem, (uintptr_t)from + 2 * PAGE_BYTES, pages, n - 2), 0);
+	close(mem);
+	munmap(from, 32 * PAGE_BYTES);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("proc");
@@ -459,6 +509,7 @@ int main(void)
 	tcase_add_test(tc, test_INV_2_gate_gives_up);
 	tcase_add_test(tc, test_mappings_of_smaps);
 	tcase_add_test(tc, test_torn_mappings);
+	tcase_add_test(tc, test_pages_are_read);
 	tcase_add_test(tc, test_robust_mutexes_are_bounded);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_ENV);
