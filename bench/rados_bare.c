@@ -4,7 +4,8 @@
  * line on standard input:
  *	read LEN N	N reads of LEN bytes at random places in 16 objects of
  *			4 MiB, one after the other: "p50 p99 mean N", ns
- *	write N		N new objects of 4 MiB, four at a time: "ns 0 0 bytes"
+ *	write N		N new objects of 4 MiB, four at a time: "ns 0 0 bytes"; and
+ *			removes them, outside of that time
  *	quit		removes what it has written, and ends
  */
 #include <inttypes.h>
@@ -68,6 +69,12 @@ static uint64_t write_objects(unsigned n)
 	return touch_now() - begin;
 }
 
+static void remove_objects(unsigned down_to)
+{
+	while (written > down_to)
+		lib->rados_remove(io, name_of(--written));
+}
+
 static void read_ranges(size_t len, size_t n)
 {
 	static uint64_t ns[READS_MAX], rng = 7;
@@ -111,13 +118,16 @@ int main(int argc, char *argv[])
 	while (fgets(line, sizeof(line), stdin) && strcmp(line, "quit\n")) {
 		if (sscanf(line, "read %zu %zu", &len, &n) == 2 && len < OBJECT && n && n < READS_MAX)
 			read_ranges(len, n);
-		else if (sscanf(line, "write %zu", &n) == 1 && n)
-			printf("%" PRIu64 " 0 0 %zu\n", write_objects((unsigned)n), n * OBJECT);
-		else
+		else if (sscanf(line, "write %zu", &n) == 1 && n) {
+			uint64_t ns = write_objects((unsigned)n);
+
+			remove_objects(OBJECTS);
+			printf("%" PRIu64 " 0 0 %zu\n", ns, n * OBJECT);
+		} else {
 			break;
+		}
 	}
-	while (written)
-		lib->rados_remove(io, name_of(--written));
+	remove_objects(0);
 	lib->rados_ioctx_destroy(io);
 	lib->rados_shutdown(cluster);
 	return 0;
