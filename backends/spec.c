@@ -142,34 +142,40 @@ static bool parse_file(char *text, struct store_file_options *file, const char *
 	return true;
 }
 
+/* 0, or negative errno after a refusal. The options' words are in *copy. */
+static int parse_copy(const char *text, char **copy, struct store_file_options *file, const char **error)
+{
+	*copy = strdup(text);
+	if (!*copy) {
+		store_refuse(error, "out of memory");
+		return -ENOMEM;
+	}
+	return parse_file(*copy, file, error) ? 0 : -EINVAL;
+}
+
 static bool check_file(const char *text, const char **error)
 {
-	_cleanup_free_ char *copy = strdup(text);
+	_cleanup_free_ char *copy = NULL;
 	struct store_file_options file;
 
-	return copy && parse_file(copy, &file, error);
+	return !parse_copy(text, &copy, &file, error);
 }
 
 static struct store *open_file(const char *text, const char **error)
 {
-	_cleanup_free_ char *copy = strdup(text);
+	_cleanup_free_ char *copy = NULL;
 	struct store_file_options file;
 
-	if (!copy)
-		return store_refuse(error, "out of memory");
-	return parse_file(copy, &file, error) ? store_file_new(&file, error) : NULL;
+	return parse_copy(text, &copy, &file, error) ? NULL : store_file_new(&file, error);
 }
 
 static int look_at_file(const char *text, const char **error)
 {
-	_cleanup_free_ char *copy = strdup(text);
+	_cleanup_free_ char *copy = NULL;
 	struct store_file_options file;
+	int r = parse_copy(text, &copy, &file, error);
 
-	if (!copy) {
-		store_refuse(error, "out of memory");
-		return -ENOMEM;
-	}
-	return parse_file(copy, &file, error) ? file_super_look(&file, error) : -EINVAL;
+	return r ? r : file_super_look(&file, error);
 }
 
 /* ---- faulty:RULES,STORE: for tests (faulty.h) ---- */

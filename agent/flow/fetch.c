@@ -487,7 +487,7 @@ static void look(struct owner *o, struct fetch *f)
 {
 	struct session *s = f->session;
 	const void *bytes = o->page;
-	uint64_t wait_ns;
+	uint64_t wait_ns, start;
 	slot_t slot;
 	bool placed;
 	int r;
@@ -496,7 +496,9 @@ static void look(struct owner *o, struct fetch *f)
 		end(o, f);
 		return;
 	}
+	start = now_ns();
 	r = blobstore_fetch_page(o->flow->blobstore, &f->read, o->codec, o->fetches->seal, o->page);
+	counter_add(&s->counters.unpack_ns_total, now_ns() - start);
 	if (r && may_succeed(f, r, &wait_ns)) {
 		read_again(o, f, now_ns() + wait_ns);
 		return;
