@@ -1,13 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Whose equal pages are stored once: the same data in programs of one user, of two,
-# in two control groups, and in one that changes its user on the way, under each
-# DedupDomain=. And in a family of forks, counted against what the programs' memory
-# really holds.
+# in two control groups, and in one that changes its user on the way, before a death
+# of the worker and after, under each DedupDomain=. And in a family of forks, counted
+# against what the programs' memory really holds.
 # shellcheck source=tests/live/lib.sh
 . "${srcdir:-.}/tests/live/lib.sh"
 
-PAGES=4000 # some 1400 more are the interpreter's own
+PAGES=3000 # some 1400 more are the interpreter's own
 GROUPS_DIR=
 ALONE=()
 
@@ -87,6 +87,14 @@ round() { # DOMAIN
 	first
 }
 
+restored() { # PID
+	timeout $((60 * FACTOR)) "$CTL" restore "$1" >"$DIR/restored"
+}
+
+fewer() {
+	[ "$(total store_blobs)" -le $((BLOBS - PAGES * 3 / 4)) ]
+}
+
 again() {
 	BLOBS=$(total store_blobs)
 }
@@ -145,7 +153,7 @@ for line in sys.stdin:
             area[i * 4096:(i + 1) * 4096] = (hashlib.sha256(b'%s %d' % (word[1].encode(), i)).hexdigest() * 64).encode()
     elif word[0] == 'quit':
         break
-    print('digest', hashlib.sha256(area[:]).hexdigest(), flush=True)
+    print('digest', hashlib.sha256(area).hexdigest(), flush=True)
 END
 
 cleanup_groups() {
@@ -183,12 +191,23 @@ start 0
 [ "$(peer_ask "$PEER" "fill new")" = "$before" ] || fail "other data"
 evict_all
 # back in, changed to the other user, out again: nothing is shared with either
-"$CTL" restore "${PEER_PIDS[changed]}" >"$DIR/restored" || fail "restore"
+restored "${PEER_PIDS[changed]}" || fail "restore"
 again
 [ "$(peer_ask "$changed" "user 65534")" = "$before" ] || fail "other data"
 apart "one that was root's"
 grep -q "process ${PEER_PIDS[changed]} .* has changed its user from 0 to 65534" "$DIR/agent.log" ||
 	fail "not a word of the changed user"
+[ "$(peer_ask "$changed" "digest")" = "$before" ] || fail "other data"
+# nor after a death of the worker, beside one whose user has been that from the start
+start 0 "${NOBODY[@]}"
+[ "$(peer_ask "$PEER" "fill new")" = "$before" ] || fail "other data"
+first
+kill -KILL "$(pgrep -P "$AGENT_PID" -x uswap-agent | head -n 1)"
+wait_until 20 "another worker" grep -q "programs taken over" "$DIR/agent.log"
+wait_until 20 "$changed to be restored" restored "${PEER_PIDS[changed]}"
+wait_until 20 "what was its own to be given up" fewer
+again
+apart "one that was root's, after a death"
 [ "$(peer_ask "$changed" "digest")" = "$before" ] || fail "other data"
 "$CTL" verify || fail "verify"
 finish
