@@ -109,6 +109,12 @@ live_cleanup() {
 	exit $status
 }
 
+# absent WHAT: a part of a test that can't run here, where not all of scripts/packages is.
+absent() {
+	[ "${USWAP_REQUIRE:-0}" != 1 ] || fail "$*"
+	say "$*"
+}
+
 need_program() {
 	local name
 

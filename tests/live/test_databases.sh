@@ -73,7 +73,7 @@ balanced() {
 
 postgresql() {
 	if [ -z "$PG_BIN" ]; then
-		say "no PostgreSQL here"
+		absent "no PostgreSQL here"
 		return
 	fi
 	mkdir "$DIR/pg"
@@ -157,7 +157,7 @@ cache() {
 	local pid before status=0
 
 	if [ -z "$(type -P memcached)" ]; then
-		say "no memcached here"
+		absent "no memcached here"
 		return
 	fi
 	before=$(total pages_out_total)

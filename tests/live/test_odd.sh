@@ -13,7 +13,7 @@ sanitized() {
 	# shellcheck disable=SC2086
 	if ! $compiler -fsanitize=address -O1 -pthread -D_GNU_SOURCE -o "$DIR/sanitized" \
 		"${srcdir:-.}/tests/workloads/malloc_verify.c" 2>"$DIR/sanitized.err"; then
-		say "no sanitizer here"
+		absent "no sanitizer here: $(head -n 1 "$DIR/sanitized.err")"
 		return
 	fi
 	evicted_command 60 env ASAN_OPTIONS=verify_asan_link_order=0 WORKLOAD_EVICT=1 "$DIR/sanitized" 1 2 ||
@@ -27,7 +27,7 @@ static() {
 	# shellcheck disable=SC2086
 	if ! $compiler -static -O1 -pthread -D_GNU_SOURCE -o "$DIR/static" \
 		"${srcdir:-.}/tests/workloads/fill_verify.c" 2>"$DIR/static.err"; then
-		say "no static programs can be made here"
+		absent "no static programs can be made here: $(head -n 1 "$DIR/static.err")"
 		return
 	fi
 	bounded 30 env "LD_PRELOAD=$LIB" USWAP_DEBUG=1 "$DIR/static" 4 1 >"$DIR/out" 2>"$DIR/err" ||

@@ -112,13 +112,13 @@ if [ -n "$(real_python)" ]; then
 	export PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1
 	compare python 50 "$(real_python)" "$DIR/script.py"
 else
-	say "no python3 here"
+	absent "no python3 here"
 fi
 if [ -n "$(type -P sqlite3)" ]; then
 	write_sql >"$DIR/script.sql"
 	compare sqlite 50 sqlite3 -batch -init /dev/null data.db ".read $DIR/script.sql"
 else
-	say "no sqlite3 here"
+	absent "no sqlite3 here"
 fi
 if [ -n "$(type -P "$compiler")" ]; then
 	cat >"$DIR/build.sh" <<-END
@@ -132,6 +132,6 @@ if [ -n "$(type -P "$compiler")" ]; then
 	END
 	compare compiler 50 bash "$DIR/build.sh"
 else
-	say "no compiler here"
+	absent "no compiler here"
 fi
 live_end

@@ -255,7 +255,7 @@ python_all() {
 
 python_suite() {
 	if ! /usr/bin/python3 -c 'import test.test_mmap' 2>/dev/null; then
-		say "CPython's tests are not here"
+		absent "CPython's tests are not here"
 		return
 	fi
 	mkdir -p "$DIR/home"
@@ -272,13 +272,13 @@ python_suite() {
 live_begin
 agent_start
 if [ -z "$(type -P node)" ]; then
-	say "no node here"
+	absent "no node here"
 elif part node; then
 	write_node >"$DIR/work.js"
 	compare node 60 node "$DIR/work.js"
 fi
 if [ -z "$(type -P java)" ]; then
-	say "no java here"
+	absent "no java here"
 elif part java; then
 	write_java >"$DIR/Work.java"
 	compare java 120 java -Xmx64m -XX:TieredStopAtLevel=1 "$DIR/Work.java"

@@ -15,7 +15,7 @@ bubblewrap() {
 		--dev /dev --tmpfs /tmp --ro-bind "$DIR" "$DIR" --ro-bind "$BOXED" "$BOXED")
 
 	if [ -z "$(type -P bwrap)" ]; then
-		say "no bubblewrap here"
+		absent "no bubblewrap here"
 		return
 	fi
 	for way in root nobody; do
@@ -53,7 +53,7 @@ openssh() {
 	local port pid before sshd=/usr/sbin/sshd client
 
 	if [ ! -x $sshd ] || [ -z "$(type -P ssh)" ]; then
-		say "no OpenSSH here"
+		absent "no OpenSSH here"
 		return
 	fi
 	port=$(free_port)
@@ -103,6 +103,8 @@ tracers() {
 		bounded 60 strace -f -qq -o "$DIR/strace.log" -E "LD_PRELOAD=$LIB" -E WORKLOAD_EVICT=1 \
 			"$WORKLOADS/fork_verify" 1 || fail "strace -f: status $?"
 		say "strace -f: ok, $(wc -l <"$DIR/strace.log") lines"
+	else
+		absent "no strace here"
 	fi
 	if [ -n "$(type -P gdb)" ]; then
 		bounded 60 gdb -nx -batch -iex 'set debuginfod enabled off' -ex "set environment LD_PRELOAD $LIB" \
@@ -111,6 +113,8 @@ tracers() {
 			>"$DIR/gdb.log" 2>&1 || fail "gdb: status $?"
 		grep -q 'exited normally' "$DIR/gdb.log" || fail "gdb: $(tail -n 20 "$DIR/gdb.log")"
 		say "gdb: ok"
+	else
+		absent "no gdb here"
 	fi
 	if [ -n "$(type -P valgrind)" ]; then
 		bounded 60 env LD_PRELOAD="$LIB" USWAP_DEBUG=1 valgrind -q --error-exitcode=9 \
@@ -118,6 +122,8 @@ tracers() {
 			fail "valgrind: status $?: $(head -n 5 "$DIR/valgrind.log")"
 		grep -q 'not attached: Valgrind runs it' "$DIR/valgrind.log" || fail "valgrind: $(cat "$DIR/valgrind.log")"
 		say "valgrind: ok"
+	else
+		absent "no Valgrind here"
 	fi
 }
 
