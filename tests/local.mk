@@ -386,6 +386,7 @@ tests_ceph_store_load_LDADD = backends/libbackends.a common/libcommon.a $(URING_
 EXTRA_DIST += \
 	tests/workloads/content.h \
 	tests/workloads/fuse_hang.h \
+	tests/workloads/parts.h \
 	tests/workloads/workload.h \
 	tests/live/shim_scenarios.h
 

@@ -369,8 +369,7 @@ static int guard(void)
 		wl_sleep_ms(5);
 	}
 	advise(area, 256, MADV_GUARD_REMOVE);
-	for (i = 0; i < 256; i++)
-		wl_check_zero("after guards", area + i * WL_PAGE, i);
+	wl_check_zeros("after guards", area, 256);
 	for (i = 256; i < PAGES; i++)
 		wl_check_key("beside guards", area + i * WL_PAGE, content_key(8, i, 0), i);
 	wl_say("pages under guards are zero");

@@ -55,14 +55,6 @@ static unsigned char *plain(size_t pages)
 	return at;
 }
 
-static void zeros(const char *what, const unsigned char *area, size_t pages)
-{
-	size_t i;
-
-	for (i = 0; i < pages; i++)
-		wl_check_zero(what, area + i * WL_PAGE, i);
-}
-
 static void drop(void *area, size_t pages)
 {
 	WL_OK(munmap(area, pages * WL_PAGE));
@@ -102,7 +94,7 @@ static void grow(uint64_t seed, bool wait)
 	wl_fill(area, PAGES / 4, seed);
 	away("before growing", area, PAGES / 4, wait);
 	area = remap("grow", area, PAGES / 4, PAGES, MREMAP_MAYMOVE, NULL);
-	zeros("grown part", area + PAGES / 4 * WL_PAGE, PAGES * 3 / 4);
+	wl_check_zeros("grown part", area + PAGES / 4 * WL_PAGE, PAGES * 3 / 4);
 	wl_verify("before the grown part", area, PAGES / 4, seed);
 	wl_fill(area, PAGES, seed + 1);
 	away("after growing", area, PAGES, wait);
@@ -126,7 +118,7 @@ static void grow_in_place(uint64_t seed, bool wait)
 		drop(area, PAGES / 2);
 		return;
 	}
-	zeros("grown in place", area + PAGES / 2 * WL_PAGE, PAGES / 2);
+	wl_check_zeros("grown in place", area + PAGES / 2 * WL_PAGE, PAGES / 2);
 	wl_verify("before what grew in place", area, PAGES / 2, seed);
 	drop(area, PAGES);
 }
@@ -139,10 +131,10 @@ static void shrink(uint64_t seed, bool wait)
 	away("before shrinking", area, PAGES, wait);
 	area = remap("shrink", area, PAGES, PAGES / 2, 0, NULL);
 	area = remap("grow again", area, PAGES / 2, PAGES, MREMAP_MAYMOVE, NULL);
-	zeros("grown again", area + PAGES / 2 * WL_PAGE, PAGES / 2);
+	wl_check_zeros("grown again", area + PAGES / 2 * WL_PAGE, PAGES / 2);
 	away("after growing again", area, PAGES / 2, wait);
 	wl_verify("shrunk and grown", area, PAGES / 2, seed);
-	zeros("grown again, later", area + PAGES / 2 * WL_PAGE, PAGES / 2);
+	wl_check_zeros("grown again, later", area + PAGES / 2 * WL_PAGE, PAGES / 2);
 	drop(area, PAGES);
 }
 
@@ -182,7 +174,7 @@ static void middle(uint64_t seed, bool wait)
 		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == hole,
 		 "mmap: %s", strerror(errno));
 	pthread_mutex_unlock(&room);
-	zeros("hole", hole, PAGES / 2);
+	wl_check_zeros("hole", hole, PAGES / 2);
 	wl_fill(hole, PAGES / 2, seed + 1);
 	away("hole", hole, PAGES / 2, wait);
 	remap("back", gone, PAGES / 2, PAGES / 2, MREMAP_MAYMOVE | MREMAP_FIXED, hole);
@@ -202,9 +194,9 @@ static void dontunmap(uint64_t seed, bool wait)
 		drop(area, PAGES);
 		return;
 	}
-	zeros("old place after DONTUNMAP", area, PAGES / 2);
+	wl_check_zeros("old place after DONTUNMAP", area, PAGES / 2);
 	wl_verify("new place after DONTUNMAP", at, PAGES, seed);
-	zeros("old place after DONTUNMAP, behind", area + PAGES / 2 * WL_PAGE, PAGES / 2);
+	wl_check_zeros("old place after DONTUNMAP, behind", area + PAGES / 2 * WL_PAGE, PAGES / 2);
 	wl_fill(area, PAGES, seed + 1);
 	away("old place after DONTUNMAP", area, PAGES, wait);
 	wl_verify("new place after DONTUNMAP, later", at, PAGES, seed);
@@ -261,7 +253,7 @@ static void made_in_steps(uint64_t seed)
 	WL_OK(mprotect(area, PAGES * WL_PAGE, PROT_READ | PROT_WRITE));
 	area = remap_whole("made in steps", area, PAGES);
 	wl_verify("made in steps", area, PAGES / 2, seed);
-	zeros("made in steps", area + PAGES / 2 * WL_PAGE, PAGES * 3 / 2);
+	wl_check_zeros("made in steps", area + PAGES / 2 * WL_PAGE, PAGES * 3 / 2);
 	drop(area, 2 * PAGES);
 }
 

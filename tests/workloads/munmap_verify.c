@@ -27,14 +27,6 @@ static unsigned char *map_at(void *at, size_t pages, int protection)
 	return got;
 }
 
-static void zeros(const char *what, const unsigned char *area, size_t pages)
-{
-	size_t i;
-
-	for (i = 0; i < pages; i++)
-		wl_check_zero(what, area + i * WL_PAGE, i);
-}
-
 static void keyed(const char *what, const unsigned char *area, size_t from, size_t to, uint64_t seed)
 {
 	size_t i;
@@ -78,10 +70,10 @@ static void whole(uint64_t seed, bool wait)
 	WL_CHECK(faults(area, false) && faults(area + (PAGES - 1) * WL_PAGE, true),
 		 "no SIGSEGV where nothing is mapped");
 	map_at(area, PAGES, PROT_READ | PROT_WRITE);
-	zeros("mapped again", area, PAGES / 2);
+	wl_check_zeros("mapped again", area, PAGES / 2);
 	wl_fill(area, PAGES / 2, seed + 1);
 	away("mapped again", area, PAGES / 2, wait);
-	zeros("mapped again, later", area + PAGES / 2 * WL_PAGE, PAGES / 2);
+	wl_check_zeros("mapped again, later", area + PAGES / 2 * WL_PAGE, PAGES / 2);
 	keyed("mapped again", area, 0, PAGES / 2, seed + 1);
 	WL_OK(munmap(area, PAGES * WL_PAGE));
 }
@@ -100,13 +92,13 @@ static void pieces(uint64_t seed, bool wait)
 	for (i = 16; i < PAGES; i += 64) {
 		WL_CHECK(faults(area + i * WL_PAGE, false), "no SIGSEGV in a hole");
 		keyed("before a hole", area, i - 16, i, seed);
-		zeros("mapped over", area + (i + 16) * WL_PAGE, 16);
+		wl_check_zeros("mapped over", area + (i + 16) * WL_PAGE, 16);
 		keyed("behind what was mapped over", area, i + 32, i + 48, seed);
 	}
 	for (i = 16; i < PAGES; i += 64)
 		map_at(area + i * WL_PAGE, 16, PROT_READ | PROT_WRITE);
 	for (i = 16; i < PAGES; i += 64)
-		zeros("hole mapped again", area + i * WL_PAGE, 16);
+		wl_check_zeros("hole mapped again", area + i * WL_PAGE, 16);
 	WL_OK(munmap(area, PAGES * WL_PAGE));
 }
 
@@ -140,14 +132,14 @@ static void breaks(uint64_t seed, bool wait)
 
 	WL_CHECK(sbrk((intptr_t)(align + BREAK_PAGES * WL_PAGE)) == end, "sbrk");
 	area = end + align;
-	zeros("new break", area, BREAK_PAGES);
+	wl_check_zeros("new break", area, BREAK_PAGES);
 	wl_fill(area, BREAK_PAGES, seed);
 	away("before the break goes down", area, BREAK_PAGES, wait);
 	WL_CHECK(sbrk(-(intptr_t)(BREAK_PAGES / 2 * WL_PAGE)) != (void *)-1, "sbrk down");
 	keyed("below the break", area, 0, BREAK_PAGES / 2, seed);
 	WL_CHECK(faults(area + BREAK_PAGES / 2 * WL_PAGE, false), "no SIGSEGV above the break");
 	WL_CHECK(sbrk((intptr_t)(BREAK_PAGES / 2 * WL_PAGE)) != (void *)-1, "sbrk up");
-	zeros("break up again", area + BREAK_PAGES / 2 * WL_PAGE, BREAK_PAGES / 2);
+	wl_check_zeros("break up again", area + BREAK_PAGES / 2 * WL_PAGE, BREAK_PAGES / 2);
 	keyed("below the old break", area, 0, BREAK_PAGES / 2, seed);
 	WL_CHECK(sbrk(-(intptr_t)(align + BREAK_PAGES * WL_PAGE)) != (void *)-1, "sbrk back");
 }
@@ -170,7 +162,7 @@ static void *cycle(void *arg)
 		}
 		map_at(area, THREAD_PAGES, PROT_READ | PROT_WRITE);
 		if (content_next(&rng) % 2)
-			zeros("fresh in a thread", area, THREAD_PAGES);
+			wl_check_zeros("fresh in a thread", area, THREAD_PAGES);
 		wl_fill(area, THREAD_PAGES, ++seed);
 		if (content_next(&rng) % 2)
 			wl_sleep_ms(content_next(&rng) % 60);

@@ -4,7 +4,7 @@
  * part runs in a child of its own; one that this machine doesn't allow without
  * uswap either says so.
  */
-#include "workload.h"
+#include "parts.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -27,7 +27,6 @@
 
 #define PAGES 256
 #define BYTES (PAGES * WL_PAGE)
-#define SKIPPED 77
 
 static unsigned char *area;
 
@@ -60,22 +59,20 @@ static void fresh_here(const char *what, uint64_t seed)
 static int shm_over(void)
 {
 	int id = shmget(IPC_PRIVATE, BYTES, IPC_CREAT | 0600);
-	size_t i;
 
 	if (id < 0)
-		return SKIPPED;
+		return PART_SKIPPED;
 	fill("before shared memory over it", 1);
 	WL_CHECK(shmat(id, area, SHM_REMAP) == area, "shmat: %s", strerror(errno));
 	WL_OK(shmctl(id, IPC_RMID, NULL));
-	for (i = 0; i < PAGES; i++)
-		wl_check_zero("shared memory", area + i * WL_PAGE, i);
+	wl_check_zeros("shared memory", area, PAGES);
 	wl_fill(area, PAGES, 2);
 	wl_sleep_ms(wl_evicting() ? 200 : 0);
 	wl_verify("shared memory", area, PAGES, 2);
 	WL_OK(shmdt(area));
 	wl_renew(area, PAGES);
 	fresh_here("where shared memory was", 3);
-	return 42;
+	return PART_RIGHT;
 }
 
 /* A name makes another mapping of it, in smaps too. */
@@ -83,11 +80,11 @@ static int named(void)
 {
 	fill("before it is named", 5);
 	if (prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, area + 64 * WL_PAGE, 64 * WL_PAGE, "cache"))
-		return SKIPPED;
+		return PART_SKIPPED;
 	wl_verify("named", area, PAGES, 5);
 	wl_wait_evicted("named", area, PAGES, 90);
 	wl_verify("named, later", area, PAGES, 5);
-	return 42;
+	return PART_RIGHT;
 }
 
 /* Sealed: its mapping can't change any more, its pages come and go. */
@@ -95,13 +92,13 @@ static int sealed(void)
 {
 	fill("before it is sealed", 7);
 	if (syscall(SYS_MSEAL, area, BYTES, 0))
-		return SKIPPED;
+		return PART_SKIPPED;
 	wl_verify("sealed", area, PAGES, 7);
 	wl_fill(area, PAGES, 8);
 	wl_wait_evicted("sealed", area, PAGES, 90);
 	wl_verify("sealed, later", area, PAGES, 8);
 	WL_CHECK(munmap(area, BYTES) < 0 && errno == EPERM, "munmap of what is sealed");
-	return 42;
+	return PART_RIGHT;
 }
 
 /* Huge pages to be made at once of what is away in part. */
@@ -116,12 +113,12 @@ static int collapse(void)
 	for (i = 0; i < 4; i++) {
 		wl_wait_evicted("before huge pages are made of it", at, pages, 30 * i);
 		if (madvise(aligned, huge, MADV_COLLAPSE) < 0 && i == 0 && errno == EINVAL)
-			return SKIPPED;
+			return PART_SKIPPED;
 		wl_verify("huge pages made at once", at, pages, 9);
 	}
 	wl_wait_evicted("after huge pages were made of it", at, pages, 90);
 	wl_verify("small pages again", at, pages, 9);
-	return 42;
+	return PART_RIGHT;
 }
 
 /* A protection key that forbids the program its own pages. */
@@ -130,7 +127,7 @@ static int keyed(void)
 	int key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
 
 	if (key < 0)
-		return SKIPPED;
+		return PART_SKIPPED;
 	fill("before it has a key", 11);
 	WL_OK(pkey_mprotect(area, BYTES, PROT_READ | PROT_WRITE, key));
 	wl_sleep_ms(wl_evicting() ? 200 : 0);
@@ -141,7 +138,7 @@ static int keyed(void)
 	wl_wait_evicted("with a key", area, PAGES, 90);
 	WL_OK(pkey_set(key, 0));
 	wl_verify("with a key, later", area, PAGES, 12);
-	return 42;
+	return PART_RIGHT;
 }
 
 /* ---- words that the kernel writes ---- */
@@ -218,7 +215,7 @@ static int robust(void)
 		for (i = 1; i < PAGES; i += 2)
 			wl_check_key("beside robust mutexes", area + i * WL_PAGE, content_key(13, i, 0), i);
 	}
-	return 42;
+	return PART_RIGHT;
 }
 
 /* The C library leaves rseq alone; its area lies in memory that may leave. The
@@ -237,7 +234,7 @@ static int rseq_elsewhere(void)
 	memset(rseq, 0, WL_PAGE);
 	wl_try_evicted(area, 1, 100, 1);
 	if (syscall(SYS_rseq, rseq, sizeof(*rseq), 0, 0x53053053))
-		return SKIPPED;
+		return PART_SKIPPED;
 	for (i = 0; i < 100; i++) {
 		wl_sleep_ms(wl_evicting() ? 5 : 0);
 		WL_CHECK(rseq->cpu_id < 4096, "cpu %u", rseq->cpu_id);
@@ -248,7 +245,7 @@ static int rseq_elsewhere(void)
 	wl_wait_evicted("after rseq", area, PAGES, 90);
 	for (i = 1; i < PAGES; i++)
 		wl_check_key("beside rseq", area + i * WL_PAGE, content_key(15, i, 0), i);
-	return 42;
+	return PART_RIGHT;
 }
 
 static int rseq(void)
@@ -298,7 +295,7 @@ static int vfork_chain(void)
 		WL_CHECK(r == 26, "chain of vforks: %d", r);
 	}
 	wl_verify("after vforks", area, PAGES, 17);
-	return 42;
+	return PART_RIGHT;
 }
 
 static volatile sig_atomic_t forks, forks_failed;
@@ -336,7 +333,7 @@ static int fork_in_handler(void)
 	}
 	WL_OK(setitimer(ITIMER_REAL, &never, NULL));
 	WL_CHECK(!forks_failed, "%d of %d forks by a handler have failed", (int)forks_failed, (int)forks);
-	return 42;
+	return PART_RIGHT;
 }
 
 static _Atomic bool churning;
@@ -380,7 +377,7 @@ static int descriptors(void)
 	}
 	atomic_store(&churning, false);
 	pthread_join(thread, NULL);
-	return 42;
+	return PART_RIGHT;
 }
 
 /* A child without room for a mover of its own is served, and its children. */
@@ -413,7 +410,7 @@ static int no_room(void)
 	}
 	wl_verify("without room", area, PAGES, 23);
 	wl_reap("child without room", pid, WL_EXITED(7));
-	return 42;
+	return PART_RIGHT;
 }
 
 /* What it reads of its own memory as a file is right, or an error. */
@@ -425,7 +422,7 @@ static int own_memory(void)
 	size_t i;
 
 	if (fd < 0)
-		return SKIPPED;
+		return PART_SKIPPED;
 	fill("before it is read as a file", 25);
 	for (i = 0; i < PAGES; i++) {
 		content_page(want, content_key(25, i, 0));
@@ -440,13 +437,10 @@ static int own_memory(void)
 	i = pwrite(fd, want, WL_PAGE, (off_t)(uintptr_t)(area + 5 * WL_PAGE)) == (ssize_t)WL_PAGE ? 26 : 25;
 	wl_check_key("written as a file, or not", area + 5 * WL_PAGE, content_key(i, 5, 0), 5);
 	wl_say("own memory as a file: %u of %d pages are errors", errors, PAGES);
-	return 42;
+	return PART_RIGHT;
 }
 
-static const struct part {
-	const char *name;
-	int (*run)(void);
-} parts[] = {
+static const struct part parts[] = {
 	{ "shm_over", shm_over },
 	{ "named", named },
 	{ "sealed", sealed },
@@ -460,44 +454,10 @@ static const struct part {
 	{ "no_room", no_room },
 	{ "own_memory", own_memory },
 };
-#define PARTS (sizeof(parts) / sizeof(parts[0]))
-
-static bool wanted(const char *name, int argc, char **argv)
-{
-	int i;
-
-	for (i = 1; i < argc; i++)
-		if (!strcmp(argv[i], name))
-			return true;
-	return argc == 1;
-}
 
 int main(int argc, char **argv)
 {
-	unsigned ran = 0, skipped = 0;
-	size_t i;
-
 	if (argc == 2 && !strcmp(argv[1], "--rseq"))
 		return rseq_elsewhere();
-	for (i = 0; i < PARTS; i++) {
-		int status;
-		pid_t pid;
-
-		if (!wanted(parts[i].name, argc, argv))
-			continue;
-		pid = (pid_t)WL_OK(fork());
-		if (!pid)
-			_exit(parts[i].run());
-		WL_OK(waitpid(pid, &status, 0));
-		if (status == WL_EXITED(SKIPPED)) {
-			wl_say("%s: not possible here", parts[i].name);
-			skipped++;
-			continue;
-		}
-		WL_CHECK(status == WL_EXITED(42), "%s: wait status %#x", parts[i].name, (unsigned)status);
-		ran++;
-	}
-	WL_CHECK(ran > 0 || skipped > 0, "no such part");
-	wl_say("%u odd things right, %u not possible here", ran, skipped);
-	return 0;
+	return parts_main(parts, sizeof(parts) / sizeof(parts[0]), argc, argv);
 }

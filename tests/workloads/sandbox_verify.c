@@ -6,7 +6,7 @@
  * written anew, leaves again if the sandbox can't forbid that, and is verified.
  * A part that this machine doesn't allow without uswap either says so.
  */
-#include "workload.h"
+#include "parts.h"
 
 #include <dirent.h>
 #include <grp.h>
@@ -25,7 +25,6 @@
 #include <sys/syscall.h>
 
 #define PAGES 256
-#define SKIPPED 77
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 static unsigned char *area;
@@ -79,13 +78,13 @@ static void live_there(const char *what, uint64_t seed)
 static int strict(void)
 {
 	unsigned char want[CONTENT_PAGE];
-	int status = 42;
+	int status = PART_RIGHT;
 	size_t i;
 
 	fill(1);
 	content_page(want, 0); /* nothing of it is bound lazily later */
 	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT))
-		return SKIPPED;
+		return PART_SKIPPED;
 	for (i = 0; i < PAGES; i++) {
 		content_page(want, content_key(1, i, 0));
 		if (memcmp(want, area + i * WL_PAGE, WL_PAGE))
@@ -136,7 +135,7 @@ static int filter(void)
 	fill(3);
 	WL_OK(install_filter(helpers_calls, COUNT(helpers_calls), 0));
 	live_there("under a filter", 3);
-	return 42;
+	return PART_RIGHT;
 }
 
 /* Children of all kinds under a filter that came after their parent had attached:
@@ -170,7 +169,7 @@ static int filter_inherited(void)
 		live_there("under a filter, with children", 4 + i);
 		WL_OK(install_filter(attachers_calls, COUNT(attachers_calls), 0));
 	}
-	return 42;
+	return PART_RIGHT;
 }
 
 /* Started under a filter: by default it takes no part, for who knows what that
@@ -185,7 +184,7 @@ static int started_filtered(const char *harmless)
 	WL_CHECK(!wl_evicting() || (harmless ? away > 0 : away == 0), "%zu pages away, with %s filters harmless",
 		 away, harmless ? harmless : "no");
 	wl_verify("started under a filter", area, PAGES, 6);
-	return 42;
+	return PART_RIGHT;
 }
 
 static int filter_known(void)
@@ -203,9 +202,9 @@ static int filter_known(void)
 			execv("/proc/self/exe", argv);
 			_exit(127);
 		}
-		wl_reap("started under a filter", pid, WL_EXITED(42));
+		wl_reap("started under a filter", pid, WL_EXITED(PART_RIGHT));
 	}
-	return 42;
+	return PART_RIGHT;
 }
 
 static void *verify_a_while(void *seed)
@@ -233,7 +232,7 @@ static int filter_all_threads(void)
 	for (i = 0; i < 3; i++)
 		pthread_join(thread[i], NULL);
 	live_there("under a filter of all threads", 5);
-	return 42;
+	return PART_RIGHT;
 }
 
 /* ---- rights and namespaces ---- */
@@ -242,13 +241,13 @@ static int other_user(void)
 {
 	fill(7);
 	if (getuid())
-		return SKIPPED;
+		return PART_SKIPPED;
 	WL_OK(setgroups(0, NULL));
 	WL_OK(setresgid(65534, 65534, 65534));
 	WL_OK(setresuid(65534, 65534, 65534));
 	live_there("as another user", 7);
 	WL_CHECK(setuid(0) < 0 && errno == EPERM, "root again");
-	return 42;
+	return PART_RIGHT;
 }
 
 static int not_dumpable(void)
@@ -257,7 +256,7 @@ static int not_dumpable(void)
 	WL_OK(prctl(PR_SET_DUMPABLE, 0));
 	live_there("not dumpable", 9);
 	WL_CHECK(prctl(PR_GET_DUMPABLE) == 0, "dumpable again");
-	return 42;
+	return PART_RIGHT;
 }
 
 static void write_file(const char *path, const char *text)
@@ -278,13 +277,13 @@ static int user_namespace(void)
 	if (unshare(CLONE_NEWUSER)) {
 		/* EINVAL is what a helper thread would cause */
 		WL_CHECK(errno == EPERM || errno == ENOSPC, "unshare(NEWUSER): %s", strerror(errno));
-		return SKIPPED;
+		return PART_SKIPPED;
 	}
 	write_file("/proc/self/setgroups", "deny");
 	snprintf(map, sizeof(map), "0 %u 1", (unsigned)uid);
 	write_file("/proc/self/uid_map", map);
 	live_there("in a user namespace", 11);
-	return 42;
+	return PART_RIGHT;
 }
 
 static int many_namespaces(void)
@@ -294,7 +293,7 @@ static int many_namespaces(void)
 	fill(13);
 	if (unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)) {
 		WL_CHECK(errno == EPERM || errno == ENOSPC, "unshare: %s", strerror(errno));
-		return SKIPPED;
+		return PART_SKIPPED;
 	}
 	live_there("in namespaces", 13);
 	pid = (pid_t)WL_OK(fork()); /* init of the new pid namespace */
@@ -307,7 +306,7 @@ static int many_namespaces(void)
 	/* ... which ends with it, as without a helper in it */
 	WL_CHECK(fork() < 0 && errno == ENOMEM, "a fork into an ended namespace: %s",
 		 strerror(errno));
-	return 42;
+	return PART_RIGHT;
 }
 
 static int enter_namespaces(void)
@@ -324,12 +323,12 @@ static int enter_namespaces(void)
 	}
 	if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC)) {
 		WL_CHECK(errno == EPERM || errno == ENOSPC, "unshare: %s", strerror(errno));
-		return SKIPPED;
+		return PART_SKIPPED;
 	}
 	for (i = 0; i < 4; i++)
 		WL_CHECK(!setns(fd[i], 0), "setns(%s): %s", name[i], strerror(errno));
 	live_there("back in its namespaces", 15);
-	return 42;
+	return PART_RIGHT;
 }
 
 /* Nothing but one empty directory, no /proc. */
@@ -341,11 +340,11 @@ static int change_root(void)
 	WL_CHECK(mkdtemp(path), "mkdtemp");
 	if (chroot(path)) {
 		rmdir(path);
-		return SKIPPED;
+		return PART_SKIPPED;
 	}
 	WL_OK(chdir("/"));
 	live_there("in another root", 17);
-	return 42;
+	return PART_RIGHT;
 }
 
 /* A mount that was in use before must not be pinned by anybody of ours. */
@@ -357,7 +356,7 @@ static int unmount(void)
 	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
 	    mount("none", path, "tmpfs", 0, NULL)) {
 		rmdir(path);
-		return SKIPPED;
+		return PART_SKIPPED;
 	}
 	WL_OK(chdir(path));
 	fill(19);
@@ -365,7 +364,7 @@ static int unmount(void)
 	WL_CHECK(!umount(path), "umount: %s", strerror(errno));
 	rmdir(path);
 	live_there("unmounted", 19);
-	return 42;
+	return PART_RIGHT;
 }
 
 /* ---- limits ---- */
@@ -393,7 +392,7 @@ static int address_space(void)
 				 MAP_FAILED &&
 			 errno == ENOMEM,
 		 "mmap above the limit");
-	return 42;
+	return PART_RIGHT;
 }
 
 static int few_descriptors(void)
@@ -407,7 +406,7 @@ static int few_descriptors(void)
 	for (i = 0; (fd = dup(0)) >= 0; i++)
 		WL_CHECK(fd < 8, "descriptor %d", fd);
 	WL_CHECK(errno == EMFILE, "dup: %s", strerror(errno));
-	return 42;
+	return PART_RIGHT;
 }
 
 /* Takes every number there is, over whatever might stand there. */
@@ -424,7 +423,7 @@ static int all_descriptors(void)
 		if (fd != pagemap)
 			WL_OK(close(fd));
 	live_there("all descriptors given back", 28);
-	return 42;
+	return PART_RIGHT;
 }
 
 /* ---- signals ---- */
@@ -466,7 +465,7 @@ static int signal_storm(void)
 	}
 	pthread_join(thread, NULL);
 	WL_CHECK(seen > 0, "no signal has come");
-	return 42;
+	return PART_RIGHT;
 }
 
 static sigjmp_buf *landing;
@@ -508,7 +507,7 @@ static int own_segv(void)
 	faulted = 0;
 	wl_verify("with a handler of its own", area, PAGES, 31);
 	WL_CHECK(!faulted, "it was told of a fault that is not its own");
-	return 42;
+	return PART_RIGHT;
 }
 
 /* Stopped and continued by its parent, who looks at it meanwhile. */
@@ -534,7 +533,7 @@ static int stopped(void)
 		wl_verify("stopped and continued", area, PAGES, 33);
 	}
 	wl_reap("who stops it", pid, WL_EXITED(0));
-	return 42;
+	return PART_RIGHT;
 }
 
 static unsigned tasks(void)
@@ -563,7 +562,7 @@ static int nobody_there(void)
 	errno = 5;
 	wl_verify("errno", area, PAGES, 35);
 	WL_CHECK(errno == 5, "errno has changed");
-	return 42;
+	return PART_RIGHT;
 }
 
 /* Traced by its parent, as by strace: every system call stops it. */
@@ -577,7 +576,7 @@ static int traced(void)
 		WL_OK(ptrace(PTRACE_TRACEME, 0, NULL, NULL));
 		raise(SIGSTOP);
 		live_there("traced", 37);
-		_exit(42);
+		_exit(PART_RIGHT);
 	}
 	WL_CHECK(waitpid(pid, &status, 0) == pid && WIFSTOPPED(status), "no stop: %#x", status);
 	while (WIFSTOPPED(status)) {
@@ -592,10 +591,7 @@ static int traced(void)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }
 
-static const struct part {
-	const char *name;
-	int (*run)(void);
-} parts[] = {
+static const struct part parts[] = {
 	{ "strict", strict },
 	{ "filter", filter },
 	{ "filter_inherited", filter_inherited },
@@ -617,45 +613,10 @@ static const struct part {
 	{ "nobody_there", nobody_there },
 	{ "traced", traced },
 };
-#define PARTS (sizeof(parts) / sizeof(parts[0]))
-
-static bool wanted(const char *name, int argc, char **argv)
-{
-	int i;
-
-	for (i = 1; i < argc; i++)
-		if (!strcmp(argv[i], name))
-			return true;
-	return argc == 1;
-}
 
 int main(int argc, char **argv)
 {
-	unsigned ran = 0, skipped = 0;
-	size_t i;
-
 	if (argc == 2 && !strcmp(argv[1], "--filtered"))
 		return started_filtered(getenv("USWAP_FILTERS"));
-	for (i = 0; i < PARTS; i++) {
-		int status;
-		pid_t pid;
-
-		if (!wanted(parts[i].name, argc, argv))
-			continue;
-		pid = (pid_t)WL_OK(fork());
-		if (!pid)
-			_exit(parts[i].run());
-		WL_CHECK(waitpid(pid, &status, 0) == pid, "waitpid");
-		if (status == WL_EXITED(SKIPPED)) {
-			wl_say("%s: not allowed here", parts[i].name);
-			skipped++;
-			continue;
-		}
-		WL_CHECK(status == WL_EXITED(42), "%s: wait status %#x", parts[i].name,
-			 (unsigned)status);
-		ran++;
-	}
-	WL_CHECK(ran > 0, "nothing has run");
-	wl_say("%u sandboxes, memory right in all; %u not allowed here", ran, skipped);
-	return 0;
+	return parts_main(parts, sizeof(parts) / sizeof(parts[0]), argc, argv);
 }

@@ -267,6 +267,14 @@ static inline void wl_check_zero(const char *what, const unsigned char *page, si
 		wl_wrong(what, page, zero, index);
 }
 
+static inline void wl_check_zeros(const char *what, const unsigned char *area, size_t pages)
+{
+	size_t i;
+
+	for (i = 0; i < pages; i++)
+		wl_check_zero(what, area + i * WL_PAGE, i);
+}
+
 static inline void wl_fill(unsigned char *area, size_t pages, uint64_t seed)
 {
 	size_t i;
