@@ -205,7 +205,11 @@ static int kernel_is_registered(int fd, uint64_t address)
 
 	if (ioctl(fd, UFFDIO_CONTINUE, &arg) == 0 || errno == EINVAL || errno == EEXIST)
 		return 1;
-	return errno == ENOENT ? 0 : -errno;
+	if (errno != ENOENT)
+		return -errno;
+	/* The kernel looks for changes first: one that came behind that may have taken away
+	   what was there, and its event is not read. */
+	return uffd_is_changing(fd) ? -EAGAIN : 0;
 }
 
 static int kernel_mark(int fd, uint64_t start, uint64_t len, bool on)
