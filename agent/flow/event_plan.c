@@ -12,8 +12,9 @@
  *
  * The address space is cut at the ends of the events' ranges; of the cells
  * between, only whether something is registered there counts. Our list may be
- * wrong (what a mapping has grown by is registered without a word, and a fork
- * child does not inherit all), so an order that fits nearly will do.
+ * wrong (what a mapping has grown by is registered without a word, a REGISTER that
+ * waited has found another mapping there, and a fork child does not inherit all),
+ * so an order that fits nearly will do.
  *
  * Allocates nothing, and takes a bounded number of steps.
  */
@@ -26,7 +27,7 @@
 
 #define CELLS (4 * SESSION_WAITING_MAX)
 #define NODES_MAX 512 /* for each cost that is tried */
-#define COST_MAX 3    /* contradictions; above, the order of reading must do */
+#define COST_MAX 5    /* contradictions; above, the order of reading must do */
 
 struct cells {
 	uint64_t bit[CELLS / 64];
@@ -178,16 +179,11 @@ static void clear(struct cells *c, unsigned from, unsigned end)
 static void move(const struct search *q, unsigned event, struct cells *now, bool source_stays)
 {
 	const struct span *at = &q->span[event];
-	const struct uffd_msg *msg = &q->s->waiting[event];
-	struct cells was = *now;
 
 	if (!source_stays)
 		clear(now, at->from, at->from_end);
-	for (unsigned c = at->to; c < at->to_end; c++) {
-		uint64_t from = q->start[c] - msg->arg.remap.to + msg->arg.remap.from;
-
-		put(now, c, has(&was, cell_at(q, from)));
-	}
+	for (unsigned c = at->to; c < at->to_end; c++)
+		put(now, c, true); /* what has moved was registered, whatever our list says */
 }
 
 static void take_step(const struct search *q, const struct event_step *step, struct cells *now)
@@ -319,7 +315,7 @@ static bool search(struct search *q, const struct cells *now, uint64_t left, uns
 		return false;
 	if (!left) {
 		if (q->complete && q->nr_steps > 1 && q->limit <= COST_MAX)
-			cost += mismatches(q, now);
+			cost += 2 * mismatches(q, now); /* it knows; the list may be wrong */
 		return cost <= q->limit && !q->unknown;
 	}
 	for (uint64_t rest = left; rest; rest &= rest - 1)

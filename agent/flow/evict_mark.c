@@ -59,6 +59,19 @@ static bool is_whole(const struct session *s, const struct batch *b)
 	       area.end == b->map_end;
 }
 
+/*
+ * While REGISTER waited, a mapping that was not registered may have left without a word,
+ * and where another lay in part of its place there may be one that still isn't: nothing
+ * may be moved out of that. (What is may have merged with its neighbours.)
+ */
+static bool is_registered_whole(const struct session *s, const struct batch *b)
+{
+	struct maps_area area;
+
+	return maps_find(s->fds.maps, b->map_start, &area) && area.is_plain && area.start <= b->map_start &&
+	       area.end >= b->map_end && uffd_is_registered(s->fds.uffd, b->map_start) == 1;
+}
+
 /* One that is torn is beside a part that is ours; what a program has registered itself
    is left to it. */
 static bool is_beside_ours(const struct session *s, const struct batch *b)
@@ -126,7 +139,7 @@ static bool register_mapping(struct owner *o, struct session *s, const struct ba
 		return false;
 	mend(s, b, beside);
 	if (ranges_cover(&s->registered, b->map_start, b->map_end))
-		return true;
+		return is_registered_whole(s, b);
 	forget_gaps(s, b->map_start, b->map_end);
 	/* Registered and not listed does no harm. Not undone: part of it was registered
 	   before, and pages of that part may be away. */
@@ -134,7 +147,7 @@ static bool register_mapping(struct owner *o, struct session *s, const struct ba
 		return false;
 	record_commit(s, 0);
 	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));
-	return true;
+	return is_registered_whole(s, b);
 }
 
 /* MADV_FREE leaves its pages in place, and only the threads tell that it is over

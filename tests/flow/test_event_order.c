@@ -41,12 +41,18 @@ static int fake_zero(int fd, uint64_t dst, uint64_t len, int64_t *done)
 	return r;
 }
 
-/* The kernel doesn't say: the events alone must do. */
+/* What the kernel says is registered in the end. Of nothing it doesn't say: the events
+   alone must do. */
+static uint64_t registered[4];
+static unsigned nr_registered;
+
 static int fake_is_registered(int fd, uint64_t address)
 {
 	(void)fd;
-	(void)address;
-	return -ENOSYS;
+	for (unsigned i = 0; i < nr_registered; i++)
+		if (address - registered[i] < LEN)
+			return 1;
+	return nr_registered ? 0 : -ENOSYS;
 }
 
 /*
@@ -150,7 +156,7 @@ static void put_pages(uint64_t address)
 static void setup(void)
 {
 	uffd_ops = &scripted;
-	nr_poisoned = 0;
+	nr_poisoned = nr_registered = 0;
 	memset(&owner, 0, sizeof(owner));
 	owner.flow = &flow;
 	memset(&ring, 0, sizeof(ring));
@@ -316,6 +322,37 @@ START_TEST(test_INV_4_exchange)
 	rest();
 	holds(A, A);
 	is(B, SLOT_NONE);
+}
+END_TEST
+
+/* The kernel has X registered as well, and we don't know: a REGISTER that waited has found
+   another mapping there. munmap(X), and mremap(B, X) by another thread, read first. */
+START_TEST(test_INV_4_to_where_the_list_has_nothing)
+{
+	registered[nr_registered++] = A;
+	registered[nr_registered++] = X;
+	remap(B, X);
+	UNMAP(B);
+	UNMAP(X);
+	rest();
+	holds(X, B);
+	is(B, SLOT_NONE);
+}
+END_TEST
+
+/* The same, but X was moved out of the way. */
+START_TEST(test_INV_4_from_where_the_list_has_nothing)
+{
+	registered[nr_registered++] = A;
+	registered[nr_registered++] = X;
+	registered[nr_registered++] = C;
+	remap(B, X);
+	UNMAP(B);
+	remap(X, C);
+	UNMAP(X);
+	rest();
+	holds(X, B);
+	is(C, SLOT_NONE);
 }
 END_TEST
 
@@ -651,6 +688,8 @@ int main(void)
 	tcase_add_test(tc, test_INV_4_two_late_unmaps);
 	tcase_add_test(tc, test_INV_4_chain_backwards);
 	tcase_add_test(tc, test_INV_4_exchange);
+	tcase_add_test(tc, test_INV_4_to_where_the_list_has_nothing);
+	tcase_add_test(tc, test_INV_4_from_where_the_list_has_nothing);
 	tcase_add_test(tc, test_INV_4_remove_behind_a_remap);
 	tcase_add_test(tc, test_dontunmap_keeps_its_source);
 	tcase_add_test(tc, test_idle_kernel_ends_the_wait);

@@ -286,14 +286,30 @@ static void (*const part[])(uint64_t, bool) = { move, grow,   grow_in_place, shr
 						over, middle, dontunmap,     reallocate };
 #define PARTS (sizeof(part) / sizeof(part[0]))
 
+/* What was just mapped isn't registered, and moves without a word to the agent. */
+static unsigned char *filled(size_t pages, uint64_t seed)
+{
+	unsigned char *area;
+
+	pthread_mutex_lock(&room);
+	area = plain(pages);
+	pthread_mutex_unlock(&room);
+	wl_fill(area, pages, seed);
+	return area;
+}
+
 static void *mover(void *arg)
 {
 	uint64_t seed = (uint64_t)(uintptr_t)arg << 32, rng = seed;
 	uintptr_t moves = 0;
-	unsigned char *area = plain(THREAD_PAGES);
+	unsigned char *area = filled(THREAD_PAGES, seed);
 
-	wl_fill(area, THREAD_PAGES, seed);
 	while (wl_now() < deadline) {
+		if (content_next(&rng) % 4 == 0) {
+			wl_verify("thread, given up", area, THREAD_PAGES, seed);
+			drop(area, THREAD_PAGES);
+			area = filled(THREAD_PAGES, seed);
+		}
 		area = remap("thread", area, THREAD_PAGES, THREAD_PAGES,
 			     MREMAP_MAYMOVE | MREMAP_FIXED, place(THREAD_PAGES));
 		if (content_next(&rng) % 2)
