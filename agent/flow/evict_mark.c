@@ -104,6 +104,20 @@ static void mend(const struct session *s, const struct batch *b, const struct ma
 			(void)uffd_register(s->fds.uffd, now[i].start, now[i].end - now[i].start, s->marks);
 }
 
+/* False: without memory. Registered and not listed does no harm. Not undone: part of it
+   was registered before, and pages of that part may be away. */
+static bool put_on_list(struct session *s, const struct batch *b)
+{
+	if (ranges_cover(&s->registered, b->map_start, b->map_end))
+		return true;
+	forget_gaps(s, b->map_start, b->map_end);
+	if (ranges_add(&s->registered, b->map_start, b->map_end) < 0)
+		return false;
+	record_commit(s, 0);
+	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));
+	return true;
+}
+
 static bool register_mapping(struct owner *o, struct session *s, const struct batch *b)
 {
 	uint64_t len = b->map_end - b->map_start;
@@ -124,8 +138,7 @@ static bool register_mapping(struct owner *o, struct session *s, const struct ba
 		if (r > 0 && s->marks && !s->parent_pid &&
 		    ranges_cover(&s->registered, b->map_start, b->map_end))
 			return true;
-		if (r < 0 || (r == 0 && (uffd_is_changing(s->fds.uffd) ||
-					 ranges_remove(&s->registered, b->map_start, b->map_end) < 0)))
+		if (r < 0 || (r == 0 && ranges_remove(&s->registered, b->map_start, b->map_end) < 0))
 			return false;
 	}
 	/* Where it isn't certain, the kernel is asked: a page moved out of a mapping that
@@ -138,16 +151,7 @@ static bool register_mapping(struct owner *o, struct session *s, const struct ba
 	if (r < 0)
 		return false;
 	mend(s, b, beside);
-	if (ranges_cover(&s->registered, b->map_start, b->map_end))
-		return is_registered_whole(s, b);
-	forget_gaps(s, b->map_start, b->map_end);
-	/* Registered and not listed does no harm. Not undone: part of it was registered
-	   before, and pages of that part may be away. */
-	if (ranges_add(&s->registered, b->map_start, b->map_end) < 0)
-		return false;
-	record_commit(s, 0);
-	atomic_store(&s->counters.registered_bytes, ranges_bytes(&s->registered));
-	return is_registered_whole(s, b);
+	return put_on_list(s, b) && is_registered_whole(s, b);
 }
 
 /* MADV_FREE leaves its pages in place, and only the threads tell that it is over

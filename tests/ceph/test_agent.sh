@@ -115,11 +115,7 @@ say "killed at rest and at work: ok"
 # Where much is moved at a time one change may not make three batches.
 dies() {
 	[ "$(ask "$served" change)" -gt 0 ] || fail "change, on the way to $point"
-	for _ in $(seq 40); do
-		! inject_is_hit "$hits" || return 0
-		sleep 0.05
-	done
-	return 1
+	inject_is_hit_within 2 "$hits"
 }
 # inside a batch: its place is used up, it is there, half of its blobs are in it
 for point in BATCH_PLACE BATCH_WRITTEN BATCH_HALF; do

@@ -69,6 +69,17 @@ inject_is_hit() {
 	[ "$(inject_hits)" -gt "$1" ]
 }
 
+# inject_is_hit_within SECONDS HITS: false where another try is to be made.
+inject_is_hit_within() {
+	local k
+
+	for ((k = 0; k < 10 * $1; k++)); do
+		! inject_is_hit "$2" || return 0
+		sleep 0.1
+	done
+	return 1
+}
+
 # How often something was killed at random.
 KILLS=0
 

@@ -60,7 +60,7 @@ one_mover() {
 wait_until 20 "one mover to be left" one_mover
 # While a mover stands inside a batch nobody gives it another order: then once more.
 stop_with_order() {
-	local hits try k
+	local hits try
 
 	for try in {1..6}; do
 		wait_until 30 "half of the pages to leave" absent_at_least "$one" 50
@@ -69,10 +69,7 @@ stop_with_order() {
 		hits=$(inject_hits)
 		inject ORDERED 0
 		kill_worker
-		for ((k = 0; k < 60; k++)); do
-			! inject_is_hit "$hits" || break 2
-			sleep 0.1
-		done
+		! inject_is_hit_within 6 "$hits" || break
 		say "no order in try $try"
 		inject NONE 0
 		kill -CONT "$mover"

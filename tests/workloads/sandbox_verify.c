@@ -618,5 +618,5 @@ int main(int argc, char **argv)
 {
 	if (argc == 2 && !strcmp(argv[1], "--filtered"))
 		return started_filtered(getenv("USWAP_FILTERS"));
-	return parts_main(parts, sizeof(parts) / sizeof(parts[0]), argc, argv);
+	return parts_main(parts, COUNT(parts), argc, argv);
 }
