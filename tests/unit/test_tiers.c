@@ -904,7 +904,7 @@ START_TEST(test_daily_outlives_a_stop)
 	open_file_tier(most);
 	ck_assert_uint_eq(stats().tier[1].daily_left_bytes, left);
 	ck_assert(stats().tier[1].degraded);
-	ck_assert_uint_eq(left_after(23, most), left);
+	ck_assert_uint_eq(left_after(22, most), left); /* an hour of uptime may have begun meanwhile */
 	ck_assert_uint_eq(left_after(-100, most), left);
 	ck_assert_uint_eq(left_after(26, most), most);
 	ck_assert_uint_eq(left_after(1000, most), most);

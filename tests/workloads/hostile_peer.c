@@ -992,7 +992,7 @@ static void send_hanging(int file, unsigned nr, int say)
 {
 	struct session s;
 	int fds[FDS_MAX];
-	double end = wl_now() + 20;
+	double end = wl_now() + 20 * wl_time_factor();
 	char yes = 1;
 
 	WL_OK(setresuid(65533, 65533, 65533));
@@ -1006,7 +1006,7 @@ static void send_hanging(int file, unsigned nr, int say)
 		wl_sleep_ms(50);
 	WL_CHECK(wl_now() < end, "what is closed for one user has no end");
 	WL_CHECK(write(say, &yes, 1) == 1, "write");
-	for (end = wl_now() + 20; !is_welcome() && wl_now() < end;)
+	for (end = wl_now() + 20 * wl_time_factor(); !is_welcome() && wl_now() < end;)
 		wl_sleep_ms(50);
 	WL_CHECK(wl_now() < end, "not welcome again when all is closed");
 	_exit(0);
