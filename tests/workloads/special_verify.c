@@ -191,6 +191,7 @@ static int ksm(size_t pages)
 	while (merged() < pages / 2 && wl_now() < end);
 	WL_CHECK(merged() >= pages / 2, "only %lu of %zu pages have been merged", merged(), pages);
 	/* those that are not merged may leave until it is seen what they are */
+	end = wl_now() + WL_EVICT_SECONDS;
 	for (others_leave("beside merged pages"); wl_absent(area, pages); others_leave("beside merged pages")) {
 		WL_CHECK(wl_now() < end, "%zu merged pages are away", wl_absent(area, pages));
 		all_alike("merged", area, pages);
