@@ -45,19 +45,10 @@ static int set_enabled(sd_bus *bus, const char *path, const char *interface, con
 		       sd_bus_message *value, void *userdata, sd_bus_error *error)
 {
 	struct control *control = ((struct manager_view *)userdata)->control;
-	int enabled, r;
+	int enabled, r = property_read(control, value, SD_BUS_TYPE_BOOLEAN, &enabled, error);
 
-	r = access_check(control, value, error);
-	if (r < 0)
-		return r;
-	r = sd_bus_message_read(value, "b", &enabled);
-	if (r < 0)
-		return r;
-	r = engine_set_enabled(control->engine, 0, enabled);
-	if (r < 0)
-		return order_error(r, error);
-	control_property_changed(control, path, interface, property);
-	return 0;
+	return r < 0 ? r : property_set(control, path, interface, property,
+					engine_set_enabled(control->engine, 0, enabled), error);
 }
 
 static const struct {

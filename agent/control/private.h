@@ -128,7 +128,13 @@ int order_read_drain_options(sd_bus_message *m, bool *leave, sd_bus_error *error
 /* Answers all that still wait; the engine is gone. */
 void order_cancel_all(struct control *control);
 
-/* properties.c: getters that both interfaces use; userdata is the field. */
+/* properties.c: getters that both interfaces use; userdata is the field. Setters begin with
+   the first, if the caller may, and return the second, once the engine has had the value:
+   0, or a negative errno with error set. */
+int property_read(struct control *control, sd_bus_message *value, char type, void *into,
+		  sd_bus_error *error);
+int property_set(struct control *control, const char *path, const char *interface,
+		 const char *property, int status, sd_bus_error *error);
 int get_usec(sd_bus *bus, const char *path, const char *interface, const char *property,
 	     sd_bus_message *reply, void *userdata, sd_bus_error *error);
 int get_text(sd_bus *bus, const char *path, const char *interface, const char *property,

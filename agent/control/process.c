@@ -114,19 +114,10 @@ static int set_enabled(sd_bus *bus, const char *path, const char *interface, con
 	const struct process_view *view = userdata;
 	struct control *control = view->control;
 	uint64_t id = view->process.id;
-	int enabled, r;
+	int enabled, r = property_read(control, value, SD_BUS_TYPE_BOOLEAN, &enabled, error);
 
-	r = access_check(control, value, error);
-	if (r < 0)
-		return r;
-	r = sd_bus_message_read(value, "b", &enabled);
-	if (r < 0)
-		return r;
-	r = engine_set_enabled(control->engine, id, enabled);
-	if (r < 0)
-		return order_error(r, error);
-	control_property_changed(control, path, interface, property);
-	return 0;
+	return r < 0 ? r : property_set(control, path, interface, property,
+					engine_set_enabled(control->engine, id, enabled), error);
 }
 
 static int set_limit(sd_bus *bus, const char *path, const char *interface, const char *property,
@@ -137,19 +128,10 @@ static int set_limit(sd_bus *bus, const char *path, const char *interface, const
 	struct control *control = view->control;
 	uint64_t id = view->process.id;
 	uint64_t bytes;
-	int r;
+	int r = property_read(control, value, SD_BUS_TYPE_UINT64, &bytes, error);
 
-	r = access_check(control, value, error);
-	if (r < 0)
-		return r;
-	r = sd_bus_message_read(value, "t", &bytes);
-	if (r < 0)
-		return r;
-	r = engine_set_limit(control->engine, id, bytes);
-	if (r < 0)
-		return order_error(r, error);
-	control_property_changed(control, path, interface, property);
-	return 0;
+	return r < 0 ? r : property_set(control, path, interface, property,
+					engine_set_limit(control->engine, id, bytes), error);
 }
 
 static int evict(sd_bus_message *m, void *userdata, sd_bus_error *error)

@@ -96,3 +96,20 @@ int get_histogram(sd_bus *bus, const char *path, const char *interface, const ch
 						  bucket[i]);
 	return r < 0 ? r : sd_bus_message_close_container(reply);
 }
+
+int property_read(struct control *control, sd_bus_message *value, char type, void *into,
+		  sd_bus_error *error)
+{
+	int r = access_check(control, value, error);
+
+	return r < 0 ? r : sd_bus_message_read_basic(value, type, into);
+}
+
+int property_set(struct control *control, const char *path, const char *interface,
+		 const char *property, int status, sd_bus_error *error)
+{
+	if (status < 0)
+		return order_error(status, error);
+	control_property_changed(control, path, interface, property);
+	return 0;
+}
