@@ -172,7 +172,8 @@ static int make_identity(struct attempt *a)
 	if (!err)
 		err = sys_madvise(a->identity, IDENTITY_BYTES, MADV_DONTDUMP);
 	if (!err)
-		err = sys_mprotect(a->identity + WIRE_PAGE, WIRE_PAGE, PROT_READ | PROT_WRITE);
+		err = sys_mprotect(a->identity + WIRE_PAGE, IDENTITY_BYTES - 2 * WIRE_PAGE,
+				   PROT_READ | PROT_WRITE);
 	return err ? failed(a, "identity page", err) : 0;
 }
 
@@ -181,38 +182,44 @@ static uint64_t identity_of(const struct attempt *a)
 	return a->kind == WIRE_CHILD ? shim.identity : a->identity;
 }
 
-static int new_uffd(const struct attempt *a)
+static int new_uffd(const struct attempt *a, int flags)
 {
 	return (int)sys_ioctl(a->device, USERFAULTFD_IOC_NEW,
-			      (void *)(uintptr_t)(O_CLOEXEC | O_NONBLOCK));
+			      (void *)(uintptr_t)(O_CLOEXEC | O_NONBLOCK | flags));
+}
+
+static long register_missing(int uffd, uint64_t start, size_t n)
+{
+	struct uffdio_register reg = { .range = { start, n }, .mode = UFFDIO_REGISTER_MODE_MISSING };
+
+	return sys_ioctl(uffd, UFFDIO_REGISTER, &reg);
 }
 
 /*
- * The trash area's userfaultfd is read by nobody, so a fault there must not
- * wait: mlockall() walks every mapping of the program, and would hang in it.
- * With UFFD_FEATURE_SIGBUS such a walk gets an error, which mlockall ignores.
+ * The trash area's userfaultfd has the bell, too, and is the mover's alone, which may
+ * be slow to look: mlockall() walks every mapping of the program, and is not to wait
+ * for it. With UFFD_USER_MODE_ONLY such a walk gets an error, which mlockall ignores.
  */
 static int make_uffds(struct attempt *a)
 {
 	struct uffdio_api api = { .api = UFFD_API,
-				  .features = UFFD_FEATURE_MOVE | UFFD_FEATURE_SIGBUS };
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+				  .features = UFFD_FEATURE_MOVE | UFFD_FEATURE_THREAD_ID };
 	long err;
 
 	if (a->kind == WIRE_NEW)
-		a->uffd = new_uffd(a);
+		a->uffd = new_uffd(a, 0);
 	if (a->uffd < 0)
 		return failed(a, "userfaultfd", a->uffd);
-	a->trash_uffd = new_uffd(a);
+	a->trash_uffd = new_uffd(a, UFFD_USER_MODE_ONLY);
 	if (a->trash_uffd < 0)
 		return failed(a, "userfaultfd", a->trash_uffd);
 	close_fd(&a->device);
 	err = sys_ioctl(a->trash_uffd, UFFDIO_API, &api);
 	if (err) /* EINVAL: older than 6.8, no MOVE */
 		return failed(a, "UFFD_FEATURE_MOVE", err);
-	reg.range.start = arena_at(a->arena, ARENA_TRASH);
-	reg.range.len = TRANSIT_BYTES;
-	err = sys_ioctl(a->trash_uffd, UFFDIO_REGISTER, &reg);
+	err = register_missing(a->trash_uffd, arena_at(a->arena, ARENA_TRASH), TRANSIT_BYTES);
+	if (!err)
+		err = register_missing(a->trash_uffd, bell_of(identity_of(a)), WIRE_PAGE);
 	return err ? failed(a, "register", err) : 0;
 }
 

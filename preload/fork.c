@@ -48,6 +48,7 @@ static void in_child(void)
 		return;
 	old = sys_sigmask(SYS_SIGSET_ALL);
 	shim.attached = 0; /* the copy says so of the parent */
+	shim.turn = TURN_FREE;
 	nonce = read_nonce();
 	if (nonce && !has_new_filters())
 		attach(WIRE_CHILD, nonce, &ignored);

@@ -19,6 +19,7 @@
  * - It maps nothing but another agent's gate, and decides nothing.
  */
 #include "preload/shim.h"
+#include "uapi/uswap_uapi.h"
 
 #define LOOK_NSEC 100000000L /* between two looks at the workload */
 /* With the workload gone, for the agent to take what is in transit: it may be dying, or
@@ -93,6 +94,35 @@ void mover_look(struct mover *m)
 		return;
 	m->next_look = now + LOOK_NSEC;
 	exit_if_gone(m);
+}
+
+/*
+ * Not while pages are away: what is left of the program may touch them, with nobody
+ * but the agent to hold the userfaultfd. Nor for a process that only shares the
+ * program's memory.
+ */
+static int may_leave(const struct mover *m, int tid)
+{
+	return __atomic_load_n(&shim.turn, __ATOMIC_ACQUIRE) == TURN_END && !m->in_transit &&
+	       m->gate->away == 1 && sys_tgkill(m->workload, tid, 0) != -ESRCH;
+}
+
+/* The bell; or the program reads all that it can read, and has come to it or to the
+   trash. */
+static void hear_bell(struct mover *m)
+{
+	struct uffdio_zeropage zero = { .range = { .len = WIRE_PAGE } };
+	struct uffd_msg msg;
+
+	if (sys_read(m->trash_uffd, &msg, sizeof(msg)) != (long)sizeof(msg))
+		return;
+	if (may_leave(m, (int)msg.arg.pagefault.feat.ptid)) {
+		shim.attached = 0; /* nor do fork children need a mover */
+		sys_exit_group(0);
+	}
+	zero.range.start = msg.arg.pagefault.address & ~(uint64_t)(WIRE_PAGE - 1);
+	if (sys_ioctl(m->trash_uffd, UFFDIO_ZEROPAGE, &zero))
+		sys_ioctl(m->trash_uffd, UFFDIO_WAKE, &zero.range); /* it is there, or asked for again */
 }
 
 /* ---- the agent's end ---- */
@@ -211,6 +241,20 @@ static void settle(struct mover *m)
 	sys_futex_wake(&m->state);
 }
 
+/* Not if the program ends, and waits for us. */
+static void work(struct mover *m, int heard)
+{
+	if (!take_turn(&shim.turn, TURN_MOVER))
+		return;
+	if (m->sock < 0)
+		again_try(m);
+	else if (heard && m->again)
+		again_answer(m);
+	else if (heard)
+		take_order(m);
+	__atomic_store_n(&shim.turn, TURN_FREE, __ATOMIC_RELEASE);
+}
+
 void mover_main(void *mover)
 {
 	struct mover *m = mover;
@@ -218,18 +262,19 @@ void mover_main(void *mover)
 	settle(m);
 	mover_ready(m);
 	for (;;) {
-		struct pollfd p[2] = { { .fd = m->pidfd, .events = POLLIN },
-				       { .fd = m->sock, .events = POLLIN } };
+		struct pollfd p[3] = { { .fd = m->pidfd, .events = POLLIN },
+				       { .fd = m->sock, .events = POLLIN },
+				       { .fd = m->trash_uffd, .events = POLLIN } };
 
 		if (m->leave_by)
 			p[0].fd = -1; /* known, and it would not let us sleep */
-		sys_ppoll(p, 2, LOOK_NSEC);
-		if (m->sock < 0)
-			again_try(m);
-		else if (p[1].revents && m->again)
-			again_answer(m);
-		else if (p[1].revents)
-			take_order(m);
+		if (__atomic_load_n(&shim.turn, __ATOMIC_RELAXED) == TURN_END)
+			p[1].fd = -1; /* nor would this: no order is taken now */
+		sys_ppoll(p, 3, LOOK_NSEC);
+		if (p[2].revents)
+			hear_bell(m);
+		if (p[1].revents || m->sock < 0)
+			work(m, p[1].revents);
 		if (p[0].revents || m->leave_by)
 			exit_if_gone(m);
 		mover_look(m);

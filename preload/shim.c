@@ -2,8 +2,8 @@
 /*
  * libuswap.so: loaded into a program by LD_PRELOAD, it hands the program's
  * memory to the agent, or does nothing. This file is the constructor, its
- * settings and the line that USWAP_DEBUG asks for; see shim.h for the rules of
- * code in a foreign process, and libuswap(7) for the words.
+ * settings, the line that USWAP_DEBUG asks for, and the destructor; see shim.h for
+ * the rules of code in a foreign process, and libuswap(7) for the words.
  *
  * USWAP_DISABLE  set and neither empty nor 0: do nothing
  * USWAP_SOCKET   where the agent listens, if not at WIRE_SOCKET_DEFAULT
@@ -369,4 +369,15 @@ __attribute__((constructor)) static void constructor(void)
 	old = sys_sigmask(SYS_SIGSET_ALL);
 	attach_or_not(&s);
 	sys_sigmask(old);
+}
+
+/* ---- the destructor ---- */
+
+/* See enum shim_turn. What a raw clone has inherited of the bell reads as zero. */
+__attribute__((destructor)) static void destructor(void)
+{
+	if (!shim.attached || !take_turn(&shim.turn, TURN_END))
+		return;
+	(void)*(const volatile char *)bell_of(shim.identity);
+	__atomic_store_n(&shim.turn, TURN_FREE, __ATOMIC_RELEASE);
 }

@@ -45,12 +45,39 @@ enum arena_page {
 
 #define ARENA_BYTES ((size_t)ARENA_PAGES * WIRE_PAGE)
 #define TRANSIT_BYTES ((size_t)WIRE_TRANSIT_PAGES * WIRE_PAGE)
-#define IDENTITY_PAGES 3 /* the page between two gaps */
+#define IDENTITY_PAGES 4 /* the page and the bell between two gaps */
 #define IDENTITY_BYTES ((size_t)IDENTITY_PAGES * WIRE_PAGE)
 
 static inline uint64_t arena_at(uint64_t arena, unsigned int page)
 {
 	return arena + (uint64_t)page * WIRE_PAGE;
+}
+
+/*
+ * At the program's end the mover is to have let go of its memory before the program
+ * does, so that what it executed and had mapped is free as soon as somebody is told
+ * of the end. A system call could be what kills the program (seccomp), so it touches
+ * a page, the bell. That waits until the trash area's userfaultfd closes, which only
+ * the mover has: at its exit the memory goes first and the descriptors after. Who has
+ * the turn keeps the mover from what it may have to wait in, or the program from
+ * waiting for a mover that does.
+ */
+enum shim_turn {
+	TURN_FREE = 0,
+	TURN_MOVER = 1, /* it obeys the agent */
+	TURN_END = 2,	/* the program ends, and is about to touch the bell */
+};
+
+static inline uint64_t bell_of(uint64_t identity)
+{
+	return identity + 2 * WIRE_PAGE;
+}
+
+static inline int take_turn(uint32_t *turn, uint32_t whose)
+{
+	uint32_t seen = TURN_FREE;
+
+	return __atomic_compare_exchange_n(turn, &seen, whose, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
 
 /*
@@ -60,6 +87,7 @@ static inline uint64_t arena_at(uint64_t arena, unsigned int page)
  */
 struct shim {
 	uint32_t attached;
+	uint32_t turn;	   /* enum shim_turn; compare-and-swap */
 	uint64_t identity; /* first byte of the gap before the identity page */
 	long filters;	   /* seccomp filters when it attached; -1: not known */
 	char socket_path[SHIM_PATH_MAX];

@@ -319,6 +319,34 @@ static void test_kill(struct workload *w, struct session *s)
 	printf("# gone after %u ms\n", (unsigned int)(now_ms() - begin));
 }
 
+/* With nothing away, what it executed is nobody's any more as soon as its end is told;
+   with the mover dead it ends as well. */
+static void test_end(struct workload *w, struct session *s)
+{
+	char path[64], program[256];
+	pid_t mover = s->mover;
+	int status, fd;
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/%d/exe", w->pid);
+	n = readlink(path, program, sizeof(program) - 1);
+	CHECK(n > 0, "readlink: %s", strerror(errno));
+	program[n] = 0;
+	s->gate->away = 1;
+	CHECK(tell(w, "exit 3") && waitpid(w->pid, &status, 0) == w->pid, "exit");
+	fd = open(program, O_WRONLY | O_CLOEXEC);
+	CHECK(fd >= 0, "%s: %s", program, strerror(errno));
+	close(fd);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 3, "status %x", status);
+	CHECK(gone_within(mover, 10000), "the mover stays");
+}
+
+static void test_end_alone(struct workload *w, struct session *s)
+{
+	CHECK(!kill(s->mover, SIGKILL) && gone_within(s->mover, 10000), "the mover");
+	finish(w, s, 3);
+}
+
 static void test_exec(struct workload *w, struct session *s)
 {
 	uint64_t begin;
@@ -457,6 +485,8 @@ static const struct {
 	{ "fork", test_fork, false },
 	{ "fork-unknown", test_fork_unknown, false },
 	{ "kill", test_kill, true },
+	{ "end", test_end, true },
+	{ "end-alone", test_end_alone, true },
 	{ "exec", test_exec, true },
 	{ "lone-thread", test_lone_thread, true },
 	{ "leave", test_leave, false },

@@ -73,7 +73,7 @@ killed_mover() {
 live_begin
 agent_start
 evicted_run odd_verify shm_over named sealed collapse keyed robust rseq vfork_chain fork_in_handler descriptors \
-	no_room own_memory
+	no_room own_memory read_all
 static
 sanitized
 looked_at

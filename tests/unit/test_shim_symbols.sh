@@ -48,10 +48,11 @@ check "no PLT, nothing bound lazily" \
 	"$(grep -E 'JUMP_SLO|COPY' <<<"$relocations"; grep -E '\(JMPREL\)|\(TEXTREL\)' <<<"$dynamic")"
 check "relocations are relative, but for the two" \
 	"$(grep R_ <<<"$relocations" | grep -vE '_RELATIVE|GLOB_DAT .* (__register_atfork|pthread_atfork) ')"
-check "one constructor and no other start or end code" \
-	"$(grep -E '\((INIT|FINI|FINI_ARRAY|PREINIT_ARRAY)\)' <<<"$dynamic"
+check "one constructor, one destructor and no other start or end code" \
+	"$(grep -E '\((INIT|FINI|PREINIT_ARRAY)\)' <<<"$dynamic"
 	grep -qE '\(INIT_ARRAYSZ\) +8 ' <<<"$dynamic" || echo "INIT_ARRAY is not one pointer"
-	grep -E ' \.(ctors|dtors|preinit_array|fini_array) ' <<<"$sections")"
+	grep -qE '\(FINI_ARRAYSZ\) +8 ' <<<"$dynamic" || echo "FINI_ARRAY is not one pointer"
+	grep -E ' \.(ctors|dtors|preinit_array) ' <<<"$sections")"
 check "stays loaded, bound at once" \
 	"$(grep -q NODELETE <<<"$dynamic" || echo no NODELETE; grep -qw NOW <<<"$dynamic" || echo no NOW)"
 check "no executable stack" \
