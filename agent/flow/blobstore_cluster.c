@@ -472,9 +472,7 @@ static bool next(struct blobstore *bs, struct draft *d, struct domain **domain, 
 	}
 	*domain = bs->tenants[seg->tenant].domain;
 	*dict = family_any_dict(bs, seg->tenant);
-	if (*dict >= 0 && dict_at(bs->dicts, (unsigned)*dict)->pack)
-		dict_use(bs->dicts, (unsigned)*dict);
-	else
+	if (*dict >= 0 && !dict_pack_begin(bs->dicts, (unsigned)*dict, false))
 		*dict = -1;
 	return true;
 }
@@ -498,7 +496,7 @@ bool cluster_collect(struct blobstore *bs)
 	ok = rebuild(bs, domain, &d, dict);
 	pthread_mutex_lock(&bs->lock);
 	if (dict >= 0)
-		dict_unuse(bs->dicts, (unsigned)dict);
+		dict_pack_end(bs->dicts, (unsigned)dict);
 	if (!ok)
 		bs->splitter.victim = 0;
 	pthread_mutex_unlock(&bs->lock);

@@ -90,9 +90,7 @@ bool encode(struct blobstore *bs, struct codec *codec, const struct blobstore_so
 	if (from->family) {
 		pthread_mutex_lock(&bs->lock);
 		base = family_base(bs, from);
-		dict = family_dict(bs, from->family);
-		if (dict >= 0 && codec_in_hurry(codec))
-			dict_make_fast(bs->dicts, (unsigned)dict);
+		dict = family_dict(bs, from->family, codec_in_hurry(codec));
 		pthread_mutex_unlock(&bs->lock);
 	}
 	e->with_dict = dict >= 0;
@@ -131,7 +129,7 @@ void encode_done(struct blobstore *bs, const struct blobstore_source *from, stru
 	struct blobstore_encodings *sum = &bs->encodings;
 
 	if (e->with_dict)
-		dict_unuse(bs->dicts, e->dict);
+		dict_pack_end(bs->dicts, e->dict);
 	if (!id) {
 		if (e->base)
 			blob_unref(bs->blobs, e->base);

@@ -6,6 +6,7 @@
  * another has at the same address.
  */
 #include <errno.h>
+#include <malloc.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -27,6 +28,8 @@
 #define ALIKE_PERCENT 2u /* another's dictionary that much worse is taken all the same */
 #define ALIKE_MAX 8u	 /* others looked at */
 #define TEST_EVERY 5u	 /* of the samples: compressed to compare, and not trained from */
+/* Between two looks at who packs, some 10 s: made again in 0.1 ms. */
+#define REST_TICKS 150u
 
 /* The list of bases: blob ids by address, address space only. */
 #define BASES ((size_t)1 << 20)
@@ -193,11 +196,9 @@ void family_duplicate(struct blobstore *bs, const struct blobstore_source *from,
 
 /* ---- dictionaries: under the lock ---- */
 
-int family_dict(struct blobstore *bs, struct family *f)
+int family_dict(struct blobstore *bs, const struct family *f, bool hurry)
 {
-	if (f->dict >= 0)
-		dict_use(bs->dicts, (unsigned)f->dict);
-	return f->dict;
+	return f->dict >= 0 && dict_pack_begin(bs->dicts, (unsigned)f->dict, hurry) ? f->dict : -1;
 }
 
 int family_any_dict(const struct blobstore *bs, uint32_t domain)
@@ -275,7 +276,7 @@ struct training {
 	unsigned char *pages;
 	unsigned nr_pages;
 	unsigned nr_tests; /* the first of them, which it is not trained from */
-	int others[ALIKE_MAX]; /* dictionaries of the same domain, with a use */
+	int others[ALIKE_MAX]; /* dictionaries of the same domain, packed with */
 	unsigned nr_others;
 };
 
@@ -295,8 +296,8 @@ static void note_other(struct blobstore *bs, struct training *t, const struct fa
 	for (unsigned i = 0; i < t->nr_others; i++)
 		if (t->others[i] == other->dict)
 			return;
-	dict_use(bs->dicts, (unsigned)other->dict);
-	t->others[t->nr_others++] = other->dict;
+	if (dict_pack_begin(bs->dicts, (unsigned)other->dict, false))
+		t->others[t->nr_others++] = other->dict;
 }
 
 static bool begin_training(struct blobstore *bs, struct training *t)
@@ -356,6 +357,7 @@ static uint64_t test_dict(struct blobstore *bs, struct codec *codec, const struc
 	return sum;
 }
 
+/* Packed with, beside its use. */
 static int train_new(struct blobstore *bs, const struct training *t)
 {
 	unsigned char content[DICT_BYTES];
@@ -366,6 +368,10 @@ static int train_new(struct blobstore *bs, const struct training *t)
 		return number;
 	pthread_mutex_lock(&bs->lock);
 	number = dict_new(bs->dicts, content, size);
+	if (number >= 0 && !dict_pack_begin(bs->dicts, (unsigned)number, false)) {
+		dict_unuse(bs->dicts, (unsigned)number);
+		number = -ENOMEM;
+	}
 	pthread_mutex_unlock(&bs->lock);
 	return number;
 }
@@ -399,8 +405,10 @@ static int choose_dict(struct blobstore *bs, struct codec *codec, const struct t
 		dict_use(bs->dicts, (unsigned)best);
 	else
 		best = -1;
-	if (number >= 0)
+	if (number >= 0) {
+		dict_pack_end(bs->dicts, (unsigned)number);
 		dict_unuse(bs->dicts, (unsigned)number);
+	}
 	bs->encodings.dicts_trained += best >= 0 && best == number;
 	pthread_mutex_unlock(&bs->lock);
 	return best;
@@ -418,7 +426,7 @@ static void end_training(struct blobstore *bs, struct training *t, int number)
 	set_dict(bs, f, number);
 	atomic_store_explicit(&f->learning_ns, 0, memory_order_relaxed);
 	for (unsigned i = 0; i < t->nr_others; i++)
-		dict_unuse(bs->dicts, (unsigned)t->others[i]);
+		dict_pack_end(bs->dicts, (unsigned)t->others[i]);
 	pthread_mutex_unlock(&bs->lock);
 	free(t->pages);
 	blobstore_family_unref(f);
@@ -464,9 +472,26 @@ static bool free_unused(struct blobstore *bs)
 	return freed;
 }
 
+/* Dictionaries that nobody packs with take no more than reading needs. */
+static void rest(struct blobstore *bs)
+{
+	uint32_t clock = atomic_load_explicit(&bs->clock, memory_order_relaxed);
+	bool freed = false;
+
+	pthread_mutex_lock(&bs->lock);
+	if (clock - bs->dict_rested >= REST_TICKS) {
+		bs->dict_rested = clock;
+		freed = dict_rest(bs->dicts);
+	}
+	pthread_mutex_unlock(&bs->lock);
+	if (freed)
+		malloc_trim(0); /* they lie between others */
+}
+
 bool blobstore_learn(struct blobstore *bs, struct codec *codec)
 {
 	bool more = free_unused(bs);
 
+	rest(bs);
 	return train(bs, codec) || more;
 }

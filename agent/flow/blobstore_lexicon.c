@@ -240,7 +240,7 @@ static int take_theirs(struct blobstore *bs, struct lexicon *l, struct store *st
 	if (size <= 0 || !make_id(l, uid, l->content, (size_t)size, is) || memcmp(is, id, STORE_KEY))
 		return -1;
 	pthread_mutex_lock(&bs->lock);
-	n = dict_new_from(bs->dicts, l->content, (size_t)size);
+	n = dict_new(bs->dicts, l->content, (size_t)size);
 	pthread_mutex_unlock(&bs->lock);
 	return n < 0 ? -1 : n;
 }

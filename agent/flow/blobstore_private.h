@@ -323,6 +323,7 @@ struct blobstore {
 	struct dict_table *dicts;
 	uint32_t dict_unused;	 /* number plus one of one that nobody uses */
 	uint32_t dict_checked;	 /* ... and the segments seen without readers since */
+	uint32_t dict_rested;	 /* when dict_rest was called last, by the clock */
 
 	struct cold cold;
 	struct splitter splitter;
@@ -406,7 +407,7 @@ struct encoded {
 	unsigned kind;
 	uint32_t len;
 	blob_id base;	/* BLOB_DELTA: with a reference for the blob; else 0 */
-	bool with_dict; /* a use of it is held until encode_done */
+	bool with_dict; /* it is packed with until encode_done */
 	uint32_t dict;
 	uint32_t plain; /* bytes without a dictionary, where that was tried too; 0: not */
 };
@@ -440,10 +441,10 @@ blob_id delta_base(const void *frame, uint32_t len, blob_id id);
 
 /* ---- blobstore_family.c ---- */
 
-/* Under the lock: what to make a page's frame from. The dictionary's number (a
-   use of it is the caller's), or -1; a blob to differ from, or 0 (a reference
-   is the caller's). */
-int family_dict(struct blobstore *bs, struct family *family);
+/* Under the lock: what to make a page's frame from. The dictionary's number (the
+   caller is to end packing with it), or -1; a blob to differ from, or 0 (a
+   reference is the caller's). */
+int family_dict(struct blobstore *bs, const struct family *family, bool hurry);
 blob_id family_base(struct blobstore *bs, const struct blobstore_source *from);
 /* Under the lock: a page has become this blob, by itself (no difference). */
 void family_stored(struct blobstore *bs, const struct blobstore_source *from,

@@ -39,10 +39,7 @@ static void *content_of(const struct dict_table *table, unsigned number)
 
 static size_t bytes_of(const struct dict *dict)
 {
-	ZSTD_CDict *fast = atomic_load_explicit(&dict->pack_fast, memory_order_relaxed);
-
-	return DICT_BYTES + ZSTD_sizeof_CDict(dict->pack) + ZSTD_sizeof_CDict(fast) +
-	       ZSTD_sizeof_DDict(dict->unpack);
+	return DICT_BYTES + ZSTD_sizeof_DDict(dict->unpack);
 }
 
 static void count(struct dict_table *table, const struct dict *dict)
@@ -51,7 +48,7 @@ static void count(struct dict_table *table, const struct dict *dict)
 	table->bytes += bytes_of(dict);
 }
 
-/* Those of a worker before us, for decompressing. */
+/* Those of a worker before us. */
 static int adopt(struct dict_table *table)
 {
 	for (unsigned i = 0; i < DICT_MAX; i++) {
@@ -140,13 +137,15 @@ static int free_number(const struct dict_table *table)
 	return -ENOSPC;
 }
 
-static int add(struct dict_table *table, const void *content, size_t size, bool packs)
+int dict_new(struct dict_table *table, const void *content, size_t size)
 {
 	int number = free_number(table);
 	struct dict *dict;
 	void *kept;
 	int r;
 
+	if (size < DICT_BYTES_MIN || size > DICT_BYTES)
+		return -EBADMSG;
 	if (number < 0)
 		return number;
 	r = kept_back(&table->kept, (size_t)number * DICT_BYTES, DICT_BYTES);
@@ -154,9 +153,8 @@ static int add(struct dict_table *table, const void *content, size_t size, bool 
 		return r;
 	dict = &table->dicts[number];
 	kept = memcpy(content_of(table, (unsigned)number), content, size);
-	dict->pack = packs ? make_pack(kept, size, table->level, HASH_LOG) : NULL;
 	dict->unpack = ZSTD_createDDict_byReference(kept, size);
-	if ((packs && !dict->pack) || !dict->unpack) {
+	if (!dict->unpack) {
 		dict_free(table, (unsigned)number);
 		return -ENOMEM;
 	}
@@ -164,16 +162,6 @@ static int add(struct dict_table *table, const void *content, size_t size, bool 
 	atomic_store_explicit(&table->size[number], (uint32_t)size, memory_order_release);
 	count(table, dict);
 	return number;
-}
-
-int dict_new(struct dict_table *table, const void *content, size_t size)
-{
-	return add(table, content, size, true);
-}
-
-int dict_new_from(struct dict_table *table, const void *content, size_t size)
-{
-	return size < DICT_BYTES_MIN || size > DICT_BYTES ? -EBADMSG : add(table, content, size, false);
 }
 
 const void *dict_content(const struct dict_table *table, unsigned number, size_t *size)
@@ -187,16 +175,61 @@ const struct dict *dict_at(const struct dict_table *table, unsigned number)
 	return number < DICT_MAX && table->dicts[number].unpack ? &table->dicts[number] : NULL;
 }
 
-void dict_make_fast(struct dict_table *table, unsigned number)
+static ZSTD_CDict *make_counted(struct dict_table *table, unsigned number, int level)
+{
+	ZSTD_CDict *pack = make_pack(content_of(table, number), table->size[number], level, HASH_LOG);
+
+	table->bytes += ZSTD_sizeof_CDict(pack);
+	return pack;
+}
+
+bool dict_pack_begin(struct dict_table *table, unsigned number, bool hurry)
 {
 	struct dict *dict = &table->dicts[number];
-	ZSTD_CDict *pack;
 
-	if (dict->pack_fast || !dict->pack)
-		return;
-	pack = make_pack(content_of(table, number), table->size[number], FAST_LEVEL, HASH_LOG);
-	table->bytes += ZSTD_sizeof_CDict(pack);
-	atomic_store_explicit(&dict->pack_fast, pack, memory_order_release);
+	if (!dict->pack)
+		dict->pack = make_counted(table, number, table->level);
+	if (!dict->pack)
+		return false;
+	if (hurry && !dict->pack_fast)
+		atomic_store_explicit(&dict->pack_fast, make_counted(table, number, FAST_LEVEL),
+				      memory_order_release);
+	dict->idle = false;
+	atomic_fetch_add_explicit(&dict->packers, 1, memory_order_relaxed);
+	dict_use(table, number);
+	return true;
+}
+
+void dict_pack_end(struct dict_table *table, unsigned number)
+{
+	atomic_fetch_sub_explicit(&table->dicts[number].packers, 1, memory_order_release);
+	dict_unuse(table, number);
+}
+
+static void free_packs(struct dict_table *table, struct dict *dict)
+{
+	table->bytes -= ZSTD_sizeof_CDict(dict->pack) + ZSTD_sizeof_CDict(dict->pack_fast);
+	ZSTD_freeCDict(dict->pack);
+	ZSTD_freeCDict(dict->pack_fast);
+	dict->pack = NULL;
+	dict->pack_fast = NULL;
+}
+
+bool dict_rest(struct dict_table *table)
+{
+	bool freed = false;
+
+	for (unsigned i = 0; i < DICT_MAX; i++) {
+		struct dict *dict = &table->dicts[i];
+
+		if (!dict->pack || atomic_load_explicit(&dict->packers, memory_order_acquire))
+			continue;
+		if (dict->idle)
+			free_packs(table, dict);
+		freed |= dict->idle;
+		dict->idle = true;
+	}
+	return freed;
 }
 
 bool dict_harder(const struct dict_table *table, unsigned number, int level, struct dict *out)
@@ -243,15 +276,12 @@ void dict_free(struct dict_table *table, unsigned number)
 	struct dict *dict = &table->dicts[number];
 
 	assert(!atomic_load_explicit(&dict->uses, memory_order_relaxed));
+	free_packs(table, dict);
 	if (atomic_exchange(&table->size[number], 0)) {
 		table->count--;
 		table->bytes -= bytes_of(dict);
 	}
-	ZSTD_freeCDict(dict->pack);
-	ZSTD_freeCDict(dict->pack_fast);
 	ZSTD_freeDDict(dict->unpack);
-	dict->pack = NULL;
-	dict->pack_fast = NULL;
 	dict->unpack = NULL;
 	kept_give_back(&table->kept, number * DICT_BYTES, DICT_BYTES);
 }

@@ -6,9 +6,12 @@
  *
  * The contents stand in kept memory (common/kept.h): a worker that takes the
  * place of one that has died finds all of them under their numbers, which is
- * what blobs name them by. Everything else is made again from that: they are
- * good for decompressing then, not for new pages (`pack` is NULL), and their
+ * what blobs name them by. Everything else is made again from that, and their
  * uses are counted anew by who counts the blobs.
+ *
+ * What it takes to decompress is there from the start, since a fault can't wait
+ * for it. What it takes to compress, more than half as much again, is made when
+ * somebody packs and goes when nobody has for a while.
  *
  * Life: dict_new gives one use; a dictionary whose last use is gone is freed by
  * its owner when no reader can be in the middle of decompressing any more.
@@ -31,11 +34,13 @@
 #define DICT_SAMPLES 160u
 
 struct dict {
-	/* zstd's own, constant while used */
-	struct ZSTD_CDict_s *pack;
-	_Atomic(struct ZSTD_CDict_s *) pack_fast; /* NULL until dict_make_fast */
-	struct ZSTD_DDict_s *unpack;
+	/* zstd's own */
+	struct ZSTD_DDict_s *unpack;		  /* constant while used */
+	struct ZSTD_CDict_s *pack;		  /* constant between dict_pack_begin and _end */
+	_Atomic(struct ZSTD_CDict_s *) pack_fast; /* NULL until somebody was in a hurry */
 	_Atomic uint32_t uses;
+	_Atomic uint32_t packers;
+	bool idle; /* none since dict_rest looked */
 };
 
 struct dict_table;
@@ -48,20 +53,21 @@ struct dict_table *dict_table_free(struct dict_table *table);
    DICT_BYTES, or 0 when they have nothing in common (or ENOMEM). Takes some
    100 ms. Any thread. */
 size_t dict_train(void *content, const void *pages, unsigned n);
-/* Its number, with one use, or -ENOSPC or -ENOMEM. */
+/* Its number, with one use, or -ENOSPC or -ENOMEM; -EBADMSG: it is none. */
 int dict_new(struct dict_table *table, const void *content, size_t size);
-/* The same for one that is read with only, another host's: as after a worker's
-   death. -EBADMSG: it is none. */
-int dict_new_from(struct dict_table *table, const void *content, size_t size);
 /* What it is made of; NULL: there is none of that number. For who holds a use. */
 const void *dict_content(const struct dict_table *table, unsigned number, size_t *size);
 /* NULL: there is none of that number. */
 const struct dict *dict_at(const struct dict_table *table, unsigned number);
 void dict_use(struct dict_table *table, unsigned number);
 void dict_unuse(struct dict_table *table, unsigned number);
-/* For when time is short: packs faster from now on where codec_set_hurry says so.
-   Once made it stays; if there is no memory for it, nothing changes. */
-void dict_make_fast(struct dict_table *table, unsigned number);
+/* To compress with it, in a hurry (codec_set_hurry) too: a use of it, until
+   dict_pack_end, which any thread may call. False: no memory. */
+bool dict_pack_begin(struct dict_table *table, unsigned number, bool hurry);
+void dict_pack_end(struct dict_table *table, unsigned number);
+/* Frees what those need for compressing that nobody has packed with since the call
+   before. True: there were any. */
+bool dict_rest(struct dict_table *table);
 /* The same for a harder level: out->pack, for one thread, while the dictionary is
    used. False: no memory. */
 bool dict_harder(const struct dict_table *table, unsigned number, int level, struct dict *out);

@@ -103,7 +103,7 @@ START_TEST(test_INV_7_hurry)
 	unsigned char frame[4][PAGE_BYTES], back[PAGE_BYTES];
 	struct dict_table *table = dict_table_new(1);
 	const struct dict *dict;
-	size_t len[4];
+	size_t len[4], bytes;
 	int number;
 
 	for (size_t i = 0; i < DICT_SAMPLES; i++)
@@ -111,7 +111,7 @@ START_TEST(test_INV_7_hurry)
 	number = dict_new(table, content, dict_train(content, pages, DICT_SAMPLES));
 	ck_assert_int_ge(number, 0);
 	dict = dict_at(table, (unsigned)number);
-	dict_make_fast(table, (unsigned)number);
+	ck_assert(dict_pack_begin(table, (unsigned)number, true));
 	for (size_t i = 0; i < 4; i++) {
 		codec_set_hurry(codec, i & 1);
 		len[i] = i & 2 ? codec_compress_dict(codec, dict, frame[i], PAGE_BYTES, pages) :
@@ -124,6 +124,20 @@ START_TEST(test_INV_7_hurry)
 	codec_set_hurry(codec, false);
 	ck_assert(len[0] != len[1] || memcmp(frame[0], frame[1], len[0]) != 0);
 	ck_assert(len[2] != len[3] || memcmp(frame[2], frame[3], len[2]) != 0);
+	/* What is packed with stays; what isn't goes, can be read with, and is made again. */
+	bytes = dict_table_bytes(table);
+	ck_assert(!dict_rest(table) && !dict_rest(table));
+	dict_pack_end(table, (unsigned)number);
+	ck_assert(!dict_rest(table));
+	ck_assert_uint_eq(dict_table_bytes(table), bytes);
+	ck_assert(dict_rest(table) && !dict_rest(table));
+	ck_assert_uint_le(dict_table_bytes(table), 44 << 10);
+	ck_assert_int_eq(codec_decompress_dict(codec, dict, back, frame[2], len[2]), 0);
+	ck_assert_mem_eq(back, pages, PAGE_BYTES);
+	ck_assert(dict_pack_begin(table, (unsigned)number, false));
+	ck_assert_uint_eq(codec_compress_dict(codec, dict, frame[3], PAGE_BYTES, pages), len[2]);
+	ck_assert_mem_eq(frame[3], frame[2], len[2]);
+	dict_pack_end(table, (unsigned)number);
 	dict_unuse(table, (unsigned)number);
 	dict_free(table, (unsigned)number);
 	dict_table_free(table);
@@ -167,6 +181,7 @@ START_TEST(test_INV_7_no_room_then_another_way)
 	ck_assert_uint_gt(len, 0);
 	dict = dict_at(table, (unsigned)dict_new(table, content, len));
 	ck_assert_ptr_nonnull(dict);
+	ck_assert(dict_pack_begin(table, 0, false));
 	for (unsigned i = 0; i < 64; i++) {
 		text(page);
 		ck_assert_uint_eq(codec_compress_dict(codec, dict, frame, 40, page), 0);

@@ -154,6 +154,17 @@ START_TEST(test_dictionary)
 	ck_assert_uint_lt(st.encodings.dict_bytes / st.encodings.dict_pages * 5,
 			  st.encodings.plain_bytes / st.encodings.plain_pages * 4);
 	check_many(0, 0, PAGES, ids);
+	/* nobody has packed for a while: it takes less memory till somebody does */
+	for (unsigned i = 0; i < 2; i++) {
+		bs->clock += 1000;
+		blobstore_learn(bs, codec);
+	}
+	ck_assert_uint_le(stats().metadata_bytes + (30 << 10), st.metadata_bytes);
+	check_many(0, 0, PAGES, ids);
+	put_many(alice, f, 0, PAGES, 1, ids + PAGES);
+	ck_assert_uint_eq(stats().encodings.dict_pages, st.encodings.dict_pages + 1);
+	check_many(0, PAGES, 1, ids + PAGES);
+	blobstore_unref(bs, ids[PAGES]);
 	/* it lives while a blob uses it, also after its process */
 	blobstore_family_unref(f);
 	while (blobstore_work(bs) || blobstore_learn(bs, codec))
