@@ -168,11 +168,28 @@ static bool begin(struct blobstore *bs, uint32_t victim, uint32_t to, bool colle
 	return true;
 }
 
-static bool is_over(struct tier *t)
+/* Segments of a tier that are gone when their last batch has arrived. */
+static uint32_t leaving(const struct blobstore *bs, const struct tier *t)
 {
-	uint64_t used = t->used_segments * 100ull;
+	const struct mover *m = &bs->mover;
+	uint32_t n = 0;
 
-	t->filling = used > t->capacity * (uint64_t)(t->filling ? DRAINED_PERCENT : FULL_PERCENT);
+	for (uint32_t i = 0; i < m->used_out; i++) {
+		const struct outgoing *out = &m->out[(m->first_out + i) % m->nr_out];
+
+		n += out->last && &bs->tiers[bs->segments[out->victim].tier] == t;
+	}
+	return n;
+}
+
+static bool is_over(const struct blobstore *bs, struct tier *t)
+{
+	uint32_t used = t->used_segments - leaving(bs, t);
+
+	/* One of few segments can take nothing more before its mark, and is not to keep for ever
+	   what came first; of one or two, nothing would be left in it. */
+	t->filling = used * 100ull > t->capacity * (uint64_t)(t->filling ? DRAINED_PERCENT : FULL_PERCENT) ||
+		     (t->slow && t->capacity > 2 && used + 1 >= t->capacity);
 	return t->filling;
 }
 
@@ -184,7 +201,7 @@ static bool begin_down(struct blobstore *bs, uint32_t tier, uint64_t now)
 
 	if (tier == 0)
 		victim = pick_raw(bs, now);
-	if (is_over(&bs->tiers[tier]) && !victim)
+	if (is_over(bs, &bs->tiers[tier]) && !victim)
 		victim = pick_coldest(bs, tier, UINT32_MAX, now);
 	else if (age && tier == 0 && !victim)
 		victim = pick_coldest(bs, tier, clock - ticks, now);
@@ -194,7 +211,7 @@ static bool begin_down(struct blobstore *bs, uint32_t tier, uint64_t now)
 /* Where the carrier has a thread of its own it leaves the processor to others. */
 static bool may_collect(const struct blobstore *bs, struct tier *t, uint64_t now)
 {
-	return may_write(t, now) && (!bs->wake || is_over(t) || now >= bs->mover.collect_due_ns);
+	return may_write(t, now) && (!bs->wake || is_over(bs, t) || now >= bs->mover.collect_due_ns);
 }
 
 /* Under the lock. */

@@ -182,7 +182,7 @@ END_TEST
 /* Through all of three tiers, and the dead don't travel. */
 START_TEST(test_three_tiers)
 {
-	open_tiers(4, 2, 20);
+	open_tiers(4, 3, 20);
 	for (unsigned i = 0; i < MANY; i++) {
 		ids[i] = put(alice, i);
 		if (i % 8 == 0 && i > 100) {
@@ -194,6 +194,9 @@ START_TEST(test_three_tiers)
 	}
 	work_all();
 	ck_assert_uint_gt(stats().tier[2].live_bytes, 0);
+	/* the one in between has room for what comes, and has not been emptied for that */
+	ck_assert_uint_eq(stats().tier[1].store.segments, 1);
+	ck_assert_uint_gt(stats().tier[1].store.written_bytes_total, 2 * STORE_SEGMENT);
 	expect_all();
 	expect_charges();
 	drop_all();
