@@ -130,6 +130,23 @@ static int install_filter(const int *forbidden, size_t n, unsigned flags)
 	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
 }
 
+/* At its end no call is made but that for it. */
+static int filter_end(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+	};
+	struct sock_fprog program = { .len = COUNT(code), .filter = code };
+
+	fflush(NULL);
+	WL_OK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	WL_OK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+	exit(PART_RIGHT);
+}
+
 static int filter(void)
 {
 	fill(3);
@@ -593,6 +610,7 @@ static int traced(void)
 
 static const struct part parts[] = {
 	{ "strict", strict },
+	{ "filter_end", filter_end },
 	{ "filter", filter },
 	{ "filter_inherited", filter_inherited },
 	{ "filter_known", filter_known },
