@@ -4,6 +4,8 @@
 # that use the whole machine, one at a time. usage: run.sh [--python] SCRIPT [ARG...]
 # Exit status of the script: 0 passed, 77 skipped (it says why), others failed.
 set -u
+# Not a version manager's script in front of it: where processors are busy that takes a minute.
+[ ! -x /usr/bin/python3 ] || PATH=/usr/bin:$PATH
 interpreter=${BASH:-bash}
 if [ "$1" = --python ]; then
 	interpreter=python3

@@ -25,6 +25,7 @@ PATH=$PATH:/usr/sbin:/sbin
 cmd=$1
 D=$(realpath -m "$2")
 export CEPH_CONF=$D/ceph.conf
+FACTOR=${USWAP_TIME_FACTOR:-1}
 
 needed=(ceph-mon ceph-osd ceph rados ceph-authtool monmaptool python3)
 
@@ -120,7 +121,7 @@ filter_daemons() { # swallow|carry [DAEMON...]
 
 wait_osds() { # UP: so many, and no PG on its way to another
 	for _ in $(seq $((300 * ${USWAP_TIME_FACTOR:-1}))); do
-		timeout 20 ceph osd stat 2>/dev/null >"$D/osd.stat" || true
+		timeout $((20 * FACTOR)) ceph osd stat 2>/dev/null >"$D/osd.stat" || true
 		if grep -q " $1 up" "$D/osd.stat" && ! grep -q remapped "$D/osd.stat"; then
 			return 0
 		fi
@@ -133,7 +134,7 @@ wait_osds() { # UP: so many, and no PG on its way to another
 # Up is not clean: what was written while an OSD was down is on the others alone, and
 # can't be read when the next one goes. By the OSDs' own sockets, for there is no mgr.
 wait_clean() {
-	timeout $((100 * ${USWAP_TIME_FACTOR:-1})) python3 - "$D" "$D"/osd.*.pid <<-'END' || {
+	timeout $((100 * FACTOR)) python3 - "$D" "$D"/osd.*.pid <<-'END' || {
 		import json, os, socket, struct, sys, time
 		def state(osd, pg):
 		    with socket.socket(socket.AF_UNIX) as s:
@@ -162,13 +163,13 @@ wait_clean() {
 }
 
 make_pool() {
-	timeout 60 ceph osd pool create "$1" 8 8 replicated >/dev/null 2>&1
-	timeout 60 rados -p "$1" put .probe "$D/fsid"
-	timeout 60 rados -p "$1" rm .probe
+	timeout $((60 * FACTOR)) ceph osd pool create "$1" 8 8 replicated >/dev/null 2>&1
+	timeout $((60 * FACTOR)) rados -p "$1" put .probe "$D/fsid"
+	timeout $((60 * FACTOR)) rados -p "$1" rm .probe
 }
 
 make_key() { # NAME POOL
-	timeout 60 ceph auth get-or-create "client.$1" \
+	timeout $((60 * FACTOR)) ceph auth get-or-create "client.$1" \
 		mon 'allow r, allow command "osd blocklist"' \
 		osd "allow rwx pool=$2" -o "$D/client.$1.keyring"
 	chmod 600 "$D/client.$1.keyring"
@@ -281,7 +282,7 @@ start() { # STORE OSDS SIZE MGR
 		mkfs[i]=$!
 	done
 	for ((i = 0; i < osds; i++)); do
-		timeout 40 ceph --connect-timeout 30 osd new "${uuid[i]}" "$i" >/dev/null
+		timeout $((40 * FACTOR)) ceph --connect-timeout $((30 * FACTOR)) osd new "${uuid[i]}" "$i" >/dev/null
 		wait "${mkfs[i]}"
 		run_daemon "osd.$i"
 	done
