@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "common/util.h"
+#include "sys/pagemap.h"
 
 #define CELLS (4 * SESSION_WAITING_MAX)
 #define NODES_MAX 512 /* for each cost that is tried */
@@ -214,16 +215,32 @@ static unsigned contradictions(const struct search *q, const struct event_step *
 	return !any(now, at->from, at->from_end) + any(now, at->to, at->to_end);
 }
 
+/*
+ * What a mapping has grown by after our events is registered without one. Whoever
+ * touches it waits for us: so nothing is there, as is where something was moved to.
+ */
+static bool is_empty(const struct search *q, unsigned c)
+{
+	uint64_t pages = (q->start[c + 1] - q->start[c]) >> PAGE_SHIFT;
+	unsigned n = (unsigned)MIN(pages, (uint64_t)INT32_MAX);
+
+	return q->s->fds.pagemap >= 0 && pagemap_free_run(q->s->fds.pagemap, q->start[c], n) == n;
+}
+
 /* In how many places the kernel says something else than `now`. */
 static unsigned mismatches(struct search *q, const struct cells *now)
 {
+	bool grows = false; /* what ends where the cell begins may have grown into it */
 	unsigned n = 0;
 
 	for (unsigned c = 0; c + 1 < q->nr_cells; c++) {
+		bool there = has(now, c);
 		int r = q->said[c];
 
-		if (!has(&q->asked, c))
+		if (!has(&q->asked, c)) {
+			grows = there;
 			continue;
+		}
 		if (r < 0) {
 			r = uffd_is_registered(q->s->fds.uffd, q->face[c]);
 			q->unknown |= r < 0 && r != -ESRCH && r != -ENOSYS;
@@ -231,7 +248,8 @@ static unsigned mismatches(struct search *q, const struct cells *now)
 				return n;
 			q->said[c] = (int8_t)r;
 		}
-		n += has(now, c) != r;
+		grows = there || (grows && r && is_empty(q, c));
+		n += r ? !grows : there;
 	}
 	return n;
 }

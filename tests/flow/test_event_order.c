@@ -6,15 +6,18 @@
  */
 #include <check.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "common/inject.h"
 #include "common/util.h"
 #include "flow/flow.h"
+#include "sys/pagemap.h"
 
 #define A 0x100000ull
 #define B 0x200000ull
@@ -191,13 +194,18 @@ static void remap(uint64_t from, uint64_t to)
 	events_take(&owner, s, &m);
 }
 
-static void cut(uint8_t event, uint64_t start)
+static void cut_len(uint8_t event, uint64_t start, uint64_t len)
 {
 	struct uffd_msg m = { .event = event };
 
 	m.arg.remove.start = start;
-	m.arg.remove.end = start + LEN;
+	m.arg.remove.end = start + len;
 	events_take(&owner, s, &m);
+}
+
+static void cut(uint8_t event, uint64_t start)
+{
+	cut_len(event, start, LEN);
 }
 
 static void rest(void)
@@ -353,6 +361,50 @@ START_TEST(test_INV_4_from_where_the_list_has_nothing)
 	rest();
 	holds(X, B);
 	is(C, SLOT_NONE);
+}
+END_TEST
+
+/* B is moved to C, shrunk there and grown again, for which there is no event: nothing is
+   where it has grown, and nothing is at C in this process. */
+START_TEST(test_INV_4_moved_shrunk_and_grown)
+{
+	s->fds.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	registered[nr_registered++] = A;
+	registered[nr_registered++] = C;
+	remap(B, C);
+	UNMAP(B);
+	cut_len(UFFD_EVENT_UNMAP, C + LEN / 2, LEN / 2);
+	if (pagemap_free_run(s->fds.pagemap, C, 1)) { /* this kernel can tell */
+		rest();
+		ck_assert_uint_eq(slot_value(slotmap_get(&s->slots, C >> PAGE_SHIFT)), B);
+		ck_assert_int_eq(slot_state(slotmap_get(&s->slots, (C + LEN / 2) >> PAGE_SHIFT)), SLOT_NONE);
+	}
+	close(s->fds.pagemap);
+	s->fds.pagemap = -1;
+}
+END_TEST
+
+/* munmap() of what the list doesn't have and mremap() to there, read first, beside
+   something that might have grown: but a page is there. */
+START_TEST(test_INV_4_moved_behind_something)
+{
+	unsigned char *at = mmap(NULL, 2 * LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	ck_assert(at != MAP_FAILED);
+	at[LEN + PAGE_BYTES] = 1;
+	s->fds.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	put_pages((uintptr_t)at);
+	registered[nr_registered++] = A;
+	registered[nr_registered++] = (uintptr_t)at;
+	registered[nr_registered++] = (uintptr_t)at + LEN;
+	remap(B, (uintptr_t)at + LEN);
+	UNMAP(B);
+	UNMAP((uintptr_t)at + LEN);
+	rest();
+	holds((uintptr_t)at + LEN, B);
+	munmap(at, 2 * LEN);
+	close(s->fds.pagemap);
+	s->fds.pagemap = -1;
 }
 END_TEST
 
@@ -690,6 +742,8 @@ int main(void)
 	tcase_add_test(tc, test_INV_4_exchange);
 	tcase_add_test(tc, test_INV_4_to_where_the_list_has_nothing);
 	tcase_add_test(tc, test_INV_4_from_where_the_list_has_nothing);
+	tcase_add_test(tc, test_INV_4_moved_shrunk_and_grown);
+	tcase_add_test(tc, test_INV_4_moved_behind_something);
 	tcase_add_test(tc, test_INV_4_remove_behind_a_remap);
 	tcase_add_test(tc, test_dontunmap_keeps_its_source);
 	tcase_add_test(tc, test_idle_kernel_ends_the_wait);
