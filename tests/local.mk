@@ -272,6 +272,7 @@ tests_unit_test_store_LDADD = backends/libbackends.a common/libcommon.a $(URING_
 WORKLOAD_CFLAGS = $(STD_CFLAGS) $(WARN_CFLAGS) -pthread
 check_PROGRAMS += \
 	tests/workloads/alone_verify \
+	tests/workloads/calls_verify \
 	tests/workloads/exec_verify \
 	tests/workloads/fill_serve \
 	tests/workloads/fill_verify \
@@ -302,6 +303,9 @@ check_PROGRAMS += \
 tests_workloads_alone_verify_SOURCES = tests/workloads/alone_verify.c
 tests_workloads_alone_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_alone_verify_LDFLAGS = -pthread
+tests_workloads_calls_verify_SOURCES = tests/workloads/calls_verify.c
+tests_workloads_calls_verify_CFLAGS = $(WORKLOAD_CFLAGS)
+tests_workloads_calls_verify_LDFLAGS = -pthread
 tests_workloads_exec_verify_SOURCES = tests/workloads/exec_verify.c
 tests_workloads_exec_verify_CFLAGS = $(WORKLOAD_CFLAGS)
 tests_workloads_exec_verify_LDFLAGS = -pthread

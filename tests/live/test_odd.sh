@@ -72,8 +72,7 @@ killed_mover() {
 
 live_begin
 agent_start
-evicted_run odd_verify shm_over named sealed collapse keyed robust rseq vfork_chain fork_in_handler descriptors \
-	no_room own_memory read_all
+evicted_run odd_verify
 static
 sanitized
 looked_at

@@ -5,7 +5,8 @@
  * not for children, not for core files, merged by KSM, pinned by io_uring. While
  * two generations of ordinary pages leave and come back, all of it stays, and is
  * right. (With a userfaultfd of its own: uffd_verify.)
- * alone_verify --lockall: what is away comes back by mlockall and stays.
+ * alone_verify --lockall: what is away comes back by mlockall and stays, with
+ * MCL_ONFAULT when it is touched.
  */
 #include "workload.h"
 
@@ -257,20 +258,26 @@ static void check_locked(const unsigned char *more)
 
 static int locked_all(void)
 {
+	static const int how[] = { 0, MCL_ONFAULT };
 	unsigned char *more;
+	unsigned i;
 
-	wl_wait_evicted("before mlockall", ordinary, ORDINARY, WL_EVICT_SHARE);
-	if (mlockall(MCL_CURRENT | MCL_FUTURE)) {
-		wl_say("mlockall: %s", strerror(errno));
-		return 77;
+	for (i = 0; i < 2; i++) {
+		wl_wait_evicted("before mlockall", ordinary, ORDINARY, WL_EVICT_SHARE);
+		if (mlockall(MCL_CURRENT | MCL_FUTURE | how[i])) {
+			wl_say("mlockall: %s", strerror(errno));
+			return 77;
+		}
+		more = wl_map(ORDINARY);
+		wl_fill(more, ORDINARY, 501);
+		if (how[i]) /* what is away is locked when it is touched */
+			wl_verify("locked on fault", ordinary, ORDINARY, 500);
+		check_locked(more);
+		wl_verify("locked from the start", more, ORDINARY, 501);
+		WL_OK(munlockall());
+		wl_wait_evicted("after munlockall", ordinary, ORDINARY, WL_EVICT_SHARE);
+		wl_verify("after munlockall", ordinary, ORDINARY, 500);
 	}
-	more = wl_map(ORDINARY);
-	wl_fill(more, ORDINARY, 501);
-	check_locked(more);
-	wl_verify("locked from the start", more, ORDINARY, 501);
-	WL_OK(munlockall());
-	wl_wait_evicted("after munlockall", ordinary, ORDINARY, WL_EVICT_SHARE);
-	wl_verify("after munlockall", ordinary, ORDINARY, 500);
 	wl_say("mlockall brings all back and keeps it");
 	return 0;
 }

@@ -298,7 +298,8 @@ static void keeping_advice(void)
 	static const int advice[] = { MADV_NORMAL,   MADV_RANDOM,	 MADV_SEQUENTIAL,
 				      MADV_WILLNEED, MADV_COLD,		 MADV_PAGEOUT,
 				      MADV_HUGEPAGE, MADV_POPULATE_READ, MADV_NOHUGEPAGE,
-				      MADV_DONTDUMP, MADV_DODUMP,	 MADV_POPULATE_WRITE };
+				      MADV_DONTDUMP, MADV_DODUMP,	 MADV_POPULATE_WRITE,
+				      MADV_REMOVE /* refused */ };
 	size_t i;
 
 	wl_fill(area, PAGES, 5);

@@ -15,6 +15,7 @@
 #include <sys/shm.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <linux/futex.h>
 
 #ifndef PR_SET_VMA
 #define PR_SET_VMA 0x53564d41
@@ -101,24 +102,23 @@ static int sealed(void)
 	return PART_RIGHT;
 }
 
-/* Huge pages to be made at once of what is away in part. */
+/* Huge pages to be made at once of what is away in part, which the kernel refuses. */
 static int collapse(void)
 {
 	size_t huge = 512 * WL_PAGE, pages = 3 * 512;
 	unsigned char *at = wl_map(pages), *aligned;
-	unsigned i;
+	unsigned i, refused = 0;
 
 	aligned = (unsigned char *)(((uintptr_t)at + huge - 1) & ~(huge - 1));
 	wl_fill(at, pages, 9);
 	for (i = 0; i < 4; i++) {
 		wl_wait_evicted("before huge pages are made of it", at, pages, 30 * i);
-		if (madvise(aligned, huge, MADV_COLLAPSE) < 0 && i == 0 && errno == EINVAL)
-			return PART_SKIPPED;
+		refused += madvise(aligned, huge, MADV_COLLAPSE) < 0;
 		wl_verify("huge pages made at once", at, pages, 9);
 	}
 	wl_wait_evicted("after huge pages were made of it", at, pages, 90);
 	wl_verify("small pages again", at, pages, 9);
-	return PART_RIGHT;
+	return refused == 4 && !wl_evicting() ? PART_SKIPPED : PART_RIGHT;
 }
 
 /* A protection key that forbids the program its own pages. */
@@ -256,6 +256,55 @@ static int rseq(void)
 	WL_OK(setenv("GLIBC_TUNABLES", "glibc.pthread.rseq=0", 1));
 	execv("/proc/self/exe", argv);
 	return 1;
+}
+
+static int end_at_once(void *arg)
+{
+	(void)arg;
+	syscall(SYS_exit, 11);
+	return 0;
+}
+
+static long futex(uint32_t *word, int op, uint32_t value, const void *more, uint32_t *second)
+{
+	return syscall(SYS_futex, word, op, value, more, second, FUTEX_OP(FUTEX_OP_SET, 3, FUTEX_OP_CMP_EQ, 2));
+}
+
+/* The kernel writes these without asking anybody: locked, they are there (libuswap(7)). */
+static int locked_words(void)
+{
+	const struct timespec soon = { 0, 10000000 };
+	double end = wl_now() + WL_EVICT_SECONDS;
+	unsigned char *stack = wl_map(16);
+	uint32_t *word;
+	unsigned i;
+	pid_t pid;
+
+	fill("before words are locked", 27);
+	WL_OK(mlock(area, WL_PAGE));
+	word = (uint32_t *)(void *)area;
+	for (i = 0; i < 8; i++) {
+		wl_wait_evicted("beside locked words", area + WL_PAGE, PAGES - 1, 90);
+		word[0] = 1;
+		pid = (pid_t)WL_OK(clone(end_at_once, stack + 16 * WL_PAGE, CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD,
+					 NULL, NULL, NULL, &word[0]));
+		while (__atomic_load_n(&word[0], __ATOMIC_ACQUIRE)) {
+			WL_CHECK(wl_now() < end, "the word of a process that has ended is still set");
+			futex(&word[0], FUTEX_WAIT, 1, &soon, NULL);
+		}
+		wl_reap("whose word is cleared", pid, WL_EXITED(11));
+		word[1] = word[2] = 0;
+		WL_OK(futex(&word[1], FUTEX_LOCK_PI, 0, NULL, NULL));
+		WL_CHECK(word[1] == (uint32_t)getpid(), "FUTEX_LOCK_PI: the word is %u", word[1]);
+		WL_OK(futex(&word[1], FUTEX_UNLOCK_PI, 0, NULL, NULL));
+		WL_OK(futex(&word[1], FUTEX_TRYLOCK_PI, 0, NULL, NULL));
+		WL_OK(futex(&word[1], FUTEX_UNLOCK_PI, 0, NULL, NULL));
+		WL_OK(futex(&word[1], FUTEX_WAKE_OP, 1, NULL, &word[2]));
+		WL_CHECK(word[2] == 3, "FUTEX_WAKE_OP: the word is %u", word[2]);
+	}
+	for (i = 1; i < PAGES; i++)
+		wl_check_key("beside locked words", area + i * WL_PAGE, content_key(27, i, 0), i);
+	return PART_RIGHT;
 }
 
 /* ---- processes ---- */
@@ -470,6 +519,7 @@ static const struct part parts[] = {
 	{ "keyed", keyed },
 	{ "robust", robust },
 	{ "rseq", rseq },
+	{ "locked_words", locked_words },
 	{ "vfork_chain", vfork_chain },
 	{ "fork_in_handler", fork_in_handler },
 	{ "descriptors", descriptors },
