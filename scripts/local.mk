@@ -7,6 +7,7 @@ EXTRA_DIST += \
 	README.md \
 	autogen.sh \
 	docs/ARCHITECTURE.md \
+	docs/COMPATIBILITY.md \
 	docs/INVARIANTS.md \
 	docs/PERFORMANCE.md \
 	docs/STORE-FORMAT.md \

@@ -32,5 +32,50 @@ while read -r file; do
 		missing=$((missing + 1))
 	fi
 done < <(grep -E '^(uapi|common|agent|backends|ctl|preload|tests)/.*\.[ch]$' <<<"$listed")
-echo "check-dist: $(wc -l <<<"$files") files, $missing wrong"
+# What docs/COMPATIBILITY.md names are tests, and what follows one of them stands in it;
+# a workload is run by a script.
+shown=$(grep '^|' docs/COMPATIBILITY.md | awk -F'|' -v list="$listed" '
+	function text_of(file,   line, all) {
+		while ((getline line <file) > 0)
+			all = all "\n" line
+		close(file)
+		return all "\n"
+	}
+	function stands(word, text) {
+		return text ~ "[^A-Za-z0-9_]" word "[^A-Za-z0-9_]"
+	}
+	function is_shown(proof,   n, name, i, file, test) {
+		n = split(proof, name, "`")
+		for (i = 2; i <= n; i += 2) {
+			if (name[i] in file_of) {
+				test = file = file_of[name[i]]
+				if (!(file in text))
+					text[file] = text_of(file)
+				if (file ~ /workloads\/.*\.c$/ && !stands(name[i], scripts))
+					return 0
+			} else if (test == "" || !stands(name[i], text[test]))
+				return 0
+		}
+		return test != "" || proof ~ /^ none/
+	}
+	BEGIN {
+		n = split(list, files, "\n")
+		for (i = 1; i <= n; i++) {
+			if (files[i] !~ /^tests\/.*\.(c|h|sh)$/)
+				continue
+			name = files[i]
+			if (name ~ /^tests\/live\//)
+				scripts = scripts text_of(name)
+			sub(/\.[a-z]*$/, "", name)
+			sub(/^.*\//, "", name)
+			file_of[name == "lib" ? "" : name] = files[i]
+		}
+		file_of["live/lib"] = "tests/live/lib.sh"
+	}
+	$2 ~ /^( What |-*)$/ { next }
+	{ rows++ }
+	!is_shown($3) { print "docs/COMPATIBILITY.md:" $2 ":" $3 ": not so" >"/dev/stderr"; wrong++ }
+	END { print rows + 0; exit wrong > 0 }') || missing=$((missing + 1))
+[ "$shown" -gt 100 ] || missing=$((missing + 1))
+echo "check-dist: $(wc -l <<<"$files") files, $shown rows of docs/COMPATIBILITY.md, $missing wrong"
 [ $missing = 0 ]
