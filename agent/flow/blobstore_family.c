@@ -6,7 +6,6 @@
  * another has at the same address.
  */
 #include <errno.h>
-#include <malloc.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -476,16 +475,13 @@ static bool free_unused(struct blobstore *bs)
 static void rest(struct blobstore *bs)
 {
 	uint32_t clock = atomic_load_explicit(&bs->clock, memory_order_relaxed);
-	bool freed = false;
 
 	pthread_mutex_lock(&bs->lock);
 	if (clock - bs->dict_rested >= REST_TICKS) {
 		bs->dict_rested = clock;
-		freed = dict_rest(bs->dicts);
+		dict_rest(bs->dicts);
 	}
 	pthread_mutex_unlock(&bs->lock);
-	if (freed)
-		malloc_trim(0); /* they lie between others */
 }
 
 bool blobstore_learn(struct blobstore *bs, struct codec *codec)

@@ -215,10 +215,8 @@ static void free_packs(struct dict_table *table, struct dict *dict)
 	dict->pack_fast = NULL;
 }
 
-bool dict_rest(struct dict_table *table)
+void dict_rest(struct dict_table *table)
 {
-	bool freed = false;
-
 	for (unsigned i = 0; i < DICT_MAX; i++) {
 		struct dict *dict = &table->dicts[i];
 
@@ -226,10 +224,8 @@ bool dict_rest(struct dict_table *table)
 			continue;
 		if (dict->idle)
 			free_packs(table, dict);
-		freed |= dict->idle;
 		dict->idle = true;
 	}
-	return freed;
 }
 
 bool dict_harder(const struct dict_table *table, unsigned number, int level, struct dict *out)

@@ -66,8 +66,8 @@ void dict_unuse(struct dict_table *table, unsigned number);
 bool dict_pack_begin(struct dict_table *table, unsigned number, bool hurry);
 void dict_pack_end(struct dict_table *table, unsigned number);
 /* Frees what those need for compressing that nobody has packed with since the call
-   before. True: there were any. */
-bool dict_rest(struct dict_table *table);
+   before. */
+void dict_rest(struct dict_table *table);
 /* The same for a harder level: out->pack, for one thread, while the dictionary is
    used. False: no memory. */
 bool dict_harder(const struct dict_table *table, unsigned number, int level, struct dict *out);
