@@ -20,11 +20,9 @@ while read -r file; do
 	'' | configure.ac | Makefile.am | */local.mk) continue ;;
 	esac
 	[ -e "$file" ] || continue # deleted, not yet committed
-	if ! grep -qxF -e "$file" <<<"$listed"; then
-		echo "$file: in no Makefile fragment"
-		missing=$((missing + 1))
-	fi
-done < <(LC_ALL=C sort -u <<<"$files")
+	echo "$file: in no Makefile fragment"
+	missing=$((missing + 1))
+done < <(LC_ALL=C sort -u <<<"$files" | LC_ALL=C comm -23 - <(echo "$listed"))
 # and the other way round: fragments name nothing that is not there
 while read -r file; do
 	if [ ! -e "$file" ]; then
