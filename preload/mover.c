@@ -241,16 +241,16 @@ static void settle(struct mover *m)
 	sys_futex_wake(&m->state);
 }
 
-/* Not if the program ends, and waits for us. */
-static void work(struct mover *m, int heard)
+/* There is something to read, or nobody to read from. Not if the program ends, and waits for us. */
+static void work(struct mover *m)
 {
 	if (!take_turn(&shim.turn, TURN_MOVER))
 		return;
 	if (m->sock < 0)
 		again_try(m);
-	else if (heard && m->again)
+	else if (m->again)
 		again_answer(m);
-	else if (heard)
+	else
 		take_order(m);
 	__atomic_store_n(&shim.turn, TURN_FREE, __ATOMIC_RELEASE);
 }
@@ -274,7 +274,7 @@ void mover_main(void *mover)
 		if (p[2].revents)
 			hear_bell(m);
 		if (p[1].revents || m->sock < 0)
-			work(m, p[1].revents);
+			work(m);
 		if (p[0].revents || m->leave_by)
 			exit_if_gone(m);
 		mover_look(m);

@@ -323,7 +323,7 @@ struct blobstore {
 	struct dict_table *dicts;
 	uint32_t dict_unused;	 /* number plus one of one that nobody uses */
 	uint32_t dict_checked;	 /* ... and the segments seen without readers since */
-	uint32_t dict_rested;	 /* when dict_rest was called last, by the clock */
+	uint32_t dict_rested;	 /* when dict_rest was called last, by the clock; housekeeping */
 
 	struct cold cold;
 	struct splitter splitter;

@@ -120,7 +120,7 @@ filter_daemons() { # swallow|carry [DAEMON...]
 }
 
 wait_osds() { # UP: so many, and no PG on its way to another
-	for _ in $(seq $((300 * ${USWAP_TIME_FACTOR:-1}))); do
+	for _ in $(seq $((300 * FACTOR))); do
 		timeout $((20 * FACTOR)) ceph osd stat 2>/dev/null >"$D/osd.stat" || true
 		if grep -q " $1 up" "$D/osd.stat" && ! grep -q remapped "$D/osd.stat"; then
 			return 0
