@@ -38,21 +38,29 @@ static int has_new_filters(void)
 	return shim_filters("/proc/self/status") != shim.filters;
 }
 
-static void in_child(void)
+static void attach_child(uint64_t nonce)
 {
 	struct outcome ignored = { .step = NULL };
-	sys_sigset old;
+	sys_sigset old = sys_sigmask(SYS_SIGSET_ALL);
+
+	/* The handler of a signal may have forked meanwhile, and this be its child. */
+	if (nonce == read_nonce() && !has_new_filters())
+		attach(WIRE_CHILD, nonce, &ignored);
+	sys_sigmask(old);
+}
+
+/* No nonce, no system call: the agent knows of filters that could kill for one. */
+static void in_child(void)
+{
 	uint64_t nonce;
 
 	if (!shim.attached)
 		return;
-	old = sys_sigmask(SYS_SIGSET_ALL);
 	shim.attached = 0; /* the copy says so of the parent */
 	shim.turn = TURN_FREE;
 	nonce = read_nonce();
-	if (nonce && !has_new_filters())
-		attach(WIRE_CHILD, nonce, &ignored);
-	sys_sigmask(old);
+	if (nonce)
+		attach_child(nonce);
 }
 
 void fork_watch(void)

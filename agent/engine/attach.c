@@ -341,6 +341,7 @@ static int fill_session(struct engine *e, struct session *s, struct attaching *a
 	s->fds.mem = take_fd(&fds[1]);
 	s->fds.pagemap = take_fd(&fds[2]);
 	s->pid = a->peer.pid;
+	s->filters = session_read_filters(s->pid, NULL);
 	s->transit = m->transit;
 	s->identity = m->identity;
 	s->attach = *m;

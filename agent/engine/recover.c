@@ -158,6 +158,7 @@ static int make_session(struct engine *e, struct record *record, struct session 
 		return r;
 	s->store_max = e->process_max;
 	s->introduced = record->introduced;
+	s->filters = session_read_filters(s->mover_pid, NULL); /* it was made then */
 	s->slots.kept_root = &record->root;
 	s->slots.root = record->root;
 	s->state = (int)record->state;

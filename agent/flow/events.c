@@ -320,6 +320,7 @@ static struct session *new_child(struct owner *o, struct session *parent, int uf
 	child->owner = o;
 	child->parent_pid = parent->pid ? parent->pid : parent->parent_pid;
 	child->identity = parent->identity;
+	child->filters = parent->filters;
 	child->enabled = atomic_load(&parent->enabled);
 	child->barred = parent->barred;
 	child->marks = parent->marks;

@@ -123,17 +123,19 @@ static enum placed zero_touch(struct owner *o, struct session *s, uint64_t vpn, 
 	return PLACED_DONE;
 }
 
-/* A fork child learns by this page which session it is. */
-static enum placed give_identity(struct owner *o, struct session *s)
+/* A fork child learns by this page which session it is; or nothing, if a filter could
+   kill it for the calls that it would make then. */
+static enum placed give_identity(struct owner *o, struct session *s, pid_t tid)
 {
 	unsigned pages = 1;
 
 	memset(o->page, 0, PAGE_BYTES);
-	memcpy(o->page, &s->nonce, sizeof(s->nonce));
+	if (!session_is_confined(s, tid))
+		memcpy(o->page, &s->nonce, sizeof(s->nonce));
 	return uffd_place_copy(s->fds.uffd, s->identity, o->page, &pages);
 }
 
-static enum placed answer(struct owner *o, struct session *s, uint64_t vpn, bool write)
+static enum placed answer(struct owner *o, struct session *s, uint64_t vpn, bool write, pid_t tid)
 {
 	enum placed placed;
 	unsigned one = 1;
@@ -178,7 +180,7 @@ static enum placed answer(struct owner *o, struct session *s, uint64_t vpn, bool
 		break;
 	}
 	if (vpn == s->identity >> PAGE_SHIFT)
-		return give_identity(o, s);
+		return give_identity(o, s, tid);
 	if (s->blind && slot_state(slot) == SLOT_NONE) {
 		placed = uffd_place_poison(s->fds.uffd, vpn << PAGE_SHIFT);
 		if (placed == PLACED_DONE)
@@ -205,7 +207,7 @@ static bool answer_message(struct owner *o, struct session *s, const struct uffd
 		(void)uffd_unmark(s->fds.uffd, vpn << PAGE_SHIFT, PAGE_BYTES);
 		placed = PLACED_GONE;
 	} else {
-		placed = answer(o, s, vpn, write);
+		placed = answer(o, s, vpn, write, (pid_t)msg->arg.pagefault.feat.ptid);
 	}
 
 	switch (placed) {

@@ -24,6 +24,7 @@ struct session *session_new(uint64_t id, uid_t uid)
 		return NULL;
 	s->id = id;
 	s->uid = s->keeper = uid;
+	s->filters = -1;
 	s->ahead_score = 128;
 	s->fds = SESSION_FDS_NONE;
 	s->attached_ns = now_ns();
@@ -307,6 +308,37 @@ uint64_t session_read_locked(const struct session *s, bool *changed)
 		*changed = !is_of_user(text, s->uid);
 	line = strstr(text, "\nVmLck:");
 	return line ? strtoull(line + strlen("\nVmLck:"), NULL, 10) << 10 : 0;
+}
+
+/* -1: there is no such line. */
+static int status_number(const char *status, const char *name)
+{
+	const char *line = strstr(status, name);
+
+	return line ? atoi(line + strlen(name)) : -1;
+}
+
+int session_read_filters(pid_t tid, pid_t *parent)
+{
+	char text[4096];
+
+	read_text(tid, "status", text, sizeof(text));
+	if (parent)
+		*parent = status_number(text, "\nPPid:");
+	return status_number(text, "\nSeccomp_filters:");
+}
+
+bool session_is_confined(const struct session *s, pid_t tid)
+{
+	pid_t parent;
+	int filters;
+
+	if (s->filters < 0)
+		return false;
+	filters = session_read_filters(tid, &parent);
+	if (parent != s->parent_pid) /* in a namespace of its own that is another's number */
+		filters = session_read_filters(s->parent_pid, NULL);
+	return filters > s->filters;
 }
 
 /* The unified hierarchy's path, of its line "0::/path"; "" if there is none. */

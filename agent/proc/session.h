@@ -211,6 +211,7 @@ struct session {
 	uint64_t token; /* by which its mover does, to an agent after us; 0: none */
 	uint64_t identity;
 	pid_t parent_pid;
+	int filters; /* seccomp filters when it, or who has forked it, attached; -1: not known */
 	uint64_t store_max; /* stored bytes it may have */
 
 	/* const for sessions of the constructor, set by ADOPT for fork children */
@@ -402,6 +403,12 @@ bool session_runs_as(pid_t pid, uid_t uid);
 /* A mover, of that user alone, and another process are known to have one address
    space; one whose main thread has ended shows none, then it must be of him. Any thread. */
 bool session_is_shared(pid_t pid, pid_t mover, uid_t uid);
+/* How many seccomp filters are in force for a thread, and in *parent, if not NULL, whose
+   child it is; -1: it can't be known. Any thread. */
+int session_read_filters(pid_t tid, pid_t *parent);
+/* A fork child, whose number in its own namespace this is, is known to have more of them than
+   its parent had when that attached. Owner. */
+bool session_is_confined(const struct session *s, pid_t tid);
 /* comm and cgroup; engine. */
 void session_read_names(struct session *s);
 /* The file that pid executes, without its folder; "" when it can't be known. */

@@ -108,8 +108,10 @@ static const int helpers_calls[] = { SYS_ioctl,	  SYS_process_madvise, SYS_recvf
 				     SYS_socket,  SYS_connect,	       SYS_clone,    SYS_clone3,
 				     SYS_userfaultfd, SYS_open,	       SYS_openat };
 /* ... but for what it takes to start others. */
-static const int attachers_calls[] = { SYS_ioctl,  SYS_recvmsg, SYS_sendmsg, SYS_setsockopt, SYS_kcmp,
-				       SYS_socket, SYS_connect, SYS_userfaultfd, SYS_pidfd_open };
+static const int attachers_calls[] = { SYS_ioctl,  SYS_recvmsg, SYS_sendmsg,	 SYS_setsockopt, SYS_kcmp,
+				       SYS_socket, SYS_connect, SYS_userfaultfd, SYS_pidfd_open, SYS_prctl };
+
+static bool no_new_privs;
 
 /* Kills the process at each of n calls. */
 static int install_filter(const int *forbidden, size_t n, unsigned flags)
@@ -126,7 +128,8 @@ static int install_filter(const int *forbidden, size_t n, unsigned flags)
 							   (unsigned char)(n - i), 0);
 	code[n + 1] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
 	code[n + 2] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-	WL_OK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	if (!no_new_privs) /* once, for a filter may forbid it */
+		no_new_privs = !WL_OK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
 }
 
@@ -186,6 +189,33 @@ static int filter_inherited(void)
 		live_there("under a filter, with children", 4 + i);
 		WL_OK(install_filter(attachers_calls, COUNT(attachers_calls), 0));
 	}
+	return PART_RIGHT;
+}
+
+/* What the thread that forks has taken on counts, not what the others have. */
+static void *fork_confined(void *unused)
+{
+	pid_t pid;
+
+	(void)unused;
+	WL_OK(install_filter(attachers_calls, COUNT(attachers_calls), 0));
+	pid = (pid_t)WL_OK(fork());
+	if (!pid) {
+		wl_verify("child of a thread under a filter", area, PAGES, 8);
+		_exit(8);
+	}
+	wl_reap("child of a thread under a filter", pid, WL_EXITED(8));
+	return NULL;
+}
+
+static int filter_of_thread(void)
+{
+	pthread_t thread;
+
+	fill(8);
+	WL_CHECK(!pthread_create(&thread, NULL, fork_confined, NULL), "pthread_create");
+	pthread_join(thread, NULL);
+	live_there("beside a thread under a filter", 8);
 	return PART_RIGHT;
 }
 
@@ -313,6 +343,7 @@ static int many_namespaces(void)
 		return PART_SKIPPED;
 	}
 	live_there("in namespaces", 13);
+	WL_OK(install_filter(attachers_calls, COUNT(attachers_calls), 0)); /* nobody outside knows its number */
 	pid = (pid_t)WL_OK(fork()); /* init of the new pid namespace */
 	if (!pid) {
 		WL_CHECK(getpid() == 1, "pid %d", (int)getpid());
@@ -613,6 +644,7 @@ static const struct part parts[] = {
 	{ "filter_end", filter_end },
 	{ "filter", filter },
 	{ "filter_inherited", filter_inherited },
+	{ "filter_of_thread", filter_of_thread },
 	{ "filter_known", filter_known },
 	{ "filter_all_threads", filter_all_threads },
 	{ "other_user", other_user },
