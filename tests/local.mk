@@ -73,6 +73,7 @@ SANITIZED_TESTS = \
 
 # ---- unit: each links the layer it tests and what that stands on ----
 UNIT_TESTS = \
+	tests/flow/test_event_histories \
 	tests/flow/test_event_order \
 	tests/flow/test_interleavings \
 	tests/flow/test_register \
@@ -116,6 +117,10 @@ tests_unit_test_unpack_LDADD = $(tests_unit_test_blobstore_LDADD)
 
 tests_unit_test_family_SOURCES = tests/unit/test_family.c
 tests_unit_test_family_LDADD = $(tests_unit_test_blobstore_LDADD)
+
+tests_flow_test_event_histories_SOURCES = tests/flow/test_event_histories.c
+tests_flow_test_event_histories_LDADD = $(tests_unit_test_blobstore_LDADD)
+tests_flow_test_event_histories_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=pagemap_free_run,--wrap=pagemap_marked_run
 
 tests_flow_test_event_order_SOURCES = tests/flow/test_event_order.c
 tests_flow_test_event_order_LDADD = $(tests_unit_test_blobstore_LDADD)

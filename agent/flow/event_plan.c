@@ -6,9 +6,10 @@
  * Looked for is the order nearest to that of reading which is possible: what is
  * unmapped, moved or emptied must be there, where something is moved to must be
  * free, each mremap has its UNMAP of the source (or none at all: MREMAP_DONTUNMAP),
- * and in the end that is registered which the kernel says is. A fork's place in
- * it is told by the child: what was registered when it was copied is registered
- * there still, for its own changes wait for us to read them.
+ * and in the end that is registered which the kernel says is, and what is away there
+ * is what was moved there. A fork's place in it is told by the child: what was
+ * registered when it was copied is registered there still, for its own changes wait
+ * for us to read them.
  *
  * The address space is cut at the ends of the events' ranges; of the cells
  * between, only whether something is registered there counts. Our list may be
@@ -27,8 +28,16 @@
 #include "sys/pagemap.h"
 
 #define CELLS (4 * SESSION_WAITING_MAX)
-#define NODES_MAX 512 /* for each cost that is tried */
+#define NODES_MAX 1024 /* for each cost that is tried */
 #define COST_MAX 5    /* contradictions; above, the order of reading must do */
+#define PASSED_MAX 64
+#define SAMPLES 8     /* pages of a cell that are looked at */
+
+/* What pagemap has at a page. */
+enum look { LOOK_NOT_TAKEN, LOOK_EMPTY, LOOK_MARKED, LOOK_THERE };
+
+/* A page before all that waits was done. */
+enum trace { TRACE_OLD, TRACE_NEW, TRACE_EMPTIED };
 
 struct cells {
 	uint64_t bit[CELLS / 64];
@@ -45,12 +54,14 @@ struct search {
 	uint64_t start[CELLS]; /* where each begins */
 	uint64_t face[CELLS];  /* an address in it that tells of it */
 	int8_t said[CELLS];    /* by the kernel: registered, not, or not asked yet (-1) */
+	uint8_t look[CELLS][SAMPLES]; /* at pages of it: enum look */
 	struct span span[SESSION_WAITING_MAX];
 	struct cells asked; /* which of them matter */
 	struct cells before;
 	struct event_step step[SESSION_WAITING_MAX];
 	unsigned nr_steps;
 	unsigned limit, nodes;
+	unsigned passed, passed_max; /* how often an event is done before one that was read before it */
 	bool unknown; /* the kernel can't say now */
 };
 
@@ -204,7 +215,28 @@ static void take_step(const struct search *q, const struct event_step *step, str
 	}
 }
 
-/* How far that contradicts what was there. */
+static bool is_same(struct range a, struct range b)
+{
+	return a.start == b.start && a.end == b.end;
+}
+
+/* Is the UNMAP that was read behind this REMAP, as its own is, a munmap of before by now? */
+static bool has_lost_tail(const struct search *q, unsigned event)
+{
+	struct range from = source_of(&q->s->waiting[event]);
+
+	for (unsigned i = 0; i < q->nr_steps; i++) {
+		const struct event_step *other = &q->step[i];
+		const struct uffd_msg *msg = &q->s->waiting[other->event];
+
+		if (other->event > event && msg->event == UFFD_EVENT_UNMAP && other->how == EVENT_PLAIN &&
+		    is_same(from, source_of(msg)))
+			return true;
+	}
+	return false;
+}
+
+/* How far that contradicts what was there, and what was read. */
 static unsigned contradictions(const struct search *q, const struct event_step *step,
 			       const struct cells *now)
 {
@@ -212,7 +244,8 @@ static unsigned contradictions(const struct search *q, const struct event_step *
 
 	if (step->how == EVENT_LATE && q->s->waiting[step->event].event == UFFD_EVENT_UNMAP)
 		return 0;
-	return !any(now, at->from, at->from_end) + any(now, at->to, at->to_end);
+	return !any(now, at->from, at->from_end) + any(now, at->to, at->to_end) +
+	       (step->how == EVENT_SOURCE_STAYS && has_lost_tail(q, step->event));
 }
 
 /*
@@ -225,6 +258,82 @@ static bool is_empty(const struct search *q, unsigned c)
 	unsigned n = (unsigned)MIN(pages, (uint64_t)INT32_MAX);
 
 	return q->s->fds.pagemap >= 0 && pagemap_free_run(q->s->fds.pagemap, q->start[c], n) == n;
+}
+
+static bool is_in(struct range r, uint64_t address)
+{
+	return address >= r.start && address < r.end;
+}
+
+/* Where was the page that the steps have brought to *address? */
+static enum trace trace(const struct search *q, uint64_t *address)
+{
+	for (unsigned i = q->nr_steps; i--;) {
+		const struct uffd_msg *msg = &q->s->waiting[q->step[i].event];
+		struct range from = source_of(msg), to = target_of(msg);
+
+		if (is_in(to, *address))
+			*address += from.start - to.start;
+		else if (is_in(from, *address) && msg->event == UFFD_EVENT_REMOVE)
+			return TRACE_EMPTIED;
+		else if (is_in(from, *address) && (msg->event == UFFD_EVENT_REMAP || q->step[i].how != EVENT_LATE))
+			return TRACE_NEW;
+	}
+	return TRACE_OLD;
+}
+
+/* What was moved is away there as well, with the marks it had. */
+static bool fits(const struct search *q, uint64_t address, enum look look)
+{
+	slot_t slot;
+
+	switch (trace(q, &address)) {
+	case TRACE_NEW: /* who touches it waits for us */
+		return look == LOOK_EMPTY;
+	case TRACE_EMPTIED: /* perhaps not yet */
+		return true;
+	case TRACE_OLD:
+		break;
+	}
+	slot = slotmap_get(&q->s->slots, address >> PAGE_SHIFT);
+	if (slot_state(slot) == SLOT_LEAVING || slot_state(slot) == SLOT_POISONED)
+		return true;
+	if (!slot_is_evicted(slot))
+		return look != LOOK_MARKED;
+	return look == (slot_is_marked(slot) ? LOOK_MARKED : LOOK_EMPTY);
+}
+
+static enum look look_at(const struct search *q, uint64_t address)
+{
+	if (pagemap_free_run(q->s->fds.pagemap, address, 1))
+		return LOOK_EMPTY;
+	return pagemap_marked_run(q->s->fds.pagemap, address, 1) ? LOOK_MARKED : LOOK_THERE;
+}
+
+/* Are other pages in the cell than the steps have brought there? */
+static bool is_foreign(struct search *q, unsigned c)
+{
+	uint64_t last = ((q->start[c + 1] - q->start[c]) >> PAGE_SHIFT) - 1;
+	unsigned samples = (unsigned)MIN(last + 1, SAMPLES);
+
+	for (unsigned i = 0; i < samples; i++) {
+		uint64_t address = q->start[c] + (last * i / MAX(samples - 1, 1u) << PAGE_SHIFT);
+
+		if (q->look[c][i] == LOOK_NOT_TAKEN)
+			q->look[c][i] = (uint8_t)look_at(q, address);
+		if (!fits(q, address, (enum look)q->look[c][i]))
+			return true;
+	}
+	return false;
+}
+
+static unsigned foreign_cells(struct search *q)
+{
+	unsigned n = 0;
+
+	for (unsigned c = 0; q->s->fds.pagemap >= 0 && c + 1 < q->nr_cells; c++)
+		n += has(&q->asked, c) && q->said[c] == 1 && is_foreign(q, c);
+	return n;
 }
 
 /* In how many places the kernel says something else than `now`. */
@@ -254,6 +363,14 @@ static unsigned mismatches(struct search *q, const struct cells *now)
 	return n;
 }
 
+/* What the kernel says against an order that ends in `now`. It knows; our list may be wrong. */
+static unsigned objections(struct search *q, const struct cells *now)
+{
+	if (!q->complete || q->nr_steps < 2 || q->limit > COST_MAX)
+		return 0;
+	return 2 * (mismatches(q, now) + foreign_cells(q));
+}
+
 /* ---- the search ---- */
 
 static bool search(struct search *q, const struct cells *now, uint64_t left, unsigned cost);
@@ -263,21 +380,23 @@ static bool try_step(struct search *q, struct event_step step, const struct cell
 {
 	struct cells after = *now;
 
-	cost += contradictions(q, &step, now);
-	take_step(q, &step, &after);
+	unsigned passed;
+
 	left &= ~((uint64_t)1 << step.event);
 	if (step.tail != EVENT_NO_TAIL)
 		left &= ~((uint64_t)1 << step.tail);
+	passed = (unsigned)__builtin_popcountll(left & (((uint64_t)1 << step.event) - 1));
+	if (q->passed + passed > q->passed_max)
+		return false;
+	cost += contradictions(q, &step, now);
+	take_step(q, &step, &after);
+	q->passed += passed;
 	q->step[q->nr_steps++] = step;
 	if (search(q, &after, left, cost))
 		return true;
 	q->nr_steps--;
+	q->passed -= passed;
 	return false;
-}
-
-static bool is_same(struct range a, struct range b)
-{
-	return a.start == b.start && a.end == b.end;
 }
 
 /* The UNMAP of what a REMAP has left: it is read after that. */
@@ -331,11 +450,8 @@ static bool search(struct search *q, const struct cells *now, uint64_t left, uns
 {
 	if (cost > q->limit || q->unknown || ++q->nodes > NODES_MAX)
 		return false;
-	if (!left) {
-		if (q->complete && q->nr_steps > 1 && q->limit <= COST_MAX)
-			cost += 2 * mismatches(q, now); /* it knows; the list may be wrong */
-		return cost <= q->limit && !q->unknown;
-	}
+	if (!left)
+		return cost + objections(q, now) <= q->limit && !q->unknown;
 	for (uint64_t rest = left; rest; rest &= rest - 1)
 		if (try_event(q, (unsigned)__builtin_ctzll(rest), now, left, cost))
 			return true;
@@ -345,23 +461,21 @@ static bool search(struct search *q, const struct cells *now, uint64_t left, uns
 static bool find_order(struct search *q, uint64_t units)
 {
 	for (q->limit = 0; q->limit <= COST_MAX; q->limit++) {
-		q->nodes = q->nr_steps = 0;
-		if (search(q, &q->before, units, 0))
-			return true;
-		if (q->unknown)
-			return false;
+		q->nodes = 0;
+		for (q->passed_max = 0; q->passed_max <= PASSED_MAX; q->passed_max += 1 + q->passed_max / 2) {
+			q->passed = q->nr_steps = 0;
+			if (search(q, &q->before, units, 0))
+				return true;
+			if (q->unknown)
+				return false;
+		}
 	}
 	q->limit = UINT32_MAX; /* the first that is tried: as they were read */
-	q->nodes = q->nr_steps = 0;
+	q->nodes = q->nr_steps = q->passed = 0;
 	return search(q, &q->before, units, 0);
 }
 
 /* ---- forks ---- */
-
-static bool is_in(struct range r, uint64_t address)
-{
-	return address >= r.start && address < r.end;
-}
 
 /* Was address registered in a child when it was copied? Its own changes since
    then are undone: the first that names the address tells. */
