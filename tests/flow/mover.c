@@ -40,6 +40,7 @@ void scripted_mover_exit(int i)
 	mm->mover = false;
 	mm->mover_step = MOVER_IDLE;
 	mm->nr_orders = 0;
+	shutdown(mm->sock, SHUT_RDWR); /* a close is put off while somebody reads /proc/PID/fd */
 	close(mm->sock);
 	mm->sock = -1;
 	mm->socket_shut = true;
