@@ -57,6 +57,33 @@ looked_at() {
 	say "a program that is looked at is all there"
 }
 
+# The kernel asks nobody when it writes a core file: holes are where pages were away.
+dumped() {
+	local way size=()
+
+	if [ "$(cat /proc/sys/kernel/core_{pattern,uses_pid} | xargs)" != "core 0" ] || ! (ulimit -c unlimited) 2>/dev/null; then
+		say "no core files here"
+		return
+	fi
+	mkdir "$DIR/cores"
+	for way in away back; do
+		# shellcheck disable=SC2016
+		serve_start 8 env -C "$DIR/cores" sh -c 'ulimit -c unlimited && exec "$@"' -
+		wait_until 30 "pages to leave" absent_at_least "$SERVED" 80
+		if [ $way = back ]; then
+			"$CTL" disable "$SERVED_PID" || fail "disable: status $?"
+			"$CTL" restore "$SERVED_PID" >/dev/null || fail "restore: status $?"
+		fi
+		kill -SEGV "$SERVED_PID"
+		peer_close "$SERVED"
+		size+=("$(du -k "$DIR/cores/core" | cut -f 1)")
+		rm "$DIR/cores/core"
+	done
+	[ "${size[0]}" -lt $((8 << 10)) ] || fail "a core file of ${size[0]} KiB although pages are away"
+	[ "${size[1]}" -ge $((8 << 10)) ] || fail "a core file of ${size[1]} KiB although all is back"
+	say "a core file has what is there"
+}
+
 # As by kill(-1, SIGKILL) from a user's last process: what is away is not lost.
 killed_mover() {
 	serve_start 8
@@ -76,5 +103,6 @@ evicted_run odd_verify
 static
 sanitized
 looked_at
+dumped
 killed_mover
 live_end

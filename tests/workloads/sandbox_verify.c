@@ -333,6 +333,15 @@ static int user_namespace(void)
 	return PART_RIGHT;
 }
 
+/* What only a process that shares its memory with none may: that we are one more shows. */
+static int own_memory_alone(void)
+{
+	fill(12);
+	WL_CHECK(!unshare(CLONE_VM) || (wl_evicting() && errno == EINVAL), "unshare(CLONE_VM): %s", strerror(errno));
+	live_there("its memory is shared", 12);
+	return PART_RIGHT;
+}
+
 static int many_namespaces(void)
 {
 	pid_t pid;
@@ -650,6 +659,7 @@ static const struct part parts[] = {
 	{ "other_user", other_user },
 	{ "not_dumpable", not_dumpable },
 	{ "user_namespace", user_namespace },
+	{ "own_memory_alone", own_memory_alone },
 	{ "many_namespaces", many_namespaces },
 	{ "enter_namespaces", enter_namespaces },
 	{ "change_root", change_root },
