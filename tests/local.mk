@@ -84,6 +84,7 @@ UNIT_TESTS = \
 	tests/unit/test_config \
 	tests/unit/test_domain \
 	tests/unit/test_engine \
+	tests/unit/test_fetch \
 	tests/unit/test_file \
 	tests/unit/test_family \
 	tests/unit/test_kept \
@@ -111,6 +112,9 @@ tests_unit_test_blobstore_LDADD = agent/libflow.a agent/libproc.a agent/libpage.
 
 tests_unit_test_cluster_SOURCES = tests/unit/test_cluster.c $(BLOBS)
 tests_unit_test_cluster_LDADD = $(tests_unit_test_blobstore_LDADD)
+
+tests_unit_test_fetch_SOURCES = tests/unit/test_fetch.c $(BLOBS)
+tests_unit_test_fetch_LDADD = $(tests_unit_test_blobstore_LDADD)
 
 tests_unit_test_unpack_SOURCES = tests/unit/test_unpack.c $(BLOBS)
 tests_unit_test_unpack_LDADD = $(tests_unit_test_blobstore_LDADD)

@@ -201,7 +201,11 @@ struct blobstore_window {
 };
 bool blobstore_window_add(struct blobstore *bs, struct blobstore_window *window, struct blobstore_fetch *fetch,
 			  blob_id id);
+/* As add would say, unless id moves meanwhile. */
+bool blobstore_window_fits(struct blobstore *bs, const struct blobstore_window *window, blob_id id);
 void blobstore_window_submit(struct blobstore *bs, struct blobstore_window *window);
+/* ... with the only fetch that is in it, which is one by itself from then on. */
+void blobstore_window_submit_one(const struct blobstore_window *window, struct blobstore_fetch *fetch);
 void blobstore_window_cancel(struct blobstore_window *window);
 /* Once it has been read: a fetch of it has its part. */
 void blobstore_window_take(const struct blobstore_window *window, struct blobstore_fetch *fetch);

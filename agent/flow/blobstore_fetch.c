@@ -76,33 +76,44 @@ bool blobstore_fetch_start(struct blobstore *bs, struct blobstore_fetch *fetch, 
 /* What lies between is read for nothing: up to so many times what is wanted. */
 #define WINDOW_SPREAD 4u
 
-/* The range of both, if it is worth being read as one. */
-static bool widen(struct blobstore_window *w, const struct blobstore_fetch *fetch)
+struct reach {
+	uint32_t from, len, bytes;
+};
+
+/* With such a one in it too. False: it is not worth being read as one. */
+static bool widen(const struct blobstore_window *w, const struct segment *seg, uint64_t loc, struct reach *to)
 {
-	uint32_t from = fetch->read.offset, end = from + fetch->read.len, bytes = w->bytes + fetch->read.len;
+	uint32_t len = blob_loc_len(loc) + SEAL_TAG, from = blob_loc_offset(loc), end = from + len;
 
 	if (w->segment) {
-		if (w->segment != fetch->segment)
-			return false;
 		from = MIN(from, w->read.offset);
 		end = MAX(end, w->read.offset + w->read.len);
 	}
-	if (end - from > BLOBSTORE_WINDOW_BYTES || end - from > bytes * WINDOW_SPREAD + STORE_BLOCK)
-		return false;
-	w->segment = fetch->segment;
-	w->read.segment = fetch->read.segment;
-	w->read.offset = from;
-	w->read.len = end - from;
-	w->bytes = bytes;
-	return true;
+	*to = (struct reach){ from, end - from, w->bytes + len };
+	return (!w->segment || w->segment == seg) && to->len <= BLOBSTORE_WINDOW_BYTES &&
+	       to->len <= to->bytes * WINDOW_SPREAD + STORE_BLOCK;
+}
+
+bool blobstore_window_fits(struct blobstore *bs, const struct blobstore_window *w, blob_id id)
+{
+	uint64_t loc = blob_loc(bs->blobs, decode_from(bs, id));
+	struct reach to;
+
+	return widen(w, &bs->segments[blob_loc_segment(loc)], loc, &to);
 }
 
 bool blobstore_window_add(struct blobstore *bs, struct blobstore_window *w, struct blobstore_fetch *fetch, blob_id id)
 {
 	struct store *store = prepare(bs, fetch, id);
+	struct reach to;
 
-	if (store && widen(w, fetch)) {
+	if (store && widen(w, fetch->segment, fetch->loc, &to)) {
+		w->segment = fetch->segment;
+		w->bytes = to.bytes;
 		w->read.store = store;
+		w->read.segment = fetch->read.segment;
+		w->read.offset = to.from;
+		w->read.len = to.len;
 		return true;
 	}
 	if (store)
@@ -114,6 +125,11 @@ void blobstore_window_submit(struct blobstore *bs, struct blobstore_window *w)
 {
 	(void)bs;
 	store_read_submit(w->read.store, &w->read);
+}
+
+void blobstore_window_submit_one(const struct blobstore_window *w, struct blobstore_fetch *fetch)
+{
+	store_read_submit(w->read.store, &fetch->read);
 }
 
 void blobstore_window_cancel(struct blobstore_window *w)

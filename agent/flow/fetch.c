@@ -45,6 +45,7 @@
    another one. */
 #define WINDOWS 4
 #define WINDOW_PAGES 64
+#define WINDOW_SOON_NS (50 * 1000000ull) /* one that is younger is likely to end soon */
 /* A read that failed is tried again after such a time; where the medium says
    that it can't, so often in all. */
 #define AGAIN_NS (10 * 1000000ull)
@@ -80,6 +81,7 @@ struct window {
 	struct mailbox *box;
 	struct fetch *v[WINDOW_PAGES];
 	unsigned n, left; /* not ended; 0: it is free */
+	uint64_t start_ns;
 	bool pending;
 };
 
@@ -91,6 +93,7 @@ struct fetches {
 	struct fetch *again;
 	unsigned nr_free;
 	bool starved; /* some session has faults that found none free */
+	bool awaited; /* somebody who reads ahead found no window free */
 	unsigned char *buffers;
 	struct seal *seal;
 };
@@ -190,11 +193,15 @@ static void give(struct owner *o, struct fetch *f)
 	feed(o);
 }
 
-static void leave_window(struct fetch *f)
+static void leave_window(struct owner *o, struct fetch *f)
 {
-	if (f->window)
-		f->window->left--;
+	struct window *w = f->window;
+
 	f->window = NULL;
+	if (!w || --w->left || !o->fetches->awaited)
+		return;
+	o->fetches->awaited = false;
+	prefetch_resume(o);
 }
 
 /* Its read has ended and is of no more use. */
@@ -205,7 +212,7 @@ static void end(struct owner *o, struct fetch *f)
 	if (f->begun)
 		blobstore_fetch_end(&f->read);
 	f->begun = false;
-	leave_window(f);
+	leave_window(o, f);
 	if (f->session)
 		f->session->nr_fetches--;
 	give(o, f);
@@ -310,20 +317,23 @@ static struct window *free_window(struct fetches *all)
 	return NULL;
 }
 
-/* False: this page is not for that window. */
+/* One that is at hand, or does not lie near those before, is left to others. False: no
+   more can be begun now. */
 static bool add_page(struct owner *o, struct session *s, uint64_t vpn, struct window *w)
 {
+	struct blobstore *bs = o->flow->blobstore;
+	blob_id id = slow_blob(o, slotmap_get(&s->slots, vpn));
 	struct fetch *f;
 	bool retry;
 
-	if (!fetch_is_needed(o, slotmap_get(&s->slots, vpn)) || !room_use(o, s, 1))
-		return false;
-	f = claim(o, s, vpn, false, &retry);
+	if (!id || !blobstore_window_fits(bs, &w->read, id))
+		return true;
+	f = room_use(o, s, 1) ? claim(o, s, vpn, false, &retry) : NULL;
 	if (!f)
 		return false;
-	if (!blobstore_window_add(o->flow->blobstore, &w->read, &f->read, f->read.id)) {
-		(void)disclaim(o, s, f);
-		return false;
+	if (!blobstore_window_add(bs, &w->read, &f->read, id)) {
+		(void)disclaim(o, s, f); /* it has moved */
+		return true;
 	}
 	f->begun = f->pending = true;
 	f->window = w;
@@ -332,23 +342,48 @@ static bool add_page(struct owner *o, struct session *s, uint64_t vpn, struct wi
 	return true;
 }
 
+static void submit(struct owner *o, struct window *w)
+{
+	struct fetch *f = w->v[0];
+
+	if (w->n == 1) { /* its own buffer will do */
+		leave_window(o, f);
+		blobstore_window_submit_one(&w->read, &f->read);
+		return;
+	}
+	w->start_ns = o->now;
+	w->pending = true;
+	blobstore_window_submit(o->flow->blobstore, &w->read);
+}
+
 unsigned fetch_ahead(struct owner *o, struct session *s, uint64_t vpn, unsigned max)
 {
 	struct window *w = o->fetches ? free_window(o->fetches) : NULL;
-	uint64_t end = vpn + max;
+	uint64_t end = vpn + MIN(max, WINDOW_PAGES);
 
 	if (!w)
 		return 0;
 	w->n = 0;
 	w->read.segment = NULL;
 	w->read.bytes = 0;
-	while (vpn < end && w->n < WINDOW_PAGES && add_page(o, s, vpn, w))
-		vpn = slotmap_next(&s->slots, vpn + 1, end, FLOW_HERE_MASK); /* spanning those at home */
-	if (!w->n)
-		return 0;
-	w->pending = true;
-	blobstore_window_submit(o->flow->blobstore, &w->read);
+	while (vpn < end && add_page(o, s, vpn, w))
+		vpn = slotmap_next(&s->slots, vpn + 1, end, FLOW_HERE_MASK);
+	if (w->n)
+		submit(o, w);
 	return w->n;
+}
+
+bool fetch_ahead_later(struct owner *o)
+{
+	struct fetches *all = o->fetches;
+	bool soon = false;
+
+	if (!all || free_window(all))
+		return false;
+	for (unsigned i = 0; i < WINDOWS; i++)
+		soon |= o->now - all->windows[i].start_ns < WINDOW_SOON_NS;
+	all->awaited |= soon;
+	return soon;
 }
 
 /* ---- end ---- */
@@ -477,7 +512,7 @@ static void begin_again(struct owner *o, struct fetch *f)
 static void read_again(struct owner *o, struct fetch *f, uint64_t due_ns)
 {
 	blobstore_fetch_end(&f->read);
-	leave_window(f);
+	leave_window(o, f);
 	f->begun = false;
 	f->failed = true;
 	later(o->fetches, f, due_ns);
@@ -570,6 +605,8 @@ int fetch_again(struct owner *o, int wait)
 			later(o->fetches, f, f->due_ns);
 		}
 	}
+	if (o->ahead) /* a window has ended */
+		return 0;
 	return o->fetches->again ? MIN(wait, 1) : wait;
 }
 

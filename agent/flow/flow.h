@@ -271,9 +271,11 @@ bool fetch_is_needed(const struct owner *o, slot_t slot);
 /* Begins to fetch such a page. PLACED_DONE: it is, or will be, answered. demand:
    a thread waits for it; else PLACED_NOMEM when there is much to do already. */
 enum placed fetch_start(struct owner *o, struct session *s, uint64_t vpn, bool write, bool demand);
-/* Nobody waits for these, from vpn on and among max: read together, as far as they
-   lie together, also where some between them are at home. How many have begun. */
+/* Nobody waits for these, vpn and among max behind it: those that lie near vpn's are
+   read together, whatever is between them. How many have begun. */
 unsigned fetch_ahead(struct owner *o, struct session *s, uint64_t vpn, unsigned max);
+/* None could be, for all such reads are under way, but prefetch_resume comes soon. */
+bool fetch_ahead_later(struct owner *o);
 void fetch_take(struct owner *o, struct mail *mail);
 void fetch_take_window(struct owner *o, struct mail *mail);
 /* What had to wait; returns how long to sleep at most, in ms, at most wait. */
@@ -310,6 +312,8 @@ bool prefetch_whole(struct owner *o, struct session *s, uint64_t vpn, slot_t slo
 void prefetch_page(struct owner *o, struct session *s, uint64_t vpn);
 /* A page that is on its way was touched. */
 void prefetch_wait(struct owner *o, struct session *s, uint64_t vpn);
+/* What had to wait for a read to end goes on. */
+void prefetch_resume(struct owner *o);
 /* One chunk for each session; true: there is more. */
 bool prefetch_step(struct owner *o);
 void prefetch_forget(struct owner *o, struct session *s);

@@ -193,17 +193,28 @@ void prefetch_page(struct owner *o, struct session *s, uint64_t vpn)
 	put_on_list(o, s);
 }
 
-/* Those in a slow tier are asked for, and come when they come. */
+/* Those in a slow tier are asked for, and come when they come; those between them that
+   are not, or lie elsewhere there, are left to the next chunk. */
 static unsigned fetch_chunk(struct owner *o, struct session *s, uint64_t vpn, unsigned max)
 {
 	unsigned n = fetch_ahead(o, s, vpn, max);
 
-	/* no such read is free: some of them, one by one */
-	max = n ? n : MIN(max, CHUNK);
+	if (n || fetch_ahead_later(o)) /* ... or prefetch_resume */
+		return n;
+	/* no such read will be free soon: some of them, one by one */
+	max = MIN(max, CHUNK);
 	while (n < max && fetch_is_needed(o, slotmap_get(&s->slots, vpn + n)) &&
 	       fetch_start(o, s, vpn + n, false, false) == PLACED_DONE)
 		n++;
 	return n;
+}
+
+void prefetch_resume(struct owner *o)
+{
+	for (struct session *s = o->owned; s; s = s->next_owned)
+		for (unsigned i = 0; i < SESSION_STREAMS; i++)
+			if (s->ahead[i].at < s->ahead[i].to)
+				put_on_list(o, s);
 }
 
 /* One chunk. False: this stream's window is done. */
@@ -223,13 +234,15 @@ static bool place_chunk(struct owner *o, struct session *s, struct ahead_stream 
 	    unpack_bytes(o, s, t->at, slotmap_get(&s->slots, t->at)))
 		n = (unsigned)MIN(end - t->at, FLOW_RUN_MAX); /* all that is ready; the rest isn't waited for */
 	n = refault_place_run(o, s, t->at, n);
-	if (!n)
-		n = fetch_chunk(o, s, t->at, (unsigned)(end - t->at));
 	t->at += n;
+	if (!n)
+		n = fetch_chunk(o, s, t->at, (unsigned)(end - t->at)); /* they are FETCHING now */
 	t->placed += n;
 	counter_add(&s->counters.prefetched_total, n);
 	/* What hinders it (an event, no room) is no reason to try again: a touch
 	   will. */
+	if (!n && fetch_ahead_later(o))
+		return false;
 	if (!n)
 		t->to = t->next = t->at;
 	return t->at < t->to;

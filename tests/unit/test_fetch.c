@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Pages in a slow tier that are read in order: what is asked of the store for it. The
+   kernel is scripted: what is placed is there. */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "backends/faulty.h"
+#include "common/util.h"
+#include "flow/flow.h"
+#include "sys/uffd.h"
+#include "tests/unit/blobs.h"
+
+#define FIRST 0x10000ull /* vpn */
+#define NR 512u
+
+static struct flow flow;
+static struct owner owner;
+static struct owner_ring ring;
+static struct session session;
+static uint64_t touched; /* vpn of the fault to be read; 0: none */
+static unsigned faults, reads;
+
+static int uffd_copy(int fd, uint64_t dst, const void *src, uint64_t len, int64_t *done)
+{
+	(void)fd, (void)dst, (void)src;
+	*done = (int64_t)len;
+	return 0;
+}
+
+static int uffd_zero(int fd, uint64_t dst, uint64_t len, int64_t *done)
+{
+	return uffd_copy(fd, dst, NULL, len, done);
+}
+
+static int uffd_woken(int fd, uint64_t start, uint64_t len)
+{
+	(void)fd, (void)start, (void)len;
+	return 0;
+}
+
+static int uffd_fault(int fd, struct uffd_msg *msgs, unsigned max)
+{
+	(void)fd, (void)max;
+	if (!touched)
+		return 0;
+	*msgs = (struct uffd_msg){ .event = UFFD_EVENT_PAGEFAULT, .arg.pagefault.address = touched << PAGE_SHIFT };
+	touched = 0;
+	return 1;
+}
+
+static const struct uffd_ops scripted = { .copy = uffd_copy, .zero = uffd_zero, .wake = uffd_woken, .read = uffd_fault };
+
+static void count_reads(enum faulty_call call)
+{
+	reads += call == FAULTY_READ;
+}
+
+static void setup(void)
+{
+	uffd_ops = &scripted;
+	blobs_setup();
+	nr_stores = 2;
+	stores[0] = store_memory_new(8 * (uint64_t)STORE_SEGMENT);
+	stores[1] = store_faulty_new(store_memory_new(8 * (uint64_t)STORE_SEGMENT), true);
+	bs = blobstore_new_tiers(stores, nr_stores, 1u << 20, NULL, 0);
+	ck_assert_ptr_nonnull(bs);
+	flow.blobstore = bs;
+	flow.zeros = calloc(1, PAGE_BYTES);
+	owner = (struct owner){ .flow = &flow, .codec = codec, .ring = &ring, .owned = &session };
+	owner.page = malloc(FLOW_RUN_MAX * PAGE_BYTES);
+	owner.slots = slot_pool_open("slots", 1u << 24);
+	ck_assert(flow.zeros && owner.page && owner.slots && slot_pool_reserve(owner.slots, 64) == 0);
+	ck_assert_int_eq(mailbox_init(&owner.box), 0);
+	ck_assert_int_eq(fetch_init(&owner), 0);
+	session = (struct session){ .owner = &owner, .fds = SESSION_FDS_NONE, .polled = true,
+				    .room_pages = SESSION_ROOM_UNLIMITED };
+	slotmap_init(&session.slots, owner.slots, &flow_slot_refs, &session);
+	ck_assert_int_eq(ranges_add(&session.registered, FIRST << PAGE_SHIFT, (FIRST + NR) << PAGE_SHIFT), 0);
+}
+
+static void teardown(void)
+{
+	store_faulty_release(stores[1]);
+	fetch_close(&owner, &session);
+	fetch_deinit(&owner);
+	prefetch_forget(&owner, &session);
+	slotmap_deinit(&session.slots);
+	ranges_deinit(&session.registered);
+	mailbox_deinit(&owner.box);
+	slot_pool_free(owner.slots);
+	free(owner.page);
+	free((void *)flow.zeros);
+	expect_nothing();
+	blobs_teardown();
+}
+
+static void set(unsigned n, slot_t slot)
+{
+	ck_assert_int_eq(slotmap_set(&session.slots, FIRST + n, slot), 0);
+}
+
+static void set_away(unsigned n, slot_t slot)
+{
+	set(n, slot_make(SLOT_LEAVING, 0, 0));
+	if (slot_state(slot) == SLOT_STORED)
+		set(n, slot_make(SLOT_STAGED, 0, 1));
+	set(n, slot);
+}
+
+static void set_stored(unsigned n, blob_id id)
+{
+	set_away(n, flow_stored_slot(SLOT_STORED, 0, id, 100));
+}
+
+static enum slot_state state(unsigned n)
+{
+	return slot_state(slotmap_get(&session.slots, FIRST + n));
+}
+
+static void all_down(void)
+{
+	blobstore_set_move_down(bs, 1);
+	while (stats().tier[0].live_bytes)
+		if (!blobstore_work(bs))
+			usleep(20000);
+	work_all();
+	store_faulty_notice(stores[1], count_reads);
+	reads = 0;
+}
+
+/* What the owner does between two looks for faults, until there is nothing to do. */
+static void turn(void)
+{
+	struct mail *mail, *next;
+	bool more;
+
+	do {
+		more = false;
+		for (mail = mailbox_take(&owner.box); mail; mail = next, more = true) {
+			next = mail->next;
+			if (mail->kind == FETCH_DONE)
+				fetch_take(&owner, mail);
+			else
+				fetch_take_window(&owner, mail);
+		}
+		more |= prefetch_step(&owner);
+		more |= fetch_again(&owner, 1000) == 0;
+	} while (more);
+}
+
+static void touch(unsigned n)
+{
+	if (state(n) == SLOT_RESIDENT)
+		return;
+	faults++;
+	touched = FIRST + n;
+	fault_serve(&owner, &session);
+	turn();
+	ck_assert_int_eq(state(n), SLOT_RESIDENT);
+}
+
+/* Between pages that lie side by side: some that repeat a word, some that do not compress
+   and so lie elsewhere, and some that are equal to others. */
+START_TEST(test_read_in_order)
+{
+	uint64_t live, asked;
+	blob_id id;
+
+	for (unsigned n = 0; n < NR; n++) {
+		if (n % 8 == 3)
+			set_away(n, slot_make(SLOT_FILL, 0, n));
+		else if (n % 32 != 29)
+			set_stored(n, put(alice, n % 16 == 5 ? BLOBS_NOISE + n : n));
+	}
+	for (unsigned n = 29; n < NR; n += 32) {
+		ck_assert_int_eq(try_put(alice, (n + NR / 2) % NR - 1, &id), BLOBSTORE_DUPLICATE);
+		set_stored(n, id);
+	}
+	all_down();
+	live = stats().tier[1].live_bytes;
+	asked = stats().tier[1].store.read_bytes_total;
+	for (unsigned n = 0; n < NR; n++)
+		touch(n);
+	asked = stats().tier[1].store.read_bytes_total - asked;
+	ck_assert_uint_ge(asked, live);
+	ck_assert_uint_le(asked, live * 11 / 10);
+	/* for 64 pages: two windows, as many pages alone; and the small windows at first */
+	ck_assert_uint_le(reads, NR / 64 * 4 + 24);
+	ck_assert_uint_le(faults, 16);
+}
+END_TEST
+
+/* So many reads of two pages each, from page n on, do not end. */
+static unsigned hold_all_windows(unsigned n)
+{
+	static const struct faulty_rule hold = { .call = FAULTY_READ, .kind = FAULTY_HOLD };
+	unsigned windows = 0;
+
+	store_faulty_add(stores[1], &hold);
+	while (fetch_ahead(&owner, &session, FIRST + n + windows * 8, 2))
+		windows++;
+	ck_assert_uint_gt(windows, 0);
+	ck_assert_uint_eq(store_faulty_held(stores[1]), windows);
+	return windows;
+}
+
+/* All windows are under way: others wait for one of them, and not for one that hangs. */
+START_TEST(test_a_window_is_waited_for)
+{
+	unsigned windows;
+
+	for (unsigned n = 0; n < NR; n++)
+		set_stored(n, put(alice, n));
+	all_down();
+	windows = hold_all_windows(0);
+	prefetch_note(&owner, &session, FIRST + 100);
+	prefetch_note(&owner, &session, FIRST + 101);
+	turn();
+	ck_assert_int_eq(state(102), SLOT_STORED);
+	ck_assert_uint_eq(reads, windows);
+	store_faulty_clear(stores[1]);
+	ck_assert_uint_eq(store_faulty_release(stores[1]), windows);
+	turn();
+	ck_assert_int_eq(state(0), SLOT_RESIDENT);
+	ck_assert_int_eq(state(102), SLOT_RESIDENT); /* without a touch */
+	ck_assert_uint_eq(reads, windows + 1);
+	/* they hang */
+	ck_assert_uint_eq(hold_all_windows(200), windows);
+	owner.now += NSEC_PER_SEC;
+	prefetch_note(&owner, &session, FIRST + 300);
+	prefetch_note(&owner, &session, FIRST + 301);
+	turn();
+	ck_assert_int_eq(state(302), SLOT_FETCHING);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("fetch");
+	TCase *tc = tcase_create("fetch");
+	SRunner *runner;
+	int failed;
+
+	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_set_timeout(tc, 120);
+	tcase_add_test(tc, test_read_in_order);
+	tcase_add_test(tc, test_a_window_is_waited_for);
+	suite_add_tcase(suite, tc);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
