@@ -16,6 +16,9 @@
 #define DRAINED_PERCENT 70
 /* Garbage in a slow segment: it is worth the writing below so much life. */
 #define LIVE_PERCENT 60
+/* ... and, while there is room, where nobody has read in order for so long: what lives
+   there is about to leave. */
+#define READING_TICKS ((uint32_t)(NSEC_PER_SEC >> CLOCK_SHIFT))
 /* Of what we once had of a borrowed one: below, it is copied home and given back.
    Its owner may need it, and as long as that is so it costs nothing. */
 #define BORROWED_PERCENT 25
@@ -126,8 +129,14 @@ static uint32_t pick_raw(struct blobstore *bs, uint64_t now)
 	return 0;
 }
 
+static bool is_being_read(const struct blobstore *bs, const struct segment *seg)
+{
+	return atomic_load_explicit(&bs->clock, memory_order_relaxed) -
+	       atomic_load_explicit(&seg->read_ahead, memory_order_relaxed) < READING_TICKS;
+}
+
 /* The one of a slow tier with the least life in it, if that is little enough. */
-static uint32_t pick_poorest(struct blobstore *bs, uint32_t tier)
+static uint32_t pick_poorest(struct blobstore *bs, uint32_t tier, bool tight)
 {
 	uint64_t best_live = 1, best_fill = 1;
 	uint32_t best = 0;
@@ -136,7 +145,7 @@ static uint32_t pick_poorest(struct blobstore *bs, uint32_t tier)
 		const struct segment *seg = &bs->segments[i];
 
 		if (seg->tier != tier || seg->state != SEGMENT_SEALED || !seg->live || seg->walked ||
-		    seg->moving || seg->pending ||
+		    seg->moving || seg->pending || (!tight && is_being_read(bs, seg)) ||
 		    seg->live * 100ull > seg->fill * (uint64_t)(seg->borrowed ? BORROWED_PERCENT : LIVE_PERCENT))
 			continue;
 		if (best && seg->live * best_fill >= best_live * seg->fill)
@@ -223,7 +232,8 @@ static bool begin_any(struct blobstore *bs)
 	for (uint32_t i = bs->nr_tiers; i-- > 0;) {
 		if (i + 1 < bs->nr_tiers && begin_down(bs, i, now))
 			return true;
-		if (i && may_collect(bs, &bs->tiers[i], now) && begin(bs, pick_poorest(bs, i), i, true))
+		if (i && may_collect(bs, &bs->tiers[i], now) &&
+		    begin(bs, pick_poorest(bs, i, is_over(bs, &bs->tiers[i])), i, true))
 			return true;
 	}
 	return false;

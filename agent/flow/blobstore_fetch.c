@@ -108,6 +108,8 @@ bool blobstore_window_add(struct blobstore *bs, struct blobstore_window *w, stru
 	struct reach to;
 
 	if (store && widen(w, fetch->segment, fetch->loc, &to)) {
+		atomic_store_explicit(&fetch->segment->read_ahead, atomic_load_explicit(&bs->clock, memory_order_relaxed),
+				      memory_order_relaxed);
 		w->segment = fetch->segment;
 		w->bytes = to.bytes;
 		w->read.store = store;

@@ -130,6 +130,7 @@ struct segment {
 	const struct seal_key *key; /* the blobstore's, or of the entry */
 	_Atomic uint32_t readers;
 	_Atomic uint32_t used; /* by the clock: written, or last read */
+	_Atomic uint32_t read_ahead; /* ... the latter by who reads in order */
 	uint32_t tenant;  /* the domain's index */
 	uint32_t fill;	  /* bytes appended, as record_size counts */
 	uint32_t live;	  /* of them, of blobs that are not reaped */

@@ -231,6 +231,53 @@ START_TEST(test_garbage_in_a_slow_tier)
 }
 END_TEST
 
+/* Who reads in order goes on: what it has not come to yet is not put together before it
+   has been quiet for a while, unless room is short. _i: it is. */
+START_TEST(test_no_collecting_where_somebody_reads)
+{
+	static _Alignas(4096) unsigned char buf[BLOBSTORE_WINDOW_ROOM];
+	struct blobstore_window w = { .read = { .buf = buf, .done = done } };
+	const unsigned n = 2100; /* more than a segment */
+	uint64_t start, collected;
+
+	open_tiers(4, _i ? 3 : 20, 0);
+	for (unsigned i = 0; i < n; i++)
+		ids[i] = put(alice, i);
+	move_all_down();
+	ck_assert_uint_eq(stats().tier[1].collected_bytes_total, 0);
+	start = now_ns();
+	for (unsigned i = 0; i < n; i++) {
+		struct blobstore_fetch f;
+
+		if (i % 64 == 0) {
+			w.segment = NULL;
+			w.bytes = 0;
+			ck_assert(blobstore_window_add(bs, &w, &f, ids[i]));
+			blobstore_window_submit(bs, &w);
+			blobstore_fetch_end(&f);
+		}
+		if (i % 10 < 7) {
+			blobstore_unref(bs, ids[i]);
+			ids[i] = 0;
+		}
+	}
+	work_all();
+	collected = stats().tier[1].collected_bytes_total;
+	if (_i)
+		ck_assert_uint_gt(collected, 0);
+	else if (now_ns() - start < NSEC_PER_SEC / 2) /* not on a machine that stood still */
+		ck_assert_uint_eq(collected, 0);
+	while (!stats().tier[1].collected_bytes_total) {
+		usleep(20000);
+		work_all();
+	}
+	expect_all();
+	expect_charges();
+	drop_all();
+	expect_nothing();
+}
+END_TEST
+
 /* ---- a tier that fails ---- */
 
 /* _i: how a write fails; the page must be there in any case. */
@@ -1147,6 +1194,7 @@ int main(void)
 	tcase_add_test(tc, test_unused_goes_down);
 	tcase_add_test(tc, test_three_tiers);
 	tcase_add_test(tc, test_garbage_in_a_slow_tier);
+	tcase_add_loop_test(tc, test_no_collecting_where_somebody_reads, 0, 2);
 	tcase_add_loop_test(tc, test_writes_that_fail, 0, 9);
 	tcase_add_test(tc, test_a_failing_tier_is_passed_over);
 	tcase_add_test(tc, test_INV_7_reads_that_fail);
