@@ -32,6 +32,8 @@
 #define COST_MAX 5    /* contradictions; above, the order of reading must do */
 #define PASSED_MAX 64
 #define SAMPLES 8     /* pages of a cell that are looked at */
+#define DOUBT_WEAK 1u
+#define DOUBT_STRONG 2u /* as much as two contradictions */
 
 /* What pagemap has at a page. */
 enum look { LOOK_NOT_TAKEN, LOOK_EMPTY, LOOK_MARKED, LOOK_THERE };
@@ -282,25 +284,26 @@ static enum trace trace(const struct search *q, uint64_t *address)
 	return TRACE_OLD;
 }
 
-/* What was moved is away there as well, with the marks it had. */
-static bool fits(const struct search *q, uint64_t address, enum look look)
+/* Is something else there than the steps have brought? What was moved is away there as
+   well, with the marks it had. */
+static unsigned doubt(const struct search *q, uint64_t address, enum look look)
 {
 	slot_t slot;
 
 	switch (trace(q, &address)) {
 	case TRACE_NEW: /* who touches it waits for us */
-		return look == LOOK_EMPTY;
-	case TRACE_EMPTIED: /* perhaps not yet */
-		return true;
+		return look == LOOK_EMPTY ? 0 : DOUBT_STRONG;
+	case TRACE_EMPTIED: /* perhaps not yet, or by MADV_FREE, which leaves it */
+		return look == LOOK_EMPTY ? 0 : DOUBT_WEAK;
 	case TRACE_OLD:
 		break;
 	}
 	slot = slotmap_get(&q->s->slots, address >> PAGE_SHIFT);
 	if (slot_state(slot) == SLOT_LEAVING || slot_state(slot) == SLOT_POISONED)
-		return true;
+		return 0;
 	if (!slot_is_evicted(slot))
-		return look != LOOK_MARKED;
-	return look == (slot_is_marked(slot) ? LOOK_MARKED : LOOK_EMPTY);
+		return look == LOOK_MARKED ? DOUBT_STRONG : 0;
+	return look == (slot_is_marked(slot) ? LOOK_MARKED : LOOK_EMPTY) ? 0 : DOUBT_STRONG;
 }
 
 static enum look look_at(const struct search *q, uint64_t address)
@@ -310,30 +313,33 @@ static enum look look_at(const struct search *q, uint64_t address)
 	return pagemap_marked_run(q->s->fds.pagemap, address, 1) ? LOOK_MARKED : LOOK_THERE;
 }
 
-/* Are other pages in the cell than the steps have brought there? */
-static bool is_foreign(struct search *q, unsigned c)
+static unsigned doubt_of_cell(struct search *q, unsigned c)
 {
 	uint64_t last = ((q->start[c + 1] - q->start[c]) >> PAGE_SHIFT) - 1;
-	unsigned samples = (unsigned)MIN(last + 1, SAMPLES);
+	unsigned samples = (unsigned)MIN(last + 1, SAMPLES), most = 0;
 
-	for (unsigned i = 0; i < samples; i++) {
+	for (unsigned i = 0; i < samples && most < DOUBT_STRONG; i++) {
 		uint64_t address = q->start[c] + (last * i / MAX(samples - 1, 1u) << PAGE_SHIFT);
 
 		if (q->look[c][i] == LOOK_NOT_TAKEN)
 			q->look[c][i] = (uint8_t)look_at(q, address);
-		if (!fits(q, address, (enum look)q->look[c][i]))
-			return true;
+		most = MAX(most, doubt(q, address, (enum look)q->look[c][i]));
 	}
-	return false;
+	return most;
 }
 
-static unsigned foreign_cells(struct search *q)
+/* Of what is in the cells; however many are weak, together they are one. */
+static unsigned doubts(struct search *q)
 {
-	unsigned n = 0;
+	unsigned weak = 0, n = 0;
 
-	for (unsigned c = 0; q->s->fds.pagemap >= 0 && c + 1 < q->nr_cells; c++)
-		n += has(&q->asked, c) && q->said[c] == 1 && is_foreign(q, c);
-	return n;
+	for (unsigned c = 0; q->s->fds.pagemap >= 0 && c + 1 < q->nr_cells; c++) {
+		unsigned d = has(&q->asked, c) && q->said[c] == 1 ? doubt_of_cell(q, c) : 0;
+
+		n += d & DOUBT_STRONG;
+		weak |= d & DOUBT_WEAK;
+	}
+	return n + weak;
 }
 
 /* In how many places the kernel says something else than `now`. */
@@ -368,27 +374,44 @@ static unsigned objections(struct search *q, const struct cells *now)
 {
 	if (!q->complete || q->nr_steps < 2 || q->limit > COST_MAX)
 		return 0;
-	return 2 * (mismatches(q, now) + foreign_cells(q));
+	return DOUBT_STRONG * mismatches(q, now) + doubts(q);
 }
 
 /* ---- the search ---- */
 
 static bool search(struct search *q, const struct cells *now, uint64_t left, unsigned cost);
 
+static bool overlap(unsigned a, unsigned a_end, unsigned b, unsigned b_end)
+{
+	return a < b_end && b < a_end;
+}
+
+/* Of two orders that differ in two steps next to each other that have no cell in common,
+   the one as they were read stands for both. */
+static bool is_idle_exchange(const struct search *q, unsigned event)
+{
+	const struct span *a = &q->span[event], *b;
+
+	if (!q->nr_steps || q->step[q->nr_steps - 1].event < event)
+		return false;
+	b = &q->span[q->step[q->nr_steps - 1].event];
+	return !overlap(a->from, a->from_end, b->from, b->from_end) && !overlap(a->from, a->from_end, b->to, b->to_end) &&
+	       !overlap(a->to, a->to_end, b->from, b->from_end) && !overlap(a->to, a->to_end, b->to, b->to_end);
+}
+
 static bool try_step(struct search *q, struct event_step step, const struct cells *now, uint64_t left,
 		     unsigned cost)
 {
 	struct cells after = *now;
-
 	unsigned passed;
 
 	left &= ~((uint64_t)1 << step.event);
 	if (step.tail != EVENT_NO_TAIL)
 		left &= ~((uint64_t)1 << step.tail);
 	passed = (unsigned)__builtin_popcountll(left & (((uint64_t)1 << step.event) - 1));
-	if (q->passed + passed > q->passed_max)
-		return false;
 	cost += contradictions(q, &step, now);
+	if (q->passed + passed > q->passed_max || cost > q->limit || is_idle_exchange(q, step.event))
+		return false;
 	take_step(q, &step, &after);
 	q->passed += passed;
 	q->step[q->nr_steps++] = step;
@@ -448,7 +471,7 @@ static bool try_event(struct search *q, unsigned i, const struct cells *now, uin
 
 static bool search(struct search *q, const struct cells *now, uint64_t left, unsigned cost)
 {
-	if (cost > q->limit || q->unknown || ++q->nodes > NODES_MAX)
+	if (q->unknown || ++q->nodes > NODES_MAX)
 		return false;
 	if (!left)
 		return cost + objections(q, now) <= q->limit && !q->unknown;

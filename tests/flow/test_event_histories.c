@@ -24,7 +24,7 @@
 #define START(area) (0x100000 + (area) * AREA_BYTES) /* each begins where another ends */
 
 enum { A, B, C, AREAS, NEW, NOTHING };
-enum call_kind { CALL_UNMAP, CALL_REMAP, CALL_DONTUNMAP, CALL_GROW, CALL_KINDS };
+enum call_kind { CALL_UNMAP, CALL_REMAP, CALL_DONTUNMAP, CALL_GROW, CALL_DONTNEED, CALL_KINDS };
 
 struct call {
 	enum call_kind kind;
@@ -154,7 +154,7 @@ static bool is_right(unsigned area)
 		unsigned from = now->holds[area];
 
 		if (from < AREAS && is_away(from, p) ? slot_state(slot) != SLOT_FILL || slot_value(slot) != vpn_of(from, p) :
-						       slot_state(slot) != SLOT_NONE)
+						       slot_state(slot) != SLOT_NONE && slot_state(slot) != SLOT_BARRED)
 			return false;
 	}
 	return true;
@@ -169,7 +169,7 @@ static void append(char *text, const char *word, unsigned from, unsigned to)
 
 static const char *told(const struct history *h)
 {
-	static const char *const names[] = { "munmap", "mremap", "mremap(DONTUNMAP)", "grown:" };
+	static const char *const names[] = { "munmap", "mremap", "mremap(DONTUNMAP)", "grown:", "DONTNEED" };
 	static char text[512];
 
 	strcpy(text, "done:");
@@ -181,7 +181,7 @@ static const char *told(const struct history *h)
 			append(text, "REMAP", (unsigned)((h->read[i].arg.remap.from - START(0)) / AREA_BYTES),
 			       (unsigned)((h->read[i].arg.remap.to - START(0)) / AREA_BYTES));
 		else
-			append(text, "UNMAP", (unsigned)((h->read[i].arg.remove.start - START(0)) / AREA_BYTES), NOTHING);
+			append(text, h->read[i].event == UFFD_EVENT_UNMAP ? "UNMAP" : "REMOVE", (unsigned)((h->read[i].arg.remove.start - START(0)) / AREA_BYTES), NOTHING);
 	return text;
 }
 
@@ -211,11 +211,11 @@ static void check_history(const struct history *h)
 
 /* ---- the program ---- */
 
-static void add_unmap(struct call *c, unsigned area)
+static void add_cut(struct call *c, uint8_t event, unsigned area)
 {
 	struct uffd_msg *m = &c->event[c->nr++];
 
-	m->event = UFFD_EVENT_UNMAP;
+	m->event = event;
 	m->arg.remove.start = START(area);
 	m->arg.remove.end = START(area) + AREA_BYTES;
 }
@@ -235,7 +235,7 @@ static bool is_in_use(const struct history *h, unsigned area)
 {
 	for (const struct call *c = h->call; c < h->call + h->nr_calls; c++)
 		if (c->read < c->nr && c->kind != CALL_UNMAP &&
-		    (c->to == area || (c->kind == CALL_DONTUNMAP && c->from == area)))
+		    (c->to == area || ((c->kind == CALL_DONTUNMAP || c->kind == CALL_DONTNEED) && c->from == area)))
 			return true;
 	return false;
 }
@@ -244,7 +244,7 @@ static bool may_call(const struct history *h, enum call_kind kind, unsigned from
 {
 	if (is_in_use(h, from) || (to < AREAS && is_in_use(h, to)))
 		return false;
-	if (kind == CALL_UNMAP)
+	if (kind == CALL_UNMAP || kind == CALL_DONTNEED)
 		return h->holds[from] != NOTHING && to == NOTHING;
 	if (kind == CALL_DONTUNMAP && h->holds[from] == NEW) /* it leaves what it takes: nothing tells */
 		return false;
@@ -263,14 +263,19 @@ static void call(struct history *h, enum call_kind kind, unsigned from, unsigned
 		h->holds[to] = NEW;
 		return;
 	}
+	if (kind == CALL_DONTNEED) {
+		add_cut(c, UFFD_EVENT_REMOVE, from);
+		h->holds[from] = NEW;
+		return;
+	}
 	if (kind != CALL_UNMAP) {
 		if (h->holds[to] != NOTHING)
-			add_unmap(c, to);
+			add_cut(c, UFFD_EVENT_UNMAP, to);
 		add_remap(c, from, to);
 		h->holds[to] = h->holds[from];
 	}
 	if (kind != CALL_DONTUNMAP)
-		add_unmap(c, from);
+		add_cut(c, UFFD_EVENT_UNMAP, from);
 	h->holds[from] = kind == CALL_DONTUNMAP ? NEW : NOTHING;
 }
 
