@@ -153,7 +153,7 @@ static int open_any(const char *path, const struct stat *st, const char **error)
 
 static bool has_room(int fd, const struct stat *st, const struct store_file_options *o, const char **error)
 {
-	uint64_t need = o->bytes + FILE_SUPER_BYTES, have = 0;
+	uint64_t have = 0;
 	struct statvfs fs;
 
 	if (S_ISBLK(st->st_mode)) {
@@ -164,10 +164,11 @@ static bool has_room(int fd, const struct stat *st, const struct store_file_opti
 		if (S_ISREG(st->st_mode))
 			have += (uint64_t)st->st_blocks * 512; /* its own already */
 	}
-	if (have >= need)
+	have -= MIN(have, FILE_SUPER_BYTES); /* not for pages */
+	if (have >= o->bytes)
 		return true;
-	store_refuse(error, "store \"file:%s\": size=%lluM, and %lluM are there", o->path,
-		     (unsigned long long)(need >> 20), (unsigned long long)(have >> 20));
+	store_refuse(error, "store \"file:%s\": size=%lluM, and there is room for %lluM", o->path,
+		     (unsigned long long)(o->bytes >> 20), (unsigned long long)(have >> 20));
 	return false;
 }
 

@@ -79,7 +79,7 @@ mkdir "$DIR/small"
 mount -t tmpfs -o size=64M none "$DIR/small" || skip "no tmpfs can be mounted"
 
 # ---- at the start: too small, read-only ----
-refused "M are there" memory:16M "file:$DIR/small,size=1G"
+refused "size=1024M, and there is room for [56][0-9]M" memory:16M "file:$DIR/small,size=1G"
 mount -o remount,ro "$DIR/small"
 refused "Read-only file system" memory:16M "file:$DIR/small,size=32M"
 mount -o remount,rw "$DIR/small"
