@@ -229,7 +229,7 @@ tests_unit_test_config_LDADD = agent/libmain.a agent/libcontrol.a agent/libengin
 tests_unit_test_domain_SOURCES = tests/unit/test_domain.c
 tests_unit_test_domain_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
 
-tests_unit_test_engine_SOURCES = tests/unit/test_engine.c
+tests_unit_test_engine_SOURCES = tests/unit/test_engine.c $(BLOBS)
 tests_unit_test_engine_LDADD = agent/libengine.a agent/libpolicy.a $(tests_unit_test_blobstore_LDADD)
 
 tests_unit_test_recover_SOURCES = tests/unit/test_recover.c

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Of the engine: a mover that doesn't answer, as the worker sees it and as is told of it;
-   what a new worker closes. */
+   what a new worker closes; how hard pack threads compress. */
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -13,6 +14,7 @@
 
 #include "common/util.h"
 #include "engine/private.h"
+#include "tests/unit/blobs.h"
 
 static struct engine engine;
 static struct owner owner;
@@ -135,6 +137,89 @@ START_TEST(test_INV_6_lost_forks_are_no_strays)
 }
 END_TEST
 
+#define STAGED 64u
+#define CALM_LEVEL 3
+
+/* Text, so that levels differ. */
+static void write_text(char *page, unsigned n)
+{
+	size_t at = 0;
+
+	while (at + 64 < PAGE_BYTES)
+		at += (size_t)sprintf(page + at, "line %zu of page %u, which has %zu more; ", at * 7919 % 1000, n, at % 31);
+	memset(page + at, ' ', PAGE_BYTES - at);
+}
+
+static size_t length_at(int level, const void *page)
+{
+	unsigned char frame[PAGE_BYTES];
+	struct codec *c = codec_new(MAX(level, 1));
+	size_t len;
+
+	codec_set_hurry(c, level < 1);
+	len = codec_compress(c, frame, sizeof(frame), page);
+	codec_free(c);
+	return len;
+}
+
+/* What its frame has, of one that is packed while so many are in staging. */
+static size_t pack_among(struct packers *packers, unsigned staged, const void *page)
+{
+	struct staging *st = engine.flow.staging;
+	uint32_t index[STAGED];
+	struct batch b = { .session = s, .nr = 1 };
+	size_t len;
+
+	ck_assert_uint_eq(staging_alloc(st, index, staged), staged);
+	memcpy(staging_page(st, index[0]), page, PAGE_BYTES);
+	b.page[0] = (struct batch_page){ .result = BATCH_PAGE_PULLED, .value = index[0],
+					 .generation = staging_generation(st, index[0]) };
+	packers_add(packers, &b, true);
+	while (!mailbox_take(&owner.box))
+		usleep(1000);
+	ck_assert_int_eq(b.page[0].result, BATCH_PAGE_STORED);
+	len = blobstore_bytes(bs, b.page[0].blob);
+	blobstore_unref(bs, b.page[0].blob);
+	staging_unref(st, index[0]); /* the packer's */
+	for (unsigned i = 0; i < staged; i++)
+		staging_unref(st, index[i]);
+	return len;
+}
+
+/* Staging more than three quarters full: a faster level is chosen, and the other one
+   again when it isn't. */
+START_TEST(test_packs_in_a_hurry_while_staging_is_full)
+{
+	struct packers packers = { .flow = NULL };
+	char page[3][PAGE_BYTES];
+	size_t len[3], record;
+
+	blobs_setup();
+	nr_stores = 1;
+	stores[0] = store_memory_new(8 * (uint64_t)STORE_SEGMENT);
+	bs = blobstore_new(stores[0], 1u << 20);
+	engine.flow.blobstore = bs;
+	engine.flow.staging = staging_new(STAGED * PAGE_BYTES);
+	ck_assert(bs && engine.flow.staging);
+	s->domain = alice;
+	s->store_max = UINT64_MAX;
+	ck_assert_int_eq(packers_start(&packers, &engine.flow, 1, CALM_LEVEL), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		write_text(page[i], i);
+		len[i] = pack_among(&packers, i == 1 ? STAGED * 7 / 8 : 1, page[i]);
+	}
+	packers_stop(&packers);
+	record = len[0] - length_at(CALM_LEVEL, page[0]); /* what comes before each frame */
+	ck_assert_uint_lt(record, 64);
+	ck_assert_uint_eq(len[1], length_at(0, page[1]) + record);
+	ck_assert_uint_ne(len[1], length_at(CALM_LEVEL, page[1]) + record);
+	ck_assert_uint_eq(len[2], length_at(CALM_LEVEL, page[2]) + record);
+	engine.flow.staging = staging_free(engine.flow.staging);
+	expect_nothing();
+	blobs_teardown();
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("engine");
@@ -147,6 +232,7 @@ int main(void)
 	tcase_add_test(tc, test_hangs_in_the_gate);
 	tcase_add_test(tc, test_has_answered);
 	tcase_add_test(tc, test_INV_6_lost_forks_are_no_strays);
+	tcase_add_test(tc, test_packs_in_a_hurry_while_staging_is_full);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_ENV);
 	failed = srunner_ntests_failed(runner);
