@@ -341,7 +341,8 @@ void page_fill(void *page, uint32_t pattern)
 /*
  * How often the byte values of a part of the page occur, squared and summed:
  * n + n(n-1)/256 for noise on the average, some ten times that for heaps. The
- * part is eight runs, since a page may hold two things.
+ * part is eight runs, since a page may hold two things; not all of them at the same
+ * place of 512 bytes, since records that begin with a key may be as long.
  */
 #define PROBE_RUNS 8
 #define PROBE_RUN 64
@@ -357,7 +358,8 @@ bool page_looks_random(const void *page)
 	/* The sum of squares, one by one: the n-th of its kind adds 2n - 1. It only
 	   grows, so most pages need no more than a run or two. */
 	for (size_t run = 0; run < PROBE_RUNS && sum < PROBE_LIMIT; run++) {
-		const uint8_t *at = (const uint8_t *)page + run * (PAGE_BYTES / PROBE_RUNS);
+		const uint8_t *at = (const uint8_t *)page + run * (PAGE_BYTES / PROBE_RUNS) +
+				    run * 5 % PROBE_RUNS * PROBE_RUN;
 
 		for (size_t i = 0; i < PROBE_RUN; i++)
 			sum += 2u * ++count[at[i]] - 1;

@@ -637,6 +637,32 @@ START_TEST(test_pages_as_they_are)
 }
 END_TEST
 
+/* One that looks like noise but isn't costs room, and no more. */
+START_TEST(test_refused_without_need)
+{
+	unsigned char page[PAGE_BYTES], back[PAGE_BYTES];
+	struct blobstore_fetch f = { .read = { .buf = room, .done = done } };
+	blob_id id;
+
+	make_page(page, BLOBS_NOISE);
+	memcpy(page + PAGE_BYTES / 2, page, PAGE_BYTES / 2);
+	ck_assert(page_looks_random(page));
+	ck_assert_uint_gt(codec_compress(codec, back, PAGE_BYTES * 5 / 8, page), 0);
+	open_tiers(8, 20, 0);
+	ck_assert_int_eq(blobstore_put(bs, codec, alice, page, &id), BLOBSTORE_STORED);
+	ck_assert_uint_eq(blobstore_bytes(bs, id), PAGE_BYTES + 8);
+	ck_assert_int_eq(blobstore_get(bs, codec, id, back), 0);
+	ck_assert_mem_eq(back, page, PAGE_BYTES);
+	move_all_down();
+	ck_assert(blobstore_fetch_start(bs, &f, id));
+	ck_assert_int_eq(blobstore_fetch_page(bs, &f, codec, seal, back), 0);
+	blobstore_fetch_end(&f);
+	ck_assert_mem_eq(back, page, PAGE_BYTES);
+	blobstore_unref(bs, id);
+	expect_nothing();
+}
+END_TEST
+
 START_TEST(test_pages_as_they_are_need_a_way_down)
 {
 	static const struct faulty_rule rule = { FAULTY_WRITE, FAULTY_ERROR, -EIO, 0, 0 };
@@ -1205,6 +1231,7 @@ int main(void)
 	tcase_add_test(tc, test_references);
 	tcase_add_test(tc, test_what_is_hot_comes_up);
 	tcase_add_test(tc, test_pages_as_they_are);
+	tcase_add_test(tc, test_refused_without_need);
 	tcase_add_test(tc, test_pages_as_they_are_need_a_way_down);
 	tcase_add_test(tc, test_puts_do_not_wait_for_a_hanging_store);
 	tcase_add_loop_test(tc, test_puts_do_not_wait_for_a_hanging_read, 0, 2);
