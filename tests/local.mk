@@ -87,6 +87,7 @@ UNIT_TESTS = \
 	tests/unit/test_fetch \
 	tests/unit/test_file \
 	tests/unit/test_family \
+	tests/unit/test_form \
 	tests/unit/test_kept \
 	tests/unit/test_recover \
 	tests/unit/test_objects \
@@ -115,6 +116,9 @@ tests_unit_test_cluster_LDADD = $(tests_unit_test_blobstore_LDADD)
 
 tests_unit_test_fetch_SOURCES = tests/unit/test_fetch.c $(BLOBS)
 tests_unit_test_fetch_LDADD = $(tests_unit_test_blobstore_LDADD)
+
+tests_unit_test_form_SOURCES = tests/unit/test_form.c $(BLOBS)
+tests_unit_test_form_LDADD = $(tests_unit_test_blobstore_LDADD)
 
 tests_unit_test_unpack_SOURCES = tests/unit/test_unpack.c $(BLOBS)
 tests_unit_test_unpack_LDADD = $(tests_unit_test_blobstore_LDADD)
@@ -272,7 +276,7 @@ tests_unit_test_tiers_LDADD = $(tests_unit_test_blobstore_LDADD)
 
 tests_unit_test_sealed_SOURCES = tests/unit/test_sealed.c
 tests_unit_test_sealed_LDADD = agent/libpage.a common/libcommon.a $(ZSTD_LIBS) $(CRYPTO_LIBS) $(CHECK_LIBS) -lm
-EXTRA_DIST += tests/golden/segment-v1.bin
+EXTRA_DIST += tests/golden/memory-v1.bin tests/golden/segment-v1.bin
 
 tests_unit_test_store_SOURCES = tests/unit/test_store.c
 tests_unit_test_store_LDADD = backends/libbackends.a common/libcommon.a $(URING_LIBS) $(CHECK_LIBS) -lm
