@@ -226,13 +226,22 @@ static unsigned add_deaths(struct action *to, unsigned n)
 	return all;
 }
 
+/* ... of the first process; which of them begins makes no difference. */
+static bool another_is_idle(unsigned thread)
+{
+	for (unsigned t = 0; t < thread && thread < MOVER_THREAD; t++)
+		if (w.thread[t].used && w.thread[t].op == OP_NONE)
+			return true;
+	return false;
+}
+
 static unsigned list_all(struct action *to)
 {
 	const struct scenario *s = w.scenario;
 	unsigned n = list_running(to);
 
 	for (unsigned t = 0; t < THREADS; t++)
-		for (unsigned c = 0; t != MOVER_THREAD && (t < s->threads || is_child_thread(t)) &&
+		for (unsigned c = 0; t != MOVER_THREAD && (t < s->threads || is_child_thread(t)) && !another_is_idle(t) &&
 				     (is_child_thread(t) ? c < ARRAY_SIZE(s->child) && s->child[c].op :
 							   c < ARRAY_SIZE(s->choices) && s->choices[c].op);
 		     c++)
@@ -362,6 +371,11 @@ static struct seen {
 	uint8_t left;
 } *seen;
 
+static int compare_threads(const void *a, const void *b)
+{
+	return memcmp(a, b, sizeof(struct thread));
+}
+
 static uint64_t hash_state(void)
 {
 	static unsigned char buf[65536];
@@ -377,6 +391,8 @@ static uint64_t hash_state(void)
 				    w.thread[k].seq < w.thread[t].seq;
 		copy.thread[t].seq = w.thread[t].blocked != RUNS ? order[t] : 0;
 	}
+	/* Nor does it matter which of them is which. */
+	qsort(copy.thread, MOVER_THREAD, sizeof(copy.thread[0]), compare_threads);
 	copy.next_seq = copy.placed = copy.moved = copy.refaulted = 0;
 	copy.clock_ns = 0;
 	copy.next_frame = 0;

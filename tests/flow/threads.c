@@ -34,11 +34,10 @@ static struct mm *mm_of(const struct thread *t)
 	return &w.mm[t->mm];
 }
 
+/* Nothing of it is left, or states would differ by what was. */
 static void finish(struct thread *t)
 {
-	t->op = OP_NONE;
-	t->blocked = RUNS;
-	t->nr_events = t->event = t->step = 0;
+	*t = (struct thread){ .used = t->used, .mm = t->mm };
 }
 
 /* ---- what may be found ---- */
