@@ -345,15 +345,16 @@ static int can_place(int i, uint64_t address, unsigned kind, int *page)
 /* A change of mappings begins between the ioctl's two looks at it. */
 static void begin_change(int mm)
 {
-	if (!w.half_map)
-		return;
-	for (unsigned t = 0; t < THREADS; t++)
-		if (w.thread[t].used && w.thread[t].mm == mm && w.thread[t].blocked == RUNS &&
-		    w.thread[t].op >= OP_UNMAP && w.thread[t].op <= OP_FORK && w.thread[t].step == 0) {
-			w.half_map = false;
-			thread_step(t);
-			return;
-		}
+	const struct scenario *s = w.scenario;
+
+	for (unsigned t = 0; t < s->threads && w.half_map && w.ops < s->ops; t++)
+		for (unsigned c = 0; c < ARRAY_SIZE(s->choices) && w.half_map; c++)
+			if (w.thread[t].mm == mm && s->choices[c].op >= OP_UNMAP && s->choices[c].op <= OP_FORK &&
+			    thread_may_start(&w.thread[t], &s->choices[c])) {
+				w.half_map = false;
+				w.ops++;
+				thread_start(t, &s->choices[c]);
+			}
 }
 
 static int enter_placing(int mm, uint64_t dst)
