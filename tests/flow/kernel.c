@@ -387,9 +387,9 @@ static int place(int fd, uint64_t dst, const char *src, uint64_t len, struct pag
 	*done = r;
 	if (r)
 		return r;
-	if (dst)
-		begin_change(i);
 	for (uint64_t at = 0; at < len; at += PAGE_BYTES) {
+		if (dst && at == len - PAGE_BYTES) /* the first of several is there */
+			begin_change(i);
 		r = can_place(i, dst + at, what.kind, &page);
 		if (!r && mm->changing)
 			r = -EAGAIN;

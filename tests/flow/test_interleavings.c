@@ -155,7 +155,7 @@ static const struct scenario scenarios[] = {
 	  .trouble = TROUBLE(DETACH), .troubles = 1, .choices = { READ(0), WRITE(1) } },
 	{ .name = "INV-1: let go beside a change", .threads = 2, .ops = 2, .ticks = 1, .quota = 2, .depth = 10,
 	  .evicted = true, .trouble = TROUBLE(DETACH) | TROUBLE(HALF_MAP), .troubles = 2,
-	  .choices = { READ(0), CALL(REMAP, 0) } },
+	  .choices = { READ(0), CALL(FORK, 0), CALL(REMAP, 0) }, .child = { READ(0) } },
 	{ .name = "INV-1: let go by order", .threads = 2, .ops = 3, .ticks = 1, .quota = 2, .depth = 10,
 	  .evicted = true, .trouble = TROUBLE(DETACH) | TROUBLE(AGAIN), .troubles = 2,
 	  .choices = { READ(0), CALL(REMAP, 0), CALL(FORK, 0) }, .child = { READ(0) } },
