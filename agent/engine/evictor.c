@@ -75,8 +75,8 @@ static int refresh_mappings(struct worker *w, struct session *s, uint64_t now)
 			return -EIO;
 		s->mappings_ns = now_ns();
 		s->mappings_cost_ns = s->mappings_ns - now;
-		if (s->mappings.has_uffd && session_state(s) == SESSION_ACTIVE) {
-			let_go(s, SESSION_REASON_UFFD);
+		if ((s->mappings.has_uffd || s->mappings.is_asked) && session_state(s) == SESSION_ACTIVE) {
+			let_go(s, s->mappings.has_uffd ? SESSION_REASON_UFFD : SESSION_REASON_ASKED);
 			return -EBUSY;
 		}
 	}

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -158,6 +159,21 @@ static bool flags_are_eligible(const char *flags, const char *end)
 	return true;
 }
 
+/*
+ * The kernel says "sd" of a new mapping, if it can tell at all which pages are written,
+ * and no more once somebody has begun to ask (clear_refs). A page that was written then,
+ * and leaves, would show as not written. That this kernel tells is seen once.
+ */
+static bool is_asked_for_writes(const char *flags, const char *end)
+{
+	static _Atomic bool kernel_tells;
+
+	if (!has_flag(flags, end, "sd"))
+		return kernel_tells;
+	kernel_tells = true;
+	return false;
+}
+
 /* Registered in a way that is not ours: for writes alone, minor faults, or shared. */
 static bool is_registered_by_others(const char *header, const char *flags, const char *end)
 {
@@ -254,6 +270,7 @@ static int parse(struct mappings *m, const struct wire_range *never, unsigned nr
 			h.flags = line + 9;
 			h.flags_end = eol;
 			m->has_uffd |= is_registered_by_others(header, h.flags, eol);
+			m->is_asked |= h.eligible && is_asked_for_writes(h.flags, eol);
 			compare(m, &before, &h, never, nr_never);
 			if (h.eligible && flags_are_eligible(h.flags, eol) &&
 			    !mappings_is_never(h.start, h.end, never, nr_never) &&
@@ -270,7 +287,7 @@ int mappings_read(struct mappings *m, int smaps, const struct wire_range *never,
 
 	m->nr = m->torn.nr = 0;
 	m->locked_bytes = 0;
-	m->has_uffd = false;
+	m->has_uffd = m->is_asked = false;
 	r = read_all(m, smaps);
 	if (r == 0)
 		r = parse(m, never, nr_never);

@@ -31,6 +31,7 @@ struct mappings {
 	uint64_t missing; /* a page that ought to be held, but is away; 0: none */
 	uint64_t locked_bytes; /* of all mappings: a sign of mlockall */
 	bool has_uffd; /* the program has registered some with a userfaultfd of its own */
+	bool is_asked; /* somebody wants to know which of its pages are written */
 	char *text; /* read buffer */
 	size_t text_room;
 };

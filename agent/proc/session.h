@@ -177,6 +177,7 @@ struct record_table;
 
 #define SESSION_ROOM_UNLIMITED INT64_MAX
 #define SESSION_REASON_UFFD "it uses userfaultfd itself"
+#define SESSION_REASON_ASKED "somebody asks which of its pages are written (clear_refs)"
 
 /*
  * A process that changes its user has a trust domain of its own from then on. The

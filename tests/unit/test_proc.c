@@ -238,6 +238,7 @@ START_TEST(test_mappings_of_smaps)
 	for (size_t i = 0; i < m.nr; i++)
 		ck_assert_uint_eq(m.v[i].start, want[i]);
 	ck_assert_uint_eq(m.locked_bytes, 8 << 10);
+	ck_assert(!m.is_asked); /* none has "sd": no such kernel */
 	ck_assert_ptr_eq(mappings_after(&m, 0x7f0000100000), &m.v[2]);
 	ck_assert_ptr_null(mappings_after(&m, 0x7f0000900000));
 	ck_assert_int_eq(mappings_read_flagged(&m, fileno(f), "wf", &flagged), 0);
@@ -278,6 +279,7 @@ START_TEST(test_torn_mappings)
 	for (unsigned round = 0; round < 2; round++) {
 		ck_assert_int_eq(mappings_read(&m, fileno(f), &never, 1), 0);
 		ck_assert_uint_eq(m.torn.nr, ARRAY_SIZE(want));
+		ck_assert(m.is_asked); /* not all of them have "sd" */
 		for (size_t i = 0; i < m.torn.nr; i++) {
 			ck_assert_uint_eq(m.torn.v[i].start, want[i]);
 			ck_assert_uint_eq(m.torn.v[i].end, want[i] + 0x100000);

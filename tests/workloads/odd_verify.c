@@ -121,6 +121,36 @@ static int collapse(void)
 	return refused == 4 && !wl_evicting() ? PART_SKIPPED : PART_RIGHT;
 }
 
+/* Which pages are written is asked of the kernel, which may not be able to tell: all
+   come back and stay, since one that is away has no such bit. */
+static int asked_for_writes(void)
+{
+	int file = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
+	double end = wl_now() + WL_EVICT_SECONDS;
+	uint64_t entry[PAGES];
+	unsigned i;
+
+	if (file < 0 || !wl_has_flag(" sd"))
+		return PART_SKIPPED;
+	fill("before it is asked", 10);
+	WL_CHECK(write(file, "4", 1) == 1, "clear_refs: %s", strerror(errno));
+	while (wl_evicting() && wl_absent(area, PAGES)) {
+		WL_CHECK(wl_now() < end, "%zu pages don't come back", wl_absent(area, PAGES));
+		wl_sleep_ms(5);
+	}
+	wl_fill(area, PAGES, 11);
+	wl_sleep_ms(wl_evicting() ? 200 : 0);
+	close(file);
+	file = (int)WL_OK(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+	WL_CHECK(pread(file, entry, sizeof(entry), (off_t)((uintptr_t)area / WL_PAGE * 8)) == (ssize_t)sizeof(entry),
+		 "pagemap: %s", strerror(errno));
+	close(file);
+	for (i = 0; i < PAGES; i++)
+		WL_CHECK(entry[i] >> 55 & 1, "page %u doesn't show as written: %#lx", i, (unsigned long)entry[i]);
+	wl_verify("asked for writes", area, PAGES, 11);
+	return PART_RIGHT;
+}
+
 /* A protection key that forbids the program its own pages. */
 static int keyed(void)
 {
@@ -516,6 +546,7 @@ static const struct part parts[] = {
 	{ "named", named },
 	{ "sealed", sealed },
 	{ "collapse", collapse },
+	{ "asked_for_writes", asked_for_writes },
 	{ "keyed", keyed },
 	{ "robust", robust },
 	{ "rseq", rseq },

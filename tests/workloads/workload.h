@@ -137,18 +137,24 @@ static inline double wl_arg(int argc, char **argv, int n, double otherwise)
 	return value;
 }
 
-/* Somebody watches its memory by a userfaultfd. */
-static inline bool wl_is_watched(void)
+/* One of its mappings has this flag, with a space before it. */
+static inline bool wl_has_flag(const char *flag)
 {
 	FILE *file = fopen("/proc/self/smaps", "re");
 	char line[512];
 	bool found = false;
 
 	while (file && !found && fgets(line, sizeof(line), file))
-		found = !strncmp(line, "VmFlags:", 8) && strstr(line, " um");
+		found = !strncmp(line, "VmFlags:", 8) && strstr(line, flag);
 	if (file)
 		fclose(file);
 	return found;
+}
+
+/* Somebody watches its memory by a userfaultfd. */
+static inline bool wl_is_watched(void)
+{
+	return wl_has_flag(" um");
 }
 
 static inline bool wl_is_managed(void)
