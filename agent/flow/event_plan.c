@@ -372,9 +372,13 @@ static unsigned mismatches(struct search *q, const struct cells *now)
 /* What the kernel says against an order that ends in `now`. It knows; our list may be wrong. */
 static unsigned objections(struct search *q, const struct cells *now)
 {
+	unsigned n;
+
 	if (!q->complete || q->nr_steps < 2 || q->limit > COST_MAX)
 		return 0;
-	return DOUBT_STRONG * mismatches(q, now) + doubts(q);
+	n = DOUBT_STRONG * mismatches(q, now) + doubts(q);
+	q->unknown |= uffd_is_changing(q->s->fds.uffd); /* what was seen may be what no event has told yet */
+	return n;
 }
 
 /* ---- the search ---- */

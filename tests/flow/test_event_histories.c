@@ -47,6 +47,7 @@ static struct owner_ring ring;
 static struct domain domain;
 static struct session *s;
 static const struct history *now; /* the kernel's side of it */
+static bool changing, changes_when_seen;
 static unsigned before, calls_max;
 static uint64_t histories;
 
@@ -81,6 +82,7 @@ unsigned __wrap_pagemap_free_run(int pagemap, uint64_t start, unsigned n)
 	unsigned free = 0;
 
 	(void)pagemap;
+	changing |= changes_when_seen;
 	while (free < n && holds(start + free * PAGE_BYTES) >= AREAS)
 		free++;
 	return free;
@@ -101,7 +103,7 @@ static int fake_zero(int fd, uint64_t dst, uint64_t len, int64_t *done)
 	(void)fd;
 	(void)dst;
 	(void)len;
-	return (int)(*done = -ENOENT); /* nothing is changing */
+	return (int)(*done = changing ? -EAGAIN : -ENOENT);
 }
 
 static int fake_is_registered(int fd, uint64_t address)
@@ -185,9 +187,8 @@ static const char *told(const struct history *h)
 	return text;
 }
 
-static void check_history(const struct history *h)
+static void set_up_session(const struct history *h)
 {
-	histories++;
 	now = h;
 	s = session_new(1, 0);
 	s->owner = &owner;
@@ -199,14 +200,25 @@ static void check_history(const struct history *h)
 			set_up_area(area);
 	for (unsigned i = 0; i < h->nr_read; i++)
 		events_take(&owner, s, &h->read[i]);
+}
+
+static void tear_down_session(void)
+{
+	s->fds.pagemap = -1;
+	slotmap_deinit(&s->slots);
+	session_free(s);
+}
+
+static void check_history(const struct history *h)
+{
+	histories++;
+	set_up_session(h);
 	events_settle_idle(&owner, s);
 	must(events_are_quiet(s));
 	for (unsigned area = 0; area < AREAS; area++)
 		if (!is_right(area))
 			ck_abort_msg("%c is wrong. %s", 'A' + area, told(h));
-	s->fds.pagemap = -1;
-	slotmap_deinit(&s->slots);
-	session_free(s);
+	tear_down_session();
 }
 
 /* ---- the program ---- */
@@ -358,6 +370,30 @@ START_TEST(test_INV_4_three_calls)
 }
 END_TEST
 
+/* Another change begins while pagemap is read, so that it may show what no event has told. */
+START_TEST(test_INV_4_changes_while_looked_at)
+{
+	struct history h = { .holds = { A, NOTHING, NOTHING } };
+
+	before = 1;
+	call(&h, CALL_REMAP, A, B);
+	call(&h, CALL_REMAP, B, C);
+	for (struct call *c = h.call; c < h.call + h.nr_calls; c++)
+		while (c->read < c->nr)
+			h.read[h.nr_read++] = c->event[c->read++];
+	set_up_session(&h);
+	changes_when_seen = true;
+	events_settle_idle(&owner, s);
+	ck_assert(changing);
+	ck_assert(!events_are_settled(s));
+	changing = changes_when_seen = false;
+	events_settle_idle(&owner, s);
+	ck_assert(events_are_quiet(s));
+	ck_assert(is_right(C));
+	tear_down_session();
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("event_histories");
@@ -369,6 +405,7 @@ int main(void)
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_loop_test(tc, test_INV_4_two_calls, 1, 1 << AREAS);
 	tcase_add_loop_test(tc, test_INV_4_three_calls, 1, 1 << AREAS);
+	tcase_add_test(tc, test_INV_4_changes_while_looked_at);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_ENV);
 	failed = srunner_ntests_failed(runner);
