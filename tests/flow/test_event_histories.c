@@ -261,7 +261,7 @@ static bool may_call(const struct history *h, enum call_kind kind, unsigned from
 	if (kind == CALL_DONTUNMAP && h->holds[from] == NEW) /* it leaves what it takes: nothing tells */
 		return false;
 	if (kind == CALL_GROW) /* `from`, into what is free behind it */
-		return h->holds[from] != NOTHING && to == from + 1 && h->holds[to] == NOTHING;
+		return h->holds[from] != NOTHING && to == from + 1 && to < AREAS && h->holds[to] == NOTHING;
 	return h->holds[from] != NOTHING && to < AREAS && to != from;
 }
 
