@@ -132,7 +132,7 @@ chromium() {
 
 	browser=$(type -P chromium || type -P chromium-browser || true)
 	if [ -z "$browser" ]; then
-		say "no Chromium here"
+		absent "no Chromium here"
 		return
 	fi
 	mkdir -p "$DIR/browser"
