@@ -66,6 +66,8 @@ static int back(struct memory *mem, uint32_t segment, size_t end)
 	r = kept_back(&mem->kept, (size_t)segment_start(segment) + from, to - from);
 	if (r)
 		return r;
+	/* Sixteen faults at once; where that can't be, one by one. */
+	(void)madvise(mem->base + segment_start(segment) + from, to - from, MADV_POPULATE_WRITE);
 	mem->backed[segment] = (uint32_t)to;
 	return 0;
 }
