@@ -56,6 +56,7 @@ struct search {
 	uint64_t start[CELLS]; /* where each begins */
 	uint64_t face[CELLS];  /* an address in it that tells of it */
 	int8_t said[CELLS];    /* by the kernel: registered, not, or not asked yet (-1) */
+	int8_t empty[CELLS];   /* likewise, all of it */
 	uint8_t look[CELLS][SAMPLES]; /* at pages of it: enum look */
 	struct span span[SESSION_WAITING_MAX];
 	struct cells asked; /* which of them matter */
@@ -153,7 +154,7 @@ static void look_at_cells(struct search *q)
 
 		put(&q->before, i, there);
 		q->face[i] = there ? MAX(r->start, q->start[i]) : q->start[i];
-		q->said[i] = -1;
+		q->said[i] = q->empty[i] = -1;
 	}
 }
 
@@ -222,20 +223,24 @@ static bool is_same(struct range a, struct range b)
 	return a.start == b.start && a.end == b.end;
 }
 
+/* How many UNMAPs of r have the steps done in this way, of those read from `first` on? */
+static unsigned unmaps_done(const struct search *q, struct range r, enum event_how how, unsigned first)
+{
+	unsigned n = 0;
+
+	for (const struct event_step *step = q->step; step < q->step + q->nr_steps; step++) {
+		const struct uffd_msg *msg = &q->s->waiting[step->event];
+
+		n += step->event >= first && step->how == how && msg->event == UFFD_EVENT_UNMAP &&
+		     is_same(r, source_of(msg));
+	}
+	return n;
+}
+
 /* Is the UNMAP that was read behind this REMAP, as its own is, a munmap of before by now? */
 static bool has_lost_tail(const struct search *q, unsigned event)
 {
-	struct range from = source_of(&q->s->waiting[event]);
-
-	for (unsigned i = 0; i < q->nr_steps; i++) {
-		const struct event_step *other = &q->step[i];
-		const struct uffd_msg *msg = &q->s->waiting[other->event];
-
-		if (other->event > event && msg->event == UFFD_EVENT_UNMAP && other->how == EVENT_PLAIN &&
-		    is_same(from, source_of(msg)))
-			return true;
-	}
-	return false;
+	return unmaps_done(q, source_of(&q->s->waiting[event]), EVENT_PLAIN, event + 1);
 }
 
 /* How far that contradicts what was there, and what was read. */
@@ -254,12 +259,14 @@ static unsigned contradictions(const struct search *q, const struct event_step *
  * What a mapping has grown by after our events is registered without one. Whoever
  * touches it waits for us: so nothing is there, as is where something was moved to.
  */
-static bool is_empty(const struct search *q, unsigned c)
+static bool is_empty(struct search *q, unsigned c)
 {
 	uint64_t pages = (q->start[c + 1] - q->start[c]) >> PAGE_SHIFT;
 	unsigned n = (unsigned)MIN(pages, (uint64_t)INT32_MAX);
 
-	return q->s->fds.pagemap >= 0 && pagemap_free_run(q->s->fds.pagemap, q->start[c], n) == n;
+	if (q->empty[c] < 0)
+		q->empty[c] = q->s->fds.pagemap >= 0 && pagemap_free_run(q->s->fds.pagemap, q->start[c], n) == n;
+	return q->empty[c];
 }
 
 static bool is_in(struct range r, uint64_t address)
@@ -444,13 +451,7 @@ static bool is_late(const struct search *q, unsigned event)
 
 	for (size_t i = 0; i < q->s->vacated.nr; i++)
 		n += is_same(r, q->s->vacated.v[i]);
-	for (unsigned i = 0; n && i < q->nr_steps; i++) {
-		const struct uffd_msg *other = &q->s->waiting[q->step[i].event];
-
-		n -= q->step[i].how == EVENT_LATE && other->event == UFFD_EVENT_UNMAP &&
-		     is_same(r, source_of(other));
-	}
-	return n;
+	return n > unmaps_done(q, r, EVENT_LATE, 0);
 }
 
 static bool try_event(struct search *q, unsigned i, const struct cells *now, uint64_t left, unsigned cost)

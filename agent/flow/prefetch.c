@@ -194,12 +194,14 @@ void prefetch_page(struct owner *o, struct session *s, uint64_t vpn)
 }
 
 /* Those in a slow tier are asked for, and come when they come; those between them that
-   are not, or lie elsewhere there, are left to the next chunk. */
-static unsigned fetch_chunk(struct owner *o, struct session *s, uint64_t vpn, unsigned max)
+   are not, or lie elsewhere there, are left to the next chunk. *later: none can be now,
+   but prefetch_resume will come. */
+static unsigned fetch_chunk(struct owner *o, struct session *s, uint64_t vpn, unsigned max, bool *later)
 {
 	unsigned n = fetch_ahead(o, s, vpn, max);
 
-	if (n || fetch_ahead_later(o)) /* ... or prefetch_resume */
+	*later = !n && fetch_ahead_later(o);
+	if (n || *later)
 		return n;
 	/* no such read will be free soon: some of them, one by one */
 	max = MIN(max, CHUNK);
@@ -220,6 +222,7 @@ void prefetch_resume(struct owner *o)
 /* One chunk. False: this stream's window is done. */
 static bool place_chunk(struct owner *o, struct session *s, struct ahead_stream *t)
 {
+	bool later = false;
 	uint64_t end;
 	unsigned n;
 
@@ -236,16 +239,14 @@ static bool place_chunk(struct owner *o, struct session *s, struct ahead_stream 
 	n = refault_place_run(o, s, t->at, n);
 	t->at += n;
 	if (!n)
-		n = fetch_chunk(o, s, t->at, (unsigned)(end - t->at)); /* they are FETCHING now */
+		n = fetch_chunk(o, s, t->at, (unsigned)(end - t->at), &later); /* they are FETCHING now */
 	t->placed += n;
 	counter_add(&s->counters.prefetched_total, n);
 	/* What hinders it (an event, no room) is no reason to try again: a touch
 	   will. */
-	if (!n && fetch_ahead_later(o))
-		return false;
-	if (!n)
+	if (!n && !later)
 		t->to = t->next = t->at;
-	return t->at < t->to;
+	return n && t->at < t->to;
 }
 
 /* The same; what is ready for it is of no use any more when it is done. */

@@ -183,7 +183,8 @@ static const char *told(const struct history *h)
 			append(text, "REMAP", (unsigned)((h->read[i].arg.remap.from - START(0)) / AREA_BYTES),
 			       (unsigned)((h->read[i].arg.remap.to - START(0)) / AREA_BYTES));
 		else
-			append(text, h->read[i].event == UFFD_EVENT_UNMAP ? "UNMAP" : "REMOVE", (unsigned)((h->read[i].arg.remove.start - START(0)) / AREA_BYTES), NOTHING);
+			append(text, h->read[i].event == UFFD_EVENT_UNMAP ? "UNMAP" : "REMOVE",
+			       (unsigned)((h->read[i].arg.remove.start - START(0)) / AREA_BYTES), NOTHING);
 	return text;
 }
 
