@@ -57,10 +57,10 @@ static bool may_write(struct tier *t, uint64_t now)
 	return now >= t->retry_ns && status.state == STORE_UP && tier_daily_left(t, now) >= SEALED_BATCH;
 }
 
-/* Room for what comes from above, beside what it needs itself to tidy up. */
-static bool has_room(const struct tier *t)
+/* A domain's open segment there is filled up, also when it can have no other. */
+static bool has_room(const struct blobstore *bs, uint32_t tier, uint32_t tenant, bool last)
 {
-	return t->used_segments + 1 < t->capacity || (t->capacity == 1 && !t->used_segments);
+	return bs->tenants[tenant].open[STREAM_TIER + tier] || tier_has_room(&bs->tiers[tier], last);
 }
 
 /* The first tier below `tier` that can take something; 0: none. One that is
@@ -68,8 +68,7 @@ static bool has_room(const struct tier *t)
 static uint32_t tier_below(struct blobstore *bs, uint32_t tier, uint32_t tenant, uint64_t now)
 {
 	for (uint32_t i = tier + 1; i < bs->nr_tiers; i++)
-		if (may_write(&bs->tiers[i], now) &&
-		    (has_room(&bs->tiers[i]) || bs->tenants[tenant].open[i]))
+		if (may_write(&bs->tiers[i], now) && has_room(bs, i, tenant, false))
 			return i;
 	return 0;
 }
@@ -146,6 +145,7 @@ static uint32_t pick_poorest(struct blobstore *bs, uint32_t tier, bool tight)
 
 		if (seg->tier != tier || seg->state != SEGMENT_SEALED || !seg->live || seg->walked ||
 		    seg->moving || seg->pending || (!tight && is_being_read(bs, seg)) ||
+		    !has_room(bs, tier, seg->tenant, true) ||
 		    seg->live * 100ull > seg->fill * (uint64_t)(seg->borrowed ? BORROWED_PERCENT : LIVE_PERCENT))
 			continue;
 		if (best && seg->live * best_fill >= best_live * seg->fill)
@@ -202,7 +202,7 @@ static bool is_over(const struct blobstore *bs, struct tier *t)
 	return t->filling;
 }
 
-static bool begin_down(struct blobstore *bs, uint32_t tier, uint64_t now)
+static bool begin_down(struct blobstore *bs, uint32_t tier, bool over, uint64_t now)
 {
 	uint64_t age = atomic_load_explicit(&bs->move_down_ns, memory_order_relaxed);
 	uint32_t clock = atomic_load_explicit(&bs->clock, memory_order_relaxed), victim = 0;
@@ -210,7 +210,7 @@ static bool begin_down(struct blobstore *bs, uint32_t tier, uint64_t now)
 
 	if (tier == 0)
 		victim = pick_raw(bs, now);
-	if (is_over(bs, &bs->tiers[tier]) && !victim)
+	if (over && !victim)
 		victim = pick_coldest(bs, tier, UINT32_MAX, now);
 	else if (age && tier == 0 && !victim)
 		victim = pick_coldest(bs, tier, clock - ticks, now);
@@ -218,9 +218,9 @@ static bool begin_down(struct blobstore *bs, uint32_t tier, uint64_t now)
 }
 
 /* Where the carrier has a thread of its own it leaves the processor to others. */
-static bool may_collect(const struct blobstore *bs, struct tier *t, uint64_t now)
+static bool may_collect(const struct blobstore *bs, struct tier *t, bool over, uint64_t now)
 {
-	return may_write(t, now) && (!bs->wake || is_over(bs, t) || now >= bs->mover.collect_due_ns);
+	return may_write(t, now) && (!bs->wake || over || now >= bs->mover.collect_due_ns);
 }
 
 /* Under the lock. */
@@ -230,10 +230,12 @@ static bool begin_any(struct blobstore *bs)
 
 	/* From below: there the room is made for what comes next. */
 	for (uint32_t i = bs->nr_tiers; i-- > 0;) {
-		if (i + 1 < bs->nr_tiers && begin_down(bs, i, now))
+		bool over = is_over(bs, &bs->tiers[i]);
+
+		if (i + 1 < bs->nr_tiers && begin_down(bs, i, over, now))
 			return true;
-		if (i && may_collect(bs, &bs->tiers[i], now) &&
-		    begin(bs, pick_poorest(bs, i, is_over(bs, &bs->tiers[i])), i, true))
+		if (i && may_collect(bs, &bs->tiers[i], over, now) &&
+		    begin(bs, pick_poorest(bs, i, over), i, true))
 			return true;
 	}
 	return false;

@@ -128,15 +128,18 @@ bool outgoing_start(struct blobstore *bs)
 	struct mover *m = &bs->mover;
 	struct outgoing *out = outgoing_next(m);
 	struct tier *t = &bs->tiers[out->to];
+	bool full;
 	int r;
 
 	if (out->n)
 		share_name(bs, out);
 	pthread_mutex_lock(&bs->lock);
 	r = out->n ? take_place(bs, out) : 0;
+	full = !tier_has_room(t, out->collecting);
 	pthread_mutex_unlock(&bs->lock);
 	if (r) {
-		tier_note_write(t, r);
+		if (!full) /* which is no failure: what is left stays where it is */
+			tier_note_write(t, r);
 		return false;
 	}
 	atomic_fetch_add(&bs->segments[out->victim].readers, 1);

@@ -583,6 +583,8 @@ bool record_is_live(struct blobstore *bs, blob_id id, uint64_t loc);
 
 /* Makes sure that the domain has its row. 0 or -ENOMEM. */
 int segment_tenant(struct blobstore *bs, const struct domain *domain);
+/* It can have one more segment; see segment_open for `last`. */
+bool tier_has_room(const struct tier *t, bool last);
 /*
  * A new open segment of the domain for a stream, in its tier. `last` allows to
  * use the store's last free segment, kept for compaction. 0 or the store's error.

@@ -27,6 +27,11 @@ int segment_tenant(struct blobstore *bs, const struct domain *domain)
 	return 0;
 }
 
+bool tier_has_room(const struct tier *t, bool last)
+{
+	return t->used_segments + (!last && t->capacity >= SEGMENTS_WITH_RESERVE) < t->capacity;
+}
+
 static void make_empty(struct blobstore *bs, uint32_t segment)
 {
 	struct segment *seg = &bs->segments[segment];
@@ -149,8 +154,7 @@ int segment_open(struct blobstore *bs, const struct domain *domain, unsigned str
 	uint32_t segment, carrier;
 	int r;
 
-	if (!last && t->capacity >= SEGMENTS_WITH_RESERVE &&
-	    (t->used_segments + 1 >= t->capacity || leaves_too_few(bs, domain)))
+	if (!tier_has_room(t, last) || (!last && leaves_too_few(bs, domain)))
 		return -ENOSPC;
 	r = take_unused(bs, &segment);
 	if (r)

@@ -147,6 +147,10 @@ START_TEST(test_full_everywhere)
 	}
 	ck_assert_uint_gt(stored, MANY / 2);
 	ck_assert_uint_lt(stored, MANY);
+	/* but for the segment that is kept for collecting; and nothing is wrong with it */
+	ck_assert_uint_eq(stats().tier[1].store.segments, 3);
+	ck_assert_uint_gt(stats().tier[1].live_bytes, 3 * STORE_SEGMENT / 10 * 9);
+	ck_assert(!stats().tier[1].degraded);
 	expect_all();
 	expect_charges();
 	/* with room again it goes on */
