@@ -51,4 +51,5 @@ EXTRA_DIST += \
 	bench/heaps/records.py \
 	bench/touch.h \
 	bench/uswap-bench \
-	bench/uswap-bench-rados
+	bench/uswap-bench-rados \
+	bench/zram.sh

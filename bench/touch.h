@@ -68,6 +68,28 @@ static inline int touch_compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+/* Whoever has it: the agent or the kernel's swap. */
+static inline int touch_is_out(uint64_t pagemap_entry)
+{
+	return !(pagemap_entry >> 63);
+}
+
+static inline size_t touch_out(const unsigned char *area, size_t pages)
+{
+	int pagemap = (int)WL_OK(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+	uint64_t *entry = malloc(pages * sizeof(*entry));
+	size_t out = 0, i;
+
+	WL_CHECK(entry && pread(pagemap, entry, pages * sizeof(*entry),
+				(off_t)((uintptr_t)area / WL_PAGE * sizeof(*entry))) ==
+				  (ssize_t)(pages * sizeof(*entry)), "pagemap");
+	for (i = 0; i < pages; i++)
+		out += (size_t)touch_is_out(entry[i]);
+	free(entry);
+	close(pagemap);
+	return out;
+}
+
 /* One round: up to n random pages of those away; prints "p50 p99 mean count" in
    nanoseconds. A page that somebody brought back in advance isn't touched. */
 static inline void touch_round(unsigned char *area, size_t pages, uint64_t *ns, size_t n,
@@ -81,7 +103,7 @@ static inline void touch_round(unsigned char *area, size_t pages, uint64_t *ns, 
 		at = wl_shuffled(i, pages, seed);
 		WL_CHECK(pread(pagemap, &entry, 8, (off_t)(((uintptr_t)area / WL_PAGE + at) * 8)) ==
 				 8, "pagemap");
-		if (!wl_is_absent(entry))
+		if (!touch_is_out(entry))
 			continue;
 		begin = touch_now();
 		(void)*(volatile unsigned char *)(area + at * WL_PAGE);
