@@ -1,26 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=bash
 # The peer: kernel swap to zram with lz4, on a device of our own that has the highest
-# priority and goes when the benchmark ends. Swap is the host's: other programs may page
-# out to it meanwhile, if memory is short. Sourced by uswap-bench.
+# priority and goes when the benchmark ends. Other programs may page out to it meanwhile, if
+# memory is short. Sourced by uswap-bench.
 
 ZRAM= # its number
 
-# Returns 1 and says why if this host has none.
+# zram_begin MIB
 zram_begin() {
 	local control=/sys/class/zram-control
 
-	[ -r "$control/hot_add" ] || {
-		say "no zram here: no figures of it"
-		return 1
-	}
+	need_program mkswap swapon swapoff
+	[ -r "$control/hot_add" ] || skip "no zram on this host"
 	ZRAM=$(cat "$control/hot_add")
 	trap zram_cleanup EXIT
-	if ! echo lz4 2>/dev/null >"/sys/block/zram$ZRAM/comp_algorithm"; then
-		zram_end
-		say "zram has no lz4 here: no figures of it"
-		return 1
-	fi
+	echo lz4 2>/dev/null >"/sys/block/zram$ZRAM/comp_algorithm" || skip "zram has no lz4 on this host"
 	echo "$(($1 << 20))" >"/sys/block/zram$ZRAM/disksize"
 	mkswap "/dev/zram$ZRAM" >/dev/null
 	swapon -p 32767 "/dev/zram$ZRAM"
