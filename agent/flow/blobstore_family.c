@@ -11,19 +11,21 @@
 
 #include "flow/blobstore_private.h"
 
-/* Pages stored between two samples: at first, with a dictionary, and at most. */
+/* Pages stored between two samples: at first, where a dictionary has become bad, and at most. */
 #define SAMPLE_EVERY 13u
-#define SAMPLE_EVERY_LATER 26u
+#define SAMPLE_EVERY_ANEW 26u
 #define SAMPLE_EVERY_MAX 832u
 #define LEARNING_NS (4 * NSEC_PER_SEC) /* it is worth waiting for that long */
-#define SAMPLE_WORSE 4u /* times as many after a training that gained nothing */
+/* Times as many after each training. What a program has first may be unlike the rest (a
+   hash table before its records), and the next dictionary much better for that. */
+#define SAMPLE_MORE 4u
 /* Probes (encode) between two looks at what a dictionary gains. */
 #define PROBES 32u
 /* Less is not worth it: its frames take half as long again to make, and to read,
    as those at the fast level that does without. */
 #define GAIN_PERCENT 8u
 #define GAIN_LOST 4u	 /* percent: by then it is given up */
-#define GAIN_SHARE 2u	 /* it has fallen to a half: is another one better? */
+#define GAIN_SHARE 2u	 /* it has fallen to a half: is another one better, already now? */
 #define ALIKE_PERCENT 2u /* another's dictionary that much worse is taken all the same */
 #define ALIKE_MAX 8u	 /* others looked at */
 #define TEST_EVERY 5u	 /* of the samples: compressed to compare, and not trained from */
@@ -48,7 +50,6 @@ struct family {
 	uint32_t nr_samples;	/* ever taken; the last DICT_SAMPLES are there */
 	uint32_t samples[DICT_SAMPLES]; /* blob ids; they may have died since */
 	_Atomic uint64_t learning_ns; /* since when its first dictionary is due; 0: it isn't */
-	bool renew;		/* the dictionary gains less than it did */
 	uint32_t probes;
 	uint64_t probed_plain, probed_dict;
 	uint64_t best_gain;	/* of the dictionary, percent */
@@ -213,14 +214,19 @@ static void set_dict(struct blobstore *bs, struct family *f, int number)
 	if (f->dict >= 0)
 		dict_unuse(bs->dicts, (unsigned)f->dict);
 	f->dict = number;
-	f->renew = false;
 	f->best_gain = 0;
 	f->probes = 0;
 	f->probed_plain = f->probed_dict = 0;
 }
 
+static void sample_anew(struct family *f)
+{
+	f->every = MIN(f->every, SAMPLE_EVERY_ANEW);
+	f->nr_samples = 0;
+}
+
 /* It goes when it gains nothing; when it gains less than it did, another one is
-   tried beside it. */
+   tried beside it soon. */
 static void note_gain(struct blobstore *bs, struct family *f, const struct encoded *e)
 {
 	uint64_t gain;
@@ -233,9 +239,11 @@ static void note_gain(struct blobstore *bs, struct family *f, const struct encod
 	f->best_gain = MAX(gain, f->best_gain);
 	if (gain < GAIN_LOST) {
 		set_dict(bs, f, -1);
+		sample_anew(f);
 		bs->encodings.dicts_retired++;
 	} else if (gain * GAIN_SHARE < f->best_gain) {
-		f->renew = true;
+		f->best_gain = gain;
+		sample_anew(f);
 	}
 	f->probes = 0;
 	f->probed_plain = f->probed_dict = 0;
@@ -283,7 +291,7 @@ static struct family *find_due(struct blobstore *bs)
 {
 	struct family *f = bs->families;
 
-	while (f && ((f->dict >= 0 && !f->renew) || f->nr_samples < DICT_SAMPLES))
+	while (f && f->nr_samples < DICT_SAMPLES)
 		f = f->next;
 	return f;
 }
@@ -418,10 +426,7 @@ static void end_training(struct blobstore *bs, struct training *t, int number)
 	struct family *f = t->family;
 
 	pthread_mutex_lock(&bs->lock);
-	if (number < 0 || number == f->dict)
-		f->every = MIN(f->every * SAMPLE_WORSE, SAMPLE_EVERY_MAX);
-	else
-		f->every = SAMPLE_EVERY_LATER;
+	f->every = MIN(f->every * SAMPLE_MORE, SAMPLE_EVERY_MAX);
 	set_dict(bs, f, number);
 	atomic_store_explicit(&f->learning_ns, 0, memory_order_relaxed);
 	for (unsigned i = 0; i < t->nr_others; i++)

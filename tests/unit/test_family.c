@@ -217,6 +217,31 @@ START_TEST(test_first_is_waited_for)
 }
 END_TEST
 
+/* What a program has first is in part like the rest. The dictionary for that gains enough
+   on all of it to stay, and still the one that is better for the rest is found. */
+START_TEST(test_first_pages_are_unlike)
+{
+	struct family *f = blobstore_family_new(bs, alice);
+	unsigned char page[PAGE_BYTES], other[PAGE_BYTES];
+
+	put_many(alice, f, 0, 0, PAGES / 2, ids);
+	ck_assert_uint_eq(stats().encodings.dicts_trained, 1);
+	for (unsigned i = PAGES / 2; i < 3 * PAGES; i++) {
+		make_page(page, 0, i);
+		make_page(other, 1, i);
+		memcpy(page, other, PAGE_BYTES / 2);
+		ids[i] = put(alice, f, i, page);
+		if (i % 64 == 0)
+			while (blobstore_learn(bs, codec))
+				;
+	}
+	ck_assert_uint_eq(stats().encodings.dicts_retired, 0);
+	ck_assert_uint_eq(stats().encodings.dicts_trained, 2);
+	unref_many(3 * PAGES, ids);
+	blobstore_family_unref(f);
+}
+END_TEST
+
 START_TEST(test_dictionary_survives_compaction)
 {
 	struct family *f = blobstore_family_new(bs, alice);
@@ -516,6 +541,7 @@ int main(void)
 	tcase_set_timeout(tc, 60);
 	tcase_add_test(tc, test_dictionary);
 	tcase_add_test(tc, test_first_is_waited_for);
+	tcase_add_test(tc, test_first_pages_are_unlike);
 	tcase_add_test(tc, test_dictionary_survives_compaction);
 	tcase_add_test(tc, test_who_shares_a_dictionary);
 	tcase_add_test(tc, test_retired);
