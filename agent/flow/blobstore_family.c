@@ -421,13 +421,15 @@ static int choose_dict(struct blobstore *bs, struct codec *codec, const struct t
 	return best;
 }
 
-static void end_training(struct blobstore *bs, struct training *t, int number)
+/* Where too few of the samples could be read, what the family has stays. */
+static void end_training(struct blobstore *bs, struct training *t, bool enough, int number)
 {
 	struct family *f = t->family;
 
 	pthread_mutex_lock(&bs->lock);
 	f->every = MIN(f->every * SAMPLE_MORE, SAMPLE_EVERY_MAX);
-	set_dict(bs, f, number);
+	if (enough)
+		set_dict(bs, f, number);
 	atomic_store_explicit(&f->learning_ns, 0, memory_order_relaxed);
 	for (unsigned i = 0; i < t->nr_others; i++)
 		dict_pack_end(bs->dicts, (unsigned)t->others[i]);
@@ -439,14 +441,13 @@ static void end_training(struct blobstore *bs, struct training *t, int number)
 static bool train(struct blobstore *bs, struct codec *codec)
 {
 	struct training t = { .nr = 0 };
-	int number = -1;
+	bool enough;
 
 	if (!begin_training(bs, &t))
 		return false;
 	read_samples(bs, codec, &t);
-	if (t.nr_pages > DICT_SAMPLES / 2)
-		number = choose_dict(bs, codec, &t);
-	end_training(bs, &t, number);
+	enough = t.nr_pages > DICT_SAMPLES / 2;
+	end_training(bs, &t, enough, enough ? choose_dict(bs, codec, &t) : -1);
 	return true;
 }
 
