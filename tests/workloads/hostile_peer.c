@@ -583,6 +583,7 @@ static void check_worker(const char *after)
 	struct pollfd wait = { .events = POLLIN };
 
 	WL_CHECK(session_attach(&s), "no session any more after %s", after);
+	close(s.uffd); /* or munmap() waits for somebody to read of it when the agent has let go */
 	wl_fill(area, 256, 1);
 	session_ready(&s);
 	wait.fd = s.fd;
