@@ -6,6 +6,7 @@
 
 #include "page/codec.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -27,6 +28,9 @@ struct codec {
 
 /* Without a dictionary, in a hurry; with one, its own pack_fast. */
 #define HURRY_LEVEL (-1)
+/* zstd calls them ZSTD_lcm_ before 1.5.1, ZSTD_ps_ since. */
+#define LITERALS_AUTO 0
+#define LITERALS_HUFFMAN 1
 
 /* Of clusters: their frames are read far more often than made. */
 #define CLUSTER_LEVEL 3
@@ -130,13 +134,26 @@ struct codec *codec_new(int level)
 	return codec_free(codec);
 }
 
+static int level_now(const struct codec *codec)
+{
+	return codec->hurry ? MIN(codec->level, HURRY_LEVEL) : codec->level;
+}
+
+/* Valid values, between frames: zstd has nothing to refuse. */
+static void set(struct codec *codec, ZSTD_cParameter parameter, int value)
+{
+	size_t r = ZSTD_CCtx_setParameter(codec->cctx, parameter, value);
+
+	assert(!ZSTD_isError(r));
+	(void)r;
+}
+
 void codec_set_hurry(struct codec *codec, bool hurry)
 {
 	if (hurry == codec->hurry)
 		return;
 	codec->hurry = hurry;
-	ZSTD_CCtx_setParameter(codec->cctx, ZSTD_c_compressionLevel,
-			       hurry ? MIN(codec->level, HURRY_LEVEL) : codec->level);
+	set(codec, ZSTD_c_compressionLevel, level_now(codec));
 }
 
 bool codec_in_hurry(const struct codec *codec)
@@ -169,11 +186,25 @@ static size_t compress(struct codec *codec, void *dst, size_t cap, const void *p
 	return 0;
 }
 
+/* Levels below 0 look for repeats alone. Text that has none (hex, base64) is written in
+   few different bytes, and gets smaller by that. */
+static size_t compress_fast(struct codec *codec, void *dst, size_t cap, const void *page)
+{
+	size_t len = compress(codec, dst, cap, page);
+
+	if (len)
+		return len;
+	set(codec, ZSTD_c_literalCompressionMode, LITERALS_HUFFMAN);
+	len = compress(codec, dst, cap, page);
+	set(codec, ZSTD_c_literalCompressionMode, LITERALS_AUTO);
+	return len;
+}
+
 size_t codec_compress(struct codec *codec, void *dst, size_t cap, const void *page)
 {
 	if (ZSTD_isError(ZSTD_CCtx_refCDict(codec->cctx, NULL)))
 		return 0;
-	return compress(codec, dst, cap, page);
+	return level_now(codec) < 0 ? compress_fast(codec, dst, cap, page) : compress(codec, dst, cap, page);
 }
 
 size_t codec_compress_dict(struct codec *codec, const struct dict *dict, void *dst, size_t cap,
@@ -184,7 +215,7 @@ size_t codec_compress_dict(struct codec *codec, const struct dict *dict, void *d
 
 	if (ZSTD_isError(ZSTD_CCtx_refCDict(codec->cctx, fast ? fast : dict->pack)))
 		return 0;
-	return compress(codec, dst, cap, page);
+	return fast ? compress_fast(codec, dst, cap, page) : compress(codec, dst, cap, page);
 }
 
 size_t codec_compress_delta(struct codec *codec, const void *base, void *dst, size_t cap,

@@ -57,6 +57,13 @@ static void *exe_pages(size_t *count)
 	return pages;
 }
 
+/* No repeats, but sixteen different bytes. */
+static void hex(unsigned char *page)
+{
+	for (size_t i = 0; i < PAGE_BYTES; i++)
+		page[i] = (unsigned char)"0123456789abcdef"[rand_r(&seed) >> 8 & 15];
+}
+
 static void round_trip(struct codec *c, const void *page)
 {
 	unsigned char frame[2 * PAGE_BYTES], back[PAGE_BYTES];
@@ -121,6 +128,8 @@ START_TEST(test_INV_7_hurry)
 					 codec_decompress(codec, back, frame[i], len[i]), 0);
 		ck_assert_mem_eq(back, pages, PAGE_BYTES);
 	}
+	hex(back);
+	ck_assert_uint_gt(codec_compress_dict(codec, dict, pages + PAGE_BYTES, PAGE_BYTES * 5 / 8, back), 0);
 	codec_set_hurry(codec, false);
 	ck_assert(len[0] != len[1] || memcmp(frame[0], frame[1], len[0]) != 0);
 	ck_assert(len[2] != len[3] || memcmp(frame[2], frame[3], len[2]) != 0);
@@ -163,6 +172,28 @@ START_TEST(test_cap)
 	ck_assert_uint_eq(frame[len], 0x77);
 	/* and a failure leaves the codec usable */
 	round_trip(codec, page);
+}
+END_TEST
+
+/* The fast levels find that too; with a dictionary: test_INV_7_hurry. */
+START_TEST(test_hex)
+{
+	unsigned char page[PAGE_BYTES], frame[PAGE_BYTES];
+
+	for (int level = -1; level <= 1; level += 2) {
+		struct codec *c = codec_new(level);
+
+		codec_set_hurry(c, level > 0);
+		hex(page);
+		ck_assert_uint_gt(codec_compress(c, frame, PAGE_BYTES * 5 / 8, page), 0);
+		round_trip(c, page);
+		/* and what follows is made as before */
+		randomise(page, sizeof(page));
+		ck_assert_uint_eq(codec_compress(c, frame, 2990, page), 0);
+		text((char *)page);
+		round_trip(c, page);
+		codec_free(c);
+	}
 }
 END_TEST
 
@@ -453,6 +484,7 @@ int main(void)
 	tcase_add_test(tc, test_INV_7_round_trip);
 	tcase_add_test(tc, test_INV_7_hurry);
 	tcase_add_test(tc, test_cap);
+	tcase_add_test(tc, test_hex);
 	tcase_add_test(tc, test_INV_7_no_room_then_another_way);
 	tcase_add_test(tc, test_INV_7_truncated);
 	tcase_add_test(tc, test_INV_7_nothing_read_past_the_end);
