@@ -262,8 +262,8 @@ void family_stored(struct blobstore *bs, const struct blobstore_source *from,
 		return;
 	f->stored = 0;
 	f->samples[f->nr_samples++ % DICT_SAMPLES] = id;
-	/* later ones, where the first gained nothing, are not worth waiting for */
-	if (f->nr_samples == DICT_SAMPLES && f->dict < 0 && f->every == SAMPLE_EVERY)
+	/* the first two are worth waiting for: most of the pages are still to come */
+	if (f->nr_samples == DICT_SAMPLES && f->every <= SAMPLE_EVERY * SAMPLE_MORE)
 		atomic_store_explicit(&f->learning_ns, now_ns(), memory_order_relaxed);
 }
 
