@@ -240,6 +240,32 @@ START_TEST(test_first_pages_are_unlike)
 }
 END_TEST
 
+/* Of the samples for the next one too few can be read: it stays. */
+START_TEST(test_samples_that_died)
+{
+	struct family *f = blobstore_family_new(bs, alice);
+	unsigned char page[PAGE_BYTES];
+	uint64_t made;
+
+	put_many(alice, f, 0, 0, PAGES, ids);
+	ck_assert_uint_eq(stats().encodings.dicts_trained, 1);
+	for (unsigned i = PAGES; !blobstore_family_is_learning(f); i++) {
+		ck_assert_uint_lt(i, 3 * PAGES);
+		make_page(page, 0, i);
+		blobstore_unref(bs, put(alice, f, i, page));
+		if (i % 64 == 0)
+			blobstore_work(bs);
+	}
+	ck_assert(blobstore_learn(bs, codec));
+	ck_assert(!blobstore_family_is_learning(f));
+	made = stats().encodings.dict_pages;
+	put_many(alice, f, 0, PAGES, 1, ids + PAGES);
+	ck_assert_uint_eq(stats().encodings.dict_pages, made + 1);
+	unref_many(PAGES + 1, ids);
+	blobstore_family_unref(f);
+}
+END_TEST
+
 START_TEST(test_dictionary_survives_compaction)
 {
 	struct family *f = blobstore_family_new(bs, alice);
@@ -540,6 +566,7 @@ int main(void)
 	tcase_add_test(tc, test_dictionary);
 	tcase_add_test(tc, test_first_is_waited_for);
 	tcase_add_test(tc, test_first_pages_are_unlike);
+	tcase_add_test(tc, test_samples_that_died);
 	tcase_add_test(tc, test_dictionary_survives_compaction);
 	tcase_add_test(tc, test_who_shares_a_dictionary);
 	tcase_add_test(tc, test_retired);
