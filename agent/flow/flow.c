@@ -272,20 +272,31 @@ static bool stop_restore(struct owner *o, struct session *s)
 	return false;
 }
 
+/* Begins to read it from its slow tier, and with it those that lie near it there. False:
+   the slice must end here. */
+static bool restore_slow(struct owner *o, struct session *s, uint64_t vpn)
+{
+	if (fetch_ahead(o, s, vpn, UINT32_MAX)) /* they take their room themselves */
+		return true;
+	if (fetch_ahead_later(o))
+		return false;
+	if (!room_use(o, s, 1))
+		return stop_restore(o, s);
+	return fetch_start(o, s, vpn, false, false) == PLACED_DONE;
+}
+
 /* False: the slice must end here. */
 static bool restore_page(struct owner *o, struct session *s, uint64_t vpn)
 {
 	slot_t slot = slotmap_get(&s->slots, vpn);
 	struct order *order = s->restore_order;
 
-	if (slot_state(slot) == SLOT_FETCHING)
-		return true;
 	if (refault_is_guarded(o, s, vpn, slot))
 		return true;
+	if (fetch_is_needed(o, slot))
+		return restore_slow(o, s, vpn);
 	if (!room_use(o, s, 1))
 		return stop_restore(o, s);
-	if (fetch_is_needed(o, slot))
-		return fetch_start(o, s, vpn, false, false) == PLACED_DONE;
 	switch (refault_place(o, s, vpn, slot, false)) {
 	case PLACED_DONE:
 		if (order)
@@ -394,7 +405,7 @@ static void restore_slice(struct owner *o, struct session *s)
 	struct order *order = s->restore_order;
 
 	for (unsigned i = 0, n; i < RESTORE_SLICE; i += MAX(n, 1)) {
-		s->restore_vpn = slotmap_next(&s->slots, s->restore_vpn, SLOTMAP_VPN_MAX, FLOW_EVICTED_MASK);
+		s->restore_vpn = slotmap_next(&s->slots, s->restore_vpn, SLOTMAP_VPN_MAX, FLOW_HERE_MASK);
 		if (s->restore_vpn == SLOTMAP_VPN_MAX)
 			break;
 		(void)unpack_ahead(o, s, s, s->restore_vpn, s->restore_vpn + UNPACK_PAGES, RESTORE_SLICE - i);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Pages in a slow tier that are read in order: what is asked of the store for it. The
-   kernel is scripted: what is placed is there. */
+/* Pages in a slow tier that are read in order, or brought back by an order: what is asked
+   of the store for it. The kernel is scripted: what is placed is there. */
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +40,11 @@ static int uffd_woken(int fd, uint64_t start, uint64_t len)
 	return 0;
 }
 
+static int uffd_let_go(int fd, uint64_t start, uint64_t len)
+{
+	return uffd_woken(fd, start, len);
+}
+
 static int uffd_fault(int fd, struct uffd_msg *msgs, unsigned max)
 {
 	(void)fd, (void)max;
@@ -50,7 +55,8 @@ static int uffd_fault(int fd, struct uffd_msg *msgs, unsigned max)
 	return 1;
 }
 
-static const struct uffd_ops scripted = { .copy = uffd_copy, .zero = uffd_zero, .wake = uffd_woken, .read = uffd_fault };
+static const struct uffd_ops scripted = { .copy = uffd_copy, .zero = uffd_zero, .wake = uffd_woken, .read = uffd_fault,
+					  .unregister = uffd_let_go };
 
 static void count_reads(enum faulty_call call)
 {
@@ -73,6 +79,7 @@ static void setup(void)
 	owner.slots = slot_pool_open("slots", 1u << 24);
 	ck_assert(flow.zeros && owner.page && owner.slots && slot_pool_reserve(owner.slots, 64) == 0);
 	ck_assert_int_eq(mailbox_init(&owner.box), 0);
+	ck_assert_int_eq(mailbox_init(&flow.engine), 0);
 	ck_assert_int_eq(fetch_init(&owner), 0);
 	session = (struct session){ .owner = &owner, .fds = SESSION_FDS_NONE, .polled = true,
 				    .room_pages = SESSION_ROOM_UNLIMITED };
@@ -89,6 +96,7 @@ static void teardown(void)
 	slotmap_deinit(&session.slots);
 	ranges_deinit(&session.registered);
 	mailbox_deinit(&owner.box);
+	mailbox_deinit(&flow.engine);
 	slot_pool_free(owner.slots);
 	free(owner.page);
 	free((void *)flow.zeros);
@@ -236,6 +244,46 @@ START_TEST(test_a_window_is_waited_for)
 }
 END_TEST
 
+/* Nobody waits for what an order brings back: many are read together, and more are asked
+   for before they have come. Where those that were hang, the others come one by one. */
+START_TEST(test_restored)
+{
+	uint64_t live, asked;
+	unsigned windows;
+
+	for (unsigned n = 0; n < NR; n++)
+		set_stored(n, put(alice, n));
+	all_down();
+	live = stats().tier[1].live_bytes;
+	windows = hold_all_windows(0);
+	reads = 0;
+	asked = stats().tier[1].store.read_bytes_total;
+	flow_start_restore(&owner, &session, false);
+	ck_assert(flow_job(&owner, &session));
+	ck_assert_uint_eq(reads, 0); /* they are to end soon */
+	store_faulty_clear(stores[1]);
+	ck_assert_uint_eq(store_faulty_release(stores[1]), windows);
+	turn();
+	ck_assert_uint_eq(hold_all_windows(100), windows);
+	reads = 0;
+	owner.now += NSEC_PER_SEC;
+	ck_assert(flow_job(&owner, &session));
+	ck_assert_uint_gt(reads, 1);
+	store_faulty_clear(stores[1]);
+	store_faulty_release(stores[1]);
+	turn();
+	reads = 0;
+	while (flow_job(&owner, &session))
+		turn();
+	for (unsigned n = 0; n < NR; n++)
+		ck_assert_int_eq(state(n), SLOT_RESIDENT);
+	ck_assert_int_eq(session_state(&session), SESSION_SERVED);
+	asked = stats().tier[1].store.read_bytes_total - asked;
+	ck_assert_uint_le(asked, live * 11 / 10);
+	ck_assert_uint_le(reads, NR / 64 * 3);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("fetch");
@@ -247,6 +295,7 @@ int main(void)
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, test_read_in_order);
 	tcase_add_test(tc, test_a_window_is_waited_for);
+	tcase_add_test(tc, test_restored);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);
