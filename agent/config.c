@@ -86,7 +86,7 @@ static void read_section(struct reader *r, char *line)
 static void read_assignment(struct reader *r, char *line)
 {
 	const struct config_key *key;
-	char message[CONFIG_MESSAGE];
+	char message[CONFIG_MESSAGE], place[SETTINGS_PLACE_MAX];
 	char *equals = strchr(line, '=');
 	char *name, *value;
 
@@ -104,9 +104,10 @@ static void read_assignment(struct reader *r, char *line)
 		return;
 	}
 	key = config_find(r->section, name);
+	snprintf(place, sizeof(place), "%s:%u: ", r->name, r->line);
 	if (!key)
 		complain(r, "%s=%s: unknown key in [%s]", name, value, r->section);
-	else if (config_set(r->settings, key, value, message) < 0)
+	else if (config_set_at(r->settings, key, value, place, message) < 0)
 		complain(r, "%s", message);
 }
 

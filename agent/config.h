@@ -64,6 +64,9 @@ const struct config_key *config_find(const char *section, const char *name);
    what is wrong with it. 0 or -EINVAL; settings are unchanged then. */
 int config_set(struct settings *settings, const struct config_key *key, const char *value,
 	       char *message);
+/* The same from a place ("FILE:LINE: "), which is remembered where it may matter later. */
+int config_set_at(struct settings *settings, const struct config_key *key, const char *value,
+		  const char *place, char *message);
 /* The value of a key as one would write it. */
 void config_format(const struct settings *settings, const struct config_key *key, char *text,
 		   size_t size);

@@ -554,6 +554,7 @@ static void hand_over(void *arg)
 static int run_agent(int argc, char *argv[])
 {
 	static struct agent agent;
+	char message[ENGINE_KEY_MESSAGE];
 	bool quiet;
 
 	if (options_parse(&agent.options, argc, argv) < 0)
@@ -565,6 +566,10 @@ static int run_agent(int argc, char *argv[])
 			 NULL) < 0)
 		return EXIT_FAILURE;
 	if (agent.options.action == OPTIONS_CHECK_CONFIG) {
+		if (!engine_check_key(&agent.settings, message)) {
+			print_report(NULL, message);
+			return EXIT_FAILURE;
+		}
 		print_settings(&agent.settings);
 		return EXIT_SUCCESS;
 	}

@@ -143,7 +143,7 @@ int options_parse(struct options *options, int argc, char *argv[])
 int options_load(const struct options *options, struct settings *settings, config_report_fn report,
 		 void *arg)
 {
-	char message[CONFIG_MESSAGE], line[CONFIG_MESSAGE + 32];
+	char message[CONFIG_MESSAGE], line[CONFIG_MESSAGE + 32], place[32];
 	const struct config_key *key;
 	int result = config_load(settings, options->config, report, arg);
 
@@ -153,9 +153,10 @@ int options_load(const struct options *options, struct settings *settings, confi
 			continue;
 		if (key->type == CONFIG_STORE) /* instead of those in files */
 			(void)config_set(settings, key, "", message);
-		if (config_set(settings, key, options->value[key - config_keys], message) == 0)
+		snprintf(place, sizeof(place), "--%s: ", key_options[i].option);
+		if (config_set_at(settings, key, options->value[key - config_keys], place, message) == 0)
 			continue;
-		snprintf(line, sizeof(line), "--%s: %s", key_options[i].option, message);
+		snprintf(line, sizeof(line), "%s%s", place, message);
 		report(arg, line);
 		result = -EINVAL;
 	}

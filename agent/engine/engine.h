@@ -19,6 +19,10 @@
 
 struct engine;
 
+/* Can KeyFile= be used, if there is one? Or what to say of it. */
+#define ENGINE_KEY_MESSAGE (SETTINGS_PLACE_MAX + SETTINGS_TEXT_MAX + 128)
+bool engine_check_key(const struct settings *settings, char *message);
+
 /* Fault service time: bucket i counts faults of up to 2^(i/4) * 250 ns, the
    last one all others. Measured in the agent, from the message being read to
    the copy being placed. */
@@ -114,7 +118,7 @@ struct engine_stats {
 	uint64_t store_blobs;
 	uint64_t staging_bytes;	    /* memory in use by staging */
 	uint64_t metadata_bytes;    /* tables, index, slots */
-	uint64_t held_bytes;	    /* all we keep: store used + staging + metadata */
+	uint64_t held_bytes;	    /* all the memory we keep: store used + staging + metadata */
 	/* how pages went into the store, since the start */
 	uint64_t pack_ns_total; /* processor time */
 	uint64_t packed_total;	/* pages it was spent on */

@@ -14,6 +14,7 @@
 #define SETTINGS_TEXT_MAX 256
 #define SETTINGS_STORE_MAX 1024
 #define SETTINGS_STORES 4 /* words of Store= */
+#define SETTINGS_PLACE_MAX 256
 #define SETTINGS_LIST_MAX 64
 #define SETTINGS_NAMES_MAX 2048
 
@@ -55,6 +56,9 @@ struct settings {
 	char store[SETTINGS_STORE_MAX];
 	bool store_is_default;		   /* ... and none was given yet */
 	char key_file[SETTINGS_TEXT_MAX];  /* [Store] KeyFile=, "": a random key */
+	/* Where each of those was set, "FILE:LINE: ", or "": before what is said of it. */
+	char store_place[SETTINGS_STORES][SETTINGS_PLACE_MAX];
+	char key_file_place[SETTINGS_PLACE_MAX];
 	int dedup_domain;		   /* [Store] DedupDomain=, enum settings_dedup */
 	uint64_t move_down_ns;		   /* [Store] MoveDownSec=, 0: only for room */
 	int compression_level;		   /* [Store] CompressionLevel= */

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -16,15 +17,16 @@
    together there. */
 #define BUFFER "memory:64M"
 
+#define KEY_FILE_MIN 16
 #define KEY_FILE_MAX 4096
 
-static bool open_one(struct engine *e, const char *word)
+static bool open_one(struct engine *e, const char *place, const char *word)
 {
 	const char *error = NULL;
 
 	e->stores[e->nr_stores] = store_open(word, &error);
 	if (!e->stores[e->nr_stores]) {
-		log_error("Store=%s: %s", word, error ? error : strerror(errno));
+		log_error("%sStore=%s: %s", place, word, error ? error : strerror(errno));
 		return false;
 	}
 	e->nr_stores++;
@@ -50,6 +52,7 @@ static bool keep_list(struct engine *e)
 		log_warning("Store=%s: programs are attached whose pages are in %s, which stays in force until the agent "
 			    "is started while none is", e->settings.store, list);
 		strcpy(e->settings.store, list);
+		memset(e->settings.store_place, 0, sizeof(e->settings.store_place));
 	} else {
 		strcpy(list, e->settings.store);
 	}
@@ -60,15 +63,19 @@ static bool keep_list(struct engine *e)
 bool stores_open(struct engine *e)
 {
 	const char *list = e->settings.store;
-	char word[SETTINGS_STORE_MAX];
+	char word[SETTINGS_STORE_MAX], message[ENGINE_KEY_MESSAGE];
 
 	static_assert(SETTINGS_STORES < ARRAY_SIZE(e->stores), "and a buffer in front");
+	if (!engine_check_key(&e->settings, message)) {
+		log_error("%s", message);
+		return false;
+	}
 	if (!keep_list(e))
 		return false;
-	if (strncmp(list, "memory:", strlen("memory:")) != 0 && !open_one(e, BUFFER))
+	if (strncmp(list, "memory:", strlen("memory:")) != 0 && !open_one(e, "", BUFFER))
 		return false;
-	while (store_next_word(&list, word, sizeof(word)))
-		if (e->nr_stores == ARRAY_SIZE(e->stores) || !open_one(e, word))
+	for (unsigned i = 0; store_next_word(&list, word, sizeof(word)); i++)
+		if (i == SETTINGS_STORES || !open_one(e, e->settings.store_place[i], word))
 			return false;
 	return true;
 }
@@ -80,48 +87,52 @@ void stores_close(struct engine *e)
 }
 
 /* Whoever reads it can read what we store. */
-static int check_key_file(int fd, const char *path)
+static bool is_private(int fd)
 {
 	struct stat st;
 
-	if (fstat(fd, &st) < 0)
-		return -errno;
-	if (S_ISREG(st.st_mode) && !(st.st_mode & (S_IRWXG | S_IRWXO)))
-		return 0;
-	log_error("KeyFile=%s: must be a file that nobody but its owner may touch (chmod 600)", path);
-	return -EPERM;
+	return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && !(st.st_mode & (S_IRWXG | S_IRWXO));
 }
 
-/* The secret of KeyFile= into buf; its length, 0 without one, or -errno. */
-static ssize_t read_key(const char *path, unsigned char buf[KEY_FILE_MAX])
+/* The secret of KeyFile= into buf; its length, 0 without one, or -1 and what is wrong. */
+static ssize_t read_key(const char *path, unsigned char buf[KEY_FILE_MAX], const char **error)
 {
 	_cleanup_close_ int fd = -1;
 	ssize_t n;
-	int r;
 
 	if (!*path)
 		return 0;
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	if (fd < 0) {
-		r = -errno;
-		log_error("KeyFile=%s: %s", path, strerror(-r));
-		return r;
+	if (fd >= 0 && !is_private(fd)) {
+		*error = "must be a file that nobody but its owner may touch (chmod 600)";
+		return -1;
 	}
-	r = check_key_file(fd, path);
-	if (r < 0)
-		return r;
-	n = read(fd, buf, KEY_FILE_MAX);
-	if (n >= 16)
+	n = fd < 0 ? -1 : read(fd, buf, KEY_FILE_MAX);
+	if (n >= KEY_FILE_MIN)
 		return n;
-	log_error("KeyFile=%s: %s", path, n < 0 ? strerror(errno) : "a key has at least 16 bytes");
-	return -EINVAL;
+	*error = n < 0 ? strerror(errno) : "a key has at least 16 bytes";
+	return -1;
+}
+
+bool engine_check_key(const struct settings *settings, char *message)
+{
+	unsigned char secret[KEY_FILE_MAX];
+	const char *error;
+	ssize_t len = read_key(settings->key_file, secret, &error);
+
+	explicit_bzero(secret, sizeof(secret));
+	if (len < 0)
+		snprintf(message, ENGINE_KEY_MESSAGE, "%sKeyFile=%s: %s", settings->key_file_place,
+			 settings->key_file, error);
+	return len >= 0;
 }
 
 struct blobstore *stores_join(struct engine *e, uint32_t max_blobs)
 {
 	unsigned char secret[KEY_FILE_MAX];
 	struct blobstore *bs = NULL;
-	ssize_t len = read_key(e->settings.key_file, secret);
+	const char *error;
+	ssize_t len = read_key(e->settings.key_file, secret, &error); /* checked before */
 
 	if (len > 0)
 		domain_registry_share(e->flow.domains, secret, (size_t)len);

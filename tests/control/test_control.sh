@@ -32,6 +32,22 @@ echo "[Agent]" >"$DIR/good.conf"
 printf '[Policy]\nGraceSec=250ms\n' >"$DIR/good.conf.d/50-grace.conf"
 expect 0 "GraceSec=0.25" "$AGENT" --check-config --config "$DIR/good.conf"
 expect 0 "ok    kernel" "$CTL" check
+# what only the start finds out too; a key is looked at before
+cant_start() { # LINE WHY, of its fourth line
+	printf '[Store]\nStore=memory:64M\n#\n%s\n' "$1" >"$DIR/bad.conf"
+	expect 1 "$DIR/bad.conf:4: $1: $2" "$AGENT" --foreground --socket "$SOCKET" --bus-address none --config "$DIR/bad.conf"
+	is "lines about $1" "$(wc -l <"$DIR/out")" 1
+	[[ $1 != KeyFile* ]] || expect 1 "$DIR/bad.conf:4: $1: $2" "$AGENT" --check-config --config "$DIR/bad.conf"
+}
+cant_start "Store=file:$DIR/none/x,size=16M" ""
+cant_start "KeyFile=$DIR/key" "No such file"
+touch "$DIR/key"
+chmod 600 "$DIR/key"
+cant_start "KeyFile=$DIR/key" "a key has at least 16 bytes"
+head -c 32 /dev/urandom >"$DIR/key"
+expect 0 "KeyFile=$DIR/key" "$AGENT" --check-config --config "$DIR/bad.conf"
+chmod 644 "$DIR/key"
+cant_start "KeyFile=$DIR/key" "must be a file that nobody but its owner may touch"
 say "configuration errors name the place"
 
 # ---- without an agent ----

@@ -75,6 +75,7 @@ START_TEST(formatted_values_are_read_back)
 				   "[Store]\nStore=memory:1.5G\nCompressionLevel=-3\n"
 				   "[Policy]\nScanSec=0.02\nStallBudget=12.5%\nLimit=40%\n"),
 			 0);
+	memset(settings.store_place, 0, sizeof(settings.store_place)); /* all but that */
 	config_defaults(&again);
 	for (size_t i = 0; i < config_nr_keys; i++) {
 		config_format(&settings, &config_keys[i], first, sizeof(first));
@@ -217,6 +218,23 @@ START_TEST(errors_name_the_place)
 	ck_assert_str_eq(reports[3], "x.conf:6: unknown section [Polcy]");
 	ck_assert_str_eq(reports[4], "x.conf:8: \"[Agent\": a section is written as [Name]");
 	ck_assert_str_eq(reports[5], "x.conf:10: \"what is this\": neither [Section] nor Key=Value");
+}
+END_TEST
+
+/* What can only be tried at the start is remembered with its place. */
+START_TEST(places_are_kept)
+{
+	ck_assert_int_eq(read_text("[Store]\nStore=file:/a,size=1G\nKeyFile=/k\n"
+				   "Store=\nStore=memory:1G file:/b,size=1G\nStore=file:/c,size=1G\n"
+				   "Store=file:/c,size=2G\n"),
+			 -EINVAL);
+	ck_assert_str_eq(settings.key_file_place, "x.conf:3: ");
+	ck_assert_str_eq(settings.store_place[0], "x.conf:5: ");
+	ck_assert_str_eq(settings.store_place[1], "x.conf:5: ");
+	ck_assert_str_eq(settings.store_place[2], "x.conf:6: ");
+	ck_assert_str_eq(settings.store_place[3], "");
+	ck_assert_int_eq(read_text("[Store]\nStore="), 0);
+	ck_assert_str_eq(settings.store_place[0], "x.conf:2: ");
 }
 END_TEST
 
@@ -383,6 +401,7 @@ int main(void)
 	tcase_add_loop_test(tc, good_values, 0, (int)ARRAY_SIZE(good));
 	tcase_add_loop_test(tc, bad_values, 0, (int)ARRAY_SIZE(bad));
 	tcase_add_test(tc, errors_name_the_place);
+	tcase_add_test(tc, places_are_kept);
 	tcase_add_test(tc, last_line_wins_and_empty_is_the_default);
 	tcase_add_test(tc, zero_bytes_are_refused);
 	tcase_add_test(tc, drop_ins_in_order_of_their_names);
