@@ -139,7 +139,7 @@ static void show_memory(const struct ctl *ctl, const struct figures *f)
 	     size_text(ctl, b, f->resident));
 	line("stored", "%s, staged %s, ratio %s", size_text(ctl, a, f->stored),
 	     size_text(ctl, b, f->staged), ratio);
-	line("held", "%s in all for it: %s %s", size_text(ctl, a, f->held),
+	line("held", "%s of memory for it: %s %s", size_text(ctl, a, f->held),
 	     saved < 0 ? "costs" : "saves",
 	     size_text(ctl, b, (uint64_t)(saved < 0 ? -saved : saved)));
 	line("pages", "%.1f%% same-filled, %.1f%% duplicates", figures_same_share(f) * 100,

@@ -112,7 +112,7 @@ static int verb_help(struct ctl *ctl, int argc, char *argv[])
 	       "\n"
 	       "Terms: evicted, memory that is with the agent. Stored, the compressed bytes of it;\n"
 	       "staged, the part not compressed yet. Ratio, evicted / (staged + stored). Held, all\n"
-	       "that the agent keeps, tables and gaps too. Same, the share of same-filled pages in\n"
+	       "memory the agent keeps, tables and gaps too. Same, the share of same-filled pages in\n"
 	       "the evicted; dup, of pages stored already in all ever taken out. Refault, a fault\n"
 	       "on an evicted page; p50 and p99, its service time in the agent (upper bounds).\n"
 	       "Stall, time that threads waited for the agent.\n"

@@ -106,6 +106,7 @@ expect 4 "not attached" "$CTL" stats 999999
 say "errors are typed"
 
 # ---- nobody may look, but not touch ----
+expect 0 "of memory for it: " "$CTL"
 expect 0 "running" "${NOBODY[@]}" "$CTL"
 expect 0 "$WORK" "${NOBODY[@]}" "$CTL" list
 expect 1 "Only root" "${NOBODY[@]}" "$CTL" evict "$WORK"
