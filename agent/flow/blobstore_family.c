@@ -441,13 +441,15 @@ static void end_training(struct blobstore *bs, struct training *t, bool enough, 
 static bool train(struct blobstore *bs, struct codec *codec)
 {
 	struct training t = { .nr = 0 };
-	bool enough;
+	bool enough, hurry = codec_in_hurry(codec);
 
 	if (!begin_training(bs, &t))
 		return false;
+	codec_set_hurry(codec, false); /* what is new has nothing for that, so it would always win */
 	read_samples(bs, codec, &t);
 	enough = t.nr_pages > DICT_SAMPLES / 2;
 	end_training(bs, &t, enough, enough ? choose_dict(bs, codec, &t) : -1);
+	codec_set_hurry(codec, hurry);
 	return true;
 }
 

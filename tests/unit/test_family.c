@@ -266,6 +266,32 @@ START_TEST(test_samples_that_died)
 }
 END_TEST
 
+/* Frames made in a hurry are no reason to take a dictionary that is no better. */
+START_TEST(test_compared_without_hurry)
+{
+	struct family *f = blobstore_family_new(bs, alice);
+	unsigned char page[PAGE_BYTES], words[PAGE_BYTES];
+
+	make_page(words, 0, 0);
+	for (unsigned i = 0; i < 3 * PAGES; i++) {
+		uint64_t x = (i + 1) * 0x9e3779b97f4a7c15u;
+
+		for (size_t at = 0; at < PAGE_BYTES; at += 8)
+			memcpy(page + at, words + next_random(&x) % 512 * 8, 8);
+		codec_set_hurry(codec, i > PAGES);
+		ids[i] = put(alice, f, i, page);
+		if (i % 64 == 0)
+			while (blobstore_learn(bs, codec))
+				;
+		ck_assert(codec_in_hurry(codec) == (i > PAGES));
+	}
+	ck_assert_uint_gt(stats().encodings.dict_pages, PAGES);
+	ck_assert_uint_eq(stats().encodings.dicts_trained, 1);
+	unref_many(3 * PAGES, ids);
+	blobstore_family_unref(f);
+}
+END_TEST
+
 START_TEST(test_dictionary_survives_compaction)
 {
 	struct family *f = blobstore_family_new(bs, alice);
@@ -567,6 +593,7 @@ int main(void)
 	tcase_add_test(tc, test_first_is_waited_for);
 	tcase_add_test(tc, test_first_pages_are_unlike);
 	tcase_add_test(tc, test_samples_that_died);
+	tcase_add_test(tc, test_compared_without_hurry);
 	tcase_add_test(tc, test_dictionary_survives_compaction);
 	tcase_add_test(tc, test_who_shares_a_dictionary);
 	tcase_add_test(tc, test_retired);
