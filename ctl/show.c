@@ -162,9 +162,10 @@ void show_status(const struct ctl *ctl, const struct figures *f, struct figures 
 		line("latency", "p50 %s, p99 %s of refaults", units_format_time(a, p50),
 		     units_format_time(b, p99));
 	line("stall", "%s in all", units_format_time(a, f->stall_usec * NSEC_PER_USEC));
-	if (f->poisoned || f->store_errors)
-		line("LOST", "%" PRIu64 " pages, %" PRIu64 " store errors", f->poisoned,
-		     f->store_errors);
+	if (f->poisoned)
+		line("LOST", "%" PRIu64 " pages", f->poisoned);
+	if (f->store_errors)
+		line("errors", "%" PRIu64 " of stores", f->store_errors);
 	if (n == 0)
 		return;
 	qsort(v, n, sizeof(*v), by_evicted);
