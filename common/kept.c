@@ -11,6 +11,10 @@
 
 #include "common/util.h"
 
+#ifndef MADV_COLLAPSE /* since Linux 6.1 */
+#define MADV_COLLAPSE 25
+#endif
+
 #define MAGIC "uswapkpt"
 
 /* The file's first page. */
@@ -121,10 +125,29 @@ static int back_file(int fd, size_t offset, size_t bytes)
 	return r ? -errno : 0;
 }
 
+/* Where huge pages can be behind it: the file's begin at an address as round. */
+static char *map_aligned(int fd, size_t all)
+{
+	char *room = mmap(NULL, all + KEPT_HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0), *p;
+	size_t head = -(uintptr_t)room % KEPT_HUGE;
+
+	if (room == MAP_FAILED)
+		return room;
+	p = mmap(room + head, all, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0);
+	if (p == MAP_FAILED) {
+		munmap(room, all + KEPT_HUGE);
+		return p;
+	}
+	if (head)
+		munmap(room, head);
+	munmap(p + all, KEPT_HUGE - head);
+	return p;
+}
+
 static int map_file(struct kept *k)
 {
 	size_t all = PAGE_BYTES + k->bytes;
-	char *p = mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, k->fd, 0);
+	char *p = map_aligned(k->fd, all);
 
 	if (p == MAP_FAILED)
 		return -errno;
@@ -243,6 +266,16 @@ int kept_back(const struct kept *k, size_t offset, size_t bytes)
 {
 	assert(offset <= k->bytes && bytes <= k->bytes - offset);
 	return bytes ? back_file(k->fd, PAGE_BYTES + offset, bytes) : 0;
+}
+
+bool kept_back_huge(const struct kept *k, size_t offset)
+{
+	char *at = (char *)k->base + offset;
+
+	assert(offset <= k->bytes && KEPT_HUGE <= k->bytes - offset);
+	/* What the kernel puts together must have a page that is there. */
+	return (KEPT_HEADER + offset) % KEPT_HUGE == 0 && !kept_back(k, offset, PAGE_BYTES) &&
+	       !madvise(at, PAGE_BYTES, MADV_POPULATE_WRITE) && !madvise(at, KEPT_HUGE, MADV_COLLAPSE);
 }
 
 void kept_give_back(const struct kept *k, size_t offset, size_t bytes)

@@ -30,6 +30,8 @@
 #define KEPT_NAME 24	/* with its end */
 #define KEPT_OWN 2048u	/* bytes in the header for the user's own words */
 #define KEPT_FILES 256u /* in a directory */
+#define KEPT_HUGE ((size_t)2 << 20)
+#define KEPT_HEADER ((size_t)4096) /* the file's, before what is asked for */
 
 struct kept {
 	int fd;
@@ -59,6 +61,10 @@ uint32_t kept_version(const char *name);
 /* Has memory behind a range, cheap where it is there already. 0 or a negative
    errno. */
 int kept_back(const struct kept *k, size_t offset, size_t bytes);
+/* One huge page behind bytes that none was behind before, whole: cheaper to get and to
+   use than its small ones. False: there is none to be had, or (KEPT_HEADER + offset is no
+   multiple of KEPT_HUGE) can't be; some of it may have memory. */
+bool kept_back_huge(const struct kept *k, size_t offset);
 /* Whole pages of it go back to the system; they read as zeros then. */
 void kept_give_back(const struct kept *k, size_t offset, size_t bytes);
 

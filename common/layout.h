@@ -39,7 +39,9 @@
    to slow stores in the last day, in the header. */
 #define LAYOUT_SEGMENTS 4
 #define LAYOUT_SEGMENTS_OLDEST 2
-#define LAYOUT_MEMORY 1
+/* 2: where the first segment begins, in the header. */
+#define LAYOUT_MEMORY 2
+#define LAYOUT_MEMORY_OLDEST 1
 #define LAYOUT_OBJECTS 2
 /* The words of Store= in force, in the header. */
 #define LAYOUT_TIERS 1

@@ -8,6 +8,7 @@
 
 #include "backends/faulty.h"
 #include "backends/store.h"
+#include "common/kept.h"
 #include "common/util.h"
 
 static struct store *store;
@@ -97,6 +98,65 @@ START_TEST(test_INV_8_memory_goes_back)
 		ck_assert_uint_eq(stats().used_bytes, 0);
 		ck_assert_uint_eq(stats().segments, 0);
 	}
+}
+END_TEST
+
+/* As the kernel has huge pages or not. Two are written to at a time. */
+START_TEST(test_INV_8_large_memory_goes_back)
+{
+	enum { SEGMENTS = 20 };
+	uint64_t written = 0;
+	uint32_t segment[SEGMENTS];
+	unsigned char back[8192];
+
+	store_close(store);
+	store = store_memory_new(SEGMENTS * STORE_SEGMENT);
+	ck_assert_ptr_nonnull(store);
+	for (unsigned round = 0; round < 2; round++, written = 0) {
+		for (unsigned i = 0; i < SEGMENTS; i++)
+			ck_assert_int_eq(store_segment_new(store, &segment[i]), 0);
+		for (unsigned i = 0; i < SEGMENTS; i += 2)
+			for (size_t at = 0; at < STORE_SEGMENT; at += sizeof(bytes)) {
+				bytes[0] = (unsigned char)(i + at / sizeof(bytes));
+				ck_assert_int_eq(store_write(store, segment[i], at, bytes, sizeof(bytes)), 0);
+				ck_assert_int_eq(store_write(store, segment[i + 1], at, bytes, sizeof(bytes)), 0);
+				written += 2 * sizeof(bytes);
+				ck_assert_uint_ge(stats().used_bytes, written);
+				ck_assert_uint_le(stats().used_bytes, written + written / 15 + (128u << 10));
+			}
+		for (unsigned i = 0; i < SEGMENTS; i++) {
+			for (size_t at = 0; at < STORE_SEGMENT; at += sizeof(bytes)) {
+				bytes[0] = (unsigned char)((i & ~1u) + at / sizeof(bytes));
+				ck_assert_int_eq(store_read(store, segment[i], at, back, sizeof(back)), 0);
+				ck_assert_mem_eq(back, bytes, sizeof(bytes));
+			}
+			store_segment_free(store, segment[i]);
+			written -= STORE_SEGMENT;
+			ck_assert_uint_eq(stats().used_bytes, written);
+		}
+	}
+}
+END_TEST
+
+/* Its first segment lies where that version has it. */
+START_TEST(test_kept_by_version_1)
+{
+	struct kept kept;
+	char back[8192];
+
+	kept_use(kept_directory_new());
+	/* the second one of this process */
+	ck_assert_int_eq(kept_open(&kept, "store1", 4 * STORE_SEGMENT, 1), 0);
+	ck_assert_int_eq(kept_back(&kept, 2 * STORE_SEGMENT, sizeof(bytes)), 0);
+	memcpy((char *)kept.base + 2 * STORE_SEGMENT, bytes, sizeof(bytes));
+	kept_close(&kept);
+	store_close(store);
+	store = store_memory_new(4 * STORE_SEGMENT);
+	ck_assert_ptr_nonnull(store);
+	ck_assert_uint_gt(kept_version("store1"), 1);
+	ck_assert_int_eq(store_segment_adopt(store, 2, STORE_SEGMENT), 0);
+	ck_assert_int_eq(store_read(store, 2, 0, back, sizeof(back)), 0);
+	ck_assert_mem_eq(back, bytes, sizeof(bytes));
 }
 END_TEST
 
@@ -487,6 +547,8 @@ int main(void)
 	tcase_add_test(tc, test_write_read_map);
 	tcase_add_test(tc, test_full);
 	tcase_add_test(tc, test_INV_8_memory_goes_back);
+	tcase_add_test(tc, test_INV_8_large_memory_goes_back);
+	tcase_add_test(tc, test_kept_by_version_1);
 	tcase_add_test(tc, test_freed_reads_as_zeros);
 	tcase_add_test(tc, test_mistakes_are_refused);
 	tcase_add_test(tc, test_errors_are_forwarded);
