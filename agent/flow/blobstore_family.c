@@ -390,8 +390,10 @@ static int choose_dict(struct blobstore *bs, struct codec *codec, const struct t
 {
 	uint64_t plain = test_dict(bs, codec, t, -1);
 	uint64_t limit = plain - plain / 100 * GAIN_PERCENT, best_size = UINT64_MAX;
+	bool hurry = codec_in_hurry(codec); /* counts for what packs without one */
 	int number, best = -1;
 
+	codec_set_hurry(codec, false); /* a new one has nothing for that, and would always win */
 	for (unsigned i = 0; i < t->nr_others; i++) {
 		uint64_t size = test_dict(bs, codec, t, t->others[i]);
 
@@ -409,6 +411,7 @@ static int choose_dict(struct blobstore *bs, struct codec *codec, const struct t
 			best = number;
 		}
 	}
+	codec_set_hurry(codec, hurry);
 	pthread_mutex_lock(&bs->lock);
 	if (best >= 0 && best_size < limit)
 		dict_use(bs->dicts, (unsigned)best);
@@ -441,15 +444,13 @@ static void end_training(struct blobstore *bs, struct training *t, bool enough, 
 static bool train(struct blobstore *bs, struct codec *codec)
 {
 	struct training t = { .nr = 0 };
-	bool enough, hurry = codec_in_hurry(codec);
+	bool enough;
 
 	if (!begin_training(bs, &t))
 		return false;
-	codec_set_hurry(codec, false); /* what is new has nothing for that, so it would always win */
 	read_samples(bs, codec, &t);
 	enough = t.nr_pages > DICT_SAMPLES / 2;
 	end_training(bs, &t, enough, enough ? choose_dict(bs, codec, &t) : -1);
-	codec_set_hurry(codec, hurry);
 	return true;
 }
 
