@@ -402,15 +402,17 @@ int config_set(struct settings *settings, const struct config_key *key, const ch
 int config_set_at(struct settings *settings, const struct config_key *key, const char *value,
 		  const char *place, char *message)
 {
-	unsigned i = settings->store_is_default ? 0 : count_words(settings->store);
+	unsigned before = settings->store_is_default ? 0 : count_words(settings->store);
 	int r = config_set(settings, key, value, message);
 
-	if (r == 0 && key->type == CONFIG_FILE)
+	if (r < 0)
+		return r;
+	if (key->type == CONFIG_FILE)
 		snprintf(settings->key_file_place, SETTINGS_PLACE_MAX, "%s", place);
-	if (r == 0 && key->type == CONFIG_STORE)
-		for (i = settings->store_is_default ? 0 : i; i < count_words(settings->store); i++)
+	if (key->type == CONFIG_STORE)
+		for (unsigned i = settings->store_is_default ? 0 : before; i < count_words(settings->store); i++)
 			snprintf(settings->store_place[i], SETTINGS_PLACE_MAX, "%s", place);
-	return r;
+	return 0;
 }
 
 void config_defaults(struct settings *settings)

@@ -171,8 +171,8 @@ static uint64_t memory_used_bytes(void *self)
 	struct memory *mem = self;
 	struct stat st;
 
-	/* Without the kept file's own page. */
-	return fstat(mem->kept.fd, &st) ? 0 : (uint64_t)st.st_blocks * 512 - PAGE_BYTES;
+	/* Without the kept file's header. */
+	return fstat(mem->kept.fd, &st) ? 0 : (uint64_t)st.st_blocks * 512 - KEPT_HEADER;
 }
 
 static void memory_destroy(void *self)

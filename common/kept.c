@@ -23,10 +23,10 @@ struct header {
 	uint32_t version;
 	uint32_t reserved;
 	char name[KEPT_NAME];
-	char gap[PAGE_BYTES - KEPT_OWN - 8 - 8 - KEPT_NAME];
+	char gap[KEPT_HEADER - KEPT_OWN - 8 - 8 - KEPT_NAME];
 	char own[KEPT_OWN];
 };
-_Static_assert(sizeof(struct header) == PAGE_BYTES, "the header is one page");
+_Static_assert(sizeof(struct header) == KEPT_HEADER, "the header is one page");
 
 struct entry {
 	_Atomic int fd; /* plus one; 0: free. Written last */
@@ -146,7 +146,7 @@ static char *map_aligned(int fd, size_t all)
 
 static int map_file(struct kept *k)
 {
-	size_t all = PAGE_BYTES + k->bytes;
+	size_t all = KEPT_HEADER + k->bytes;
 	char *p = map_aligned(k->fd, all);
 
 	if (p == MAP_FAILED)
@@ -154,13 +154,13 @@ static int map_file(struct kept *k)
 	/* Other people's memory, or what it looks like: not into a core. */
 	madvise(p, all, MADV_DONTDUMP);
 	k->own = ((struct header *)(void *)p)->own;
-	k->base = p + PAGE_BYTES;
+	k->base = p + KEPT_HEADER;
 	return 0;
 }
 
 static struct header *header_of(const struct kept *k)
 {
-	return (struct header *)(void *)((char *)k->base - PAGE_BYTES);
+	return (struct header *)(void *)((char *)k->base - KEPT_HEADER);
 }
 
 static int make_file(struct kept *k, const char *name, uint32_t version)
@@ -171,9 +171,9 @@ static int make_file(struct kept *k, const char *name, uint32_t version)
 
 	snprintf(title, sizeof(title), "uswap-%s", name);
 	k->fd = memfd_create(title, MFD_CLOEXEC);
-	if (k->fd < 0 || ftruncate(k->fd, (off_t)(PAGE_BYTES + k->bytes)))
+	if (k->fd < 0 || ftruncate(k->fd, (off_t)(KEPT_HEADER + k->bytes)))
 		return -errno;
-	r = back_file(k->fd, 0, PAGE_BYTES);
+	r = back_file(k->fd, 0, KEPT_HEADER);
 	if (r == 0)
 		r = map_file(k);
 	if (r < 0)
@@ -208,14 +208,14 @@ static int find_file(struct kept *k, const char *name, uint32_t oldest, uint32_t
 	if (r <= 0)
 		return r < 0 ? r : -EBADMSG; /* it has a name only when complete */
 	if (strncmp(h.name, name, KEPT_NAME) != 0 || fstat(k->fd, &st) < 0 ||
-	    (size_t)st.st_size < PAGE_BYTES)
+	    (size_t)st.st_size < KEPT_HEADER)
 		return -EBADMSG;
 	if (h.version < oldest || h.version > version)
 		return -ENOTSUP;
 	k->found = true;
-	k->bytes = MAX(k->bytes, (size_t)st.st_size - PAGE_BYTES);
-	if ((size_t)st.st_size < PAGE_BYTES + k->bytes &&
-	    ftruncate(k->fd, (off_t)(PAGE_BYTES + k->bytes)))
+	k->bytes = MAX(k->bytes, (size_t)st.st_size - KEPT_HEADER);
+	if ((size_t)st.st_size < KEPT_HEADER + k->bytes &&
+	    ftruncate(k->fd, (off_t)(KEPT_HEADER + k->bytes)))
 		return -errno;
 	r = map_file(k);
 	if (r == 0)
@@ -233,7 +233,7 @@ int kept_open_since(struct kept *k, const char *name, size_t bytes, uint32_t old
 	if (r == 0)
 		return 0;
 	if (k->base)
-		munmap(header_of(k), PAGE_BYTES + k->bytes);
+		munmap(header_of(k), KEPT_HEADER + k->bytes);
 	if (old < 0)
 		safe_close(k->fd);
 	*k = KEPT_NONE;
@@ -248,7 +248,7 @@ int kept_open(struct kept *k, const char *name, size_t bytes, uint32_t version)
 void kept_close(struct kept *k)
 {
 	if (k->base)
-		munmap(header_of(k), PAGE_BYTES + k->bytes);
+		munmap(header_of(k), KEPT_HEADER + k->bytes);
 	if (!directory)
 		safe_close(k->fd);
 	*k = KEPT_NONE;
@@ -265,7 +265,7 @@ uint32_t kept_version(const char *name)
 int kept_back(const struct kept *k, size_t offset, size_t bytes)
 {
 	assert(offset <= k->bytes && bytes <= k->bytes - offset);
-	return bytes ? back_file(k->fd, PAGE_BYTES + offset, bytes) : 0;
+	return bytes ? back_file(k->fd, KEPT_HEADER + offset, bytes) : 0;
 }
 
 bool kept_back_huge(const struct kept *k, size_t offset)
@@ -284,5 +284,5 @@ void kept_give_back(const struct kept *k, size_t offset, size_t bytes)
 	/* Can't fail on a memfd of ours; if it did, the memory would only stay. */
 	if (bytes)
 		(void)fallocate(k->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-				(off_t)(PAGE_BYTES + offset), (off_t)bytes);
+				(off_t)(KEPT_HEADER + offset), (off_t)bytes);
 }
