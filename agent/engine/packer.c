@@ -71,8 +71,14 @@ static bool collect(struct packers *p)
 	struct blobstore *bs = p->flow->blobstore;
 	uint64_t start = now_ns(), end;
 
-	if (start < p->collect_due_ns && !blobstore_is_tight(bs))
-		return true;
+	if (!blobstore_is_tight(bs)) {
+		if (start < p->collect_due_ns)
+			return true;
+		if (blobstore_is_ebbing(bs, start)) {
+			p->collect_due_ns = start + BLOBSTORE_EBB_NS;
+			return true;
+		}
+	}
 	if (!blobstore_collect(bs))
 		return false;
 	end = now_ns();

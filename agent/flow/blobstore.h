@@ -240,6 +240,11 @@ bool blobstore_tidy(struct blobstore *bs);
  */
 bool blobstore_collect(struct blobstore *bs);
 bool blobstore_is_tight(struct blobstore *bs);
+/* What lives in memory leaves fast, as where a program reads in order: it would be copied
+   for a moment, so collecting waits, for a second in a row at most. now: of CLOCK_MONOTONIC;
+   told from the last time it was asked, BLOBSTORE_EBB_NS ago or more. */
+#define BLOBSTORE_EBB_NS (50 * 1000000ull)
+bool blobstore_is_ebbing(struct blobstore *bs, uint64_t now);
 /*
  * What slow tiers need, beside the above: moves segments down, blobs up, collects
  * garbage there. It waits for them, for ever where one does not answer. True: there

@@ -256,6 +256,12 @@ struct mover {
 	struct seal *seal;
 };
 
+/* How fast it leaves the first tier. The housekeeper's. */
+struct ebb {
+	uint64_t looked_ns, live; /* when last, and what lived then */
+	uint64_t since_ns;	  /* it is fast since; 0: it isn't */
+};
+
 /* What is being compressed again. The house lock's. */
 struct cold {
 	_Atomic uint64_t age_ns;
@@ -326,6 +332,7 @@ struct blobstore {
 	uint32_t dict_checked;	 /* ... and the segments seen without readers since */
 	uint32_t dict_rested;	 /* when dict_rest was called last, by the clock; housekeeping */
 
+	struct ebb ebb;
 	struct cold cold;
 	struct splitter splitter;
 

@@ -19,6 +19,9 @@
 #define GARBAGE_OF_SEGMENT 8 /* an eighth */
 /* Of the first tier: above, collecting has no time to lose. */
 #define TIGHT_PERCENT 80
+/* What leaves in BLOBSTORE_EBB_NS, if that is fast. */
+#define EBB_SHARE 32 /* a 32nd of what lives */
+#define EBB_BYTES (STORE_SEGMENT / 2)
 
 /* ---- dead blobs ---- */
 
@@ -251,6 +254,25 @@ bool blobstore_is_tight(struct blobstore *bs)
 	tight = t->used_segments * 100ull > t->capacity * (uint64_t)TIGHT_PERCENT;
 	pthread_mutex_unlock(&bs->lock);
 	return tight;
+}
+
+bool blobstore_is_ebbing(struct blobstore *bs, uint64_t now)
+{
+	struct ebb *e = &bs->ebb;
+	uint64_t live;
+
+	pthread_mutex_lock(&bs->lock);
+	live = bs->tiers[0].live;
+	pthread_mutex_unlock(&bs->lock);
+	if (now - e->looked_ns >= BLOBSTORE_EBB_NS) {
+		if (live + MIN(live / EBB_SHARE, EBB_BYTES) >= e->live)
+			e->since_ns = 0;
+		else if (!e->since_ns)
+			e->since_ns = now;
+		e->live = live;
+		e->looked_ns = now;
+	}
+	return e->since_ns && now - e->since_ns < NSEC_PER_SEC;
 }
 
 bool blobstore_carry(struct blobstore *bs)

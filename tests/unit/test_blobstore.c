@@ -212,7 +212,6 @@ START_TEST(test_memory_goes_back)
 }
 END_TEST
 
-/* A lone open segment is given back as well. */
 /* A process ends, whose pages lay together: its segments go, and little is copied
    for it. */
 START_TEST(test_what_lay_together_goes_without_compaction)
@@ -240,6 +239,7 @@ START_TEST(test_what_lay_together_goes_without_compaction)
 }
 END_TEST
 
+/* A lone open segment is given back as well. */
 START_TEST(test_mostly_dead_open_segment)
 {
 	static blob_id id[1000];
@@ -255,6 +255,41 @@ START_TEST(test_mostly_dead_open_segment)
 		ck_assert_int_eq(get(codec, id[n], n), 0);
 		blobstore_unref(bs, id[n]);
 	}
+	expect_nothing();
+}
+END_TEST
+
+/* While pages leave fast nothing is collected, for a second at most. */
+START_TEST(test_garbage_waits_while_pages_leave)
+{
+	static blob_id id[6000];
+	unsigned n = 0, looks = 0;
+	uint64_t now = NSEC_PER_SEC;
+
+	open_store(32);
+	for (unsigned i = 0; i < ARRAY_SIZE(id); i++)
+		id[i] = put(alice, i);
+	ck_assert(!blobstore_is_ebbing(bs, now));
+	for (bool ebbs = true; ebbs; looks++) {
+		for (unsigned end = n + ARRAY_SIZE(id) / 30; n < end; n++)
+			blobstore_unref(bs, id[n]);
+		while (blobstore_tidy(bs))
+			;
+		/* too early to tell is as before */
+		ck_assert_int_eq(blobstore_is_ebbing(bs, now + BLOBSTORE_EBB_NS - 1), looks > 0);
+		now += BLOBSTORE_EBB_NS;
+		ebbs = blobstore_is_ebbing(bs, now);
+	}
+	ck_assert_uint_eq(looks, NSEC_PER_SEC / BLOBSTORE_EBB_NS + 1);
+	/* it is another ebb when it has been calm */
+	blobstore_unref(bs, id[n++]);
+	ck_assert(!blobstore_is_ebbing(bs, now += BLOBSTORE_EBB_NS));
+	for (; n < ARRAY_SIZE(id); n++)
+		blobstore_unref(bs, id[n]);
+	while (blobstore_tidy(bs))
+		;
+	ck_assert(blobstore_is_ebbing(bs, now += BLOBSTORE_EBB_NS));
+	ck_assert(!blobstore_is_ebbing(bs, now + BLOBSTORE_EBB_NS));
 	expect_nothing();
 }
 END_TEST
@@ -675,6 +710,7 @@ int main(void)
 	tcase_add_test(tc, test_memory_goes_back);
 	tcase_add_test(tc, test_what_lay_together_goes_without_compaction);
 	tcase_add_test(tc, test_mostly_dead_open_segment);
+	tcase_add_test(tc, test_garbage_waits_while_pages_leave);
 	tcase_add_test(tc, test_INV_8_quota);
 	tcase_add_test(tc, test_INV_8_room_for_others);
 	tcase_add_loop_test(tc, test_full, 0, 4);
