@@ -205,7 +205,7 @@ static unsigned fetch_chunk(struct owner *o, struct session *s, uint64_t vpn, un
 		return n;
 	/* no such read will be free soon: some of them, one by one */
 	max = MIN(max, CHUNK);
-	while (n < max && fetch_is_needed(o, slotmap_get(&s->slots, vpn + n)) &&
+	while (n < max && fetch_is_needed(o, slotmap_get(&s->slots, vpn + n)) && room_use(o, s, 1) &&
 	       fetch_start(o, s, vpn + n, false, false) == PLACED_DONE)
 		n++;
 	return n;

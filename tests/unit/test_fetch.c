@@ -80,6 +80,7 @@ static void setup(void)
 	ck_assert(flow.zeros && owner.page && owner.slots && slot_pool_reserve(owner.slots, 64) == 0);
 	ck_assert_int_eq(mailbox_init(&owner.box), 0);
 	ck_assert_int_eq(mailbox_init(&flow.engine), 0);
+	ck_assert_int_eq(mailbox_init(&flow.worker), 0);
 	ck_assert_int_eq(fetch_init(&owner), 0);
 	session = (struct session){ .owner = &owner, .fds = SESSION_FDS_NONE, .polled = true,
 				    .room_pages = SESSION_ROOM_UNLIMITED };
@@ -97,6 +98,7 @@ static void teardown(void)
 	ranges_deinit(&session.registered);
 	mailbox_deinit(&owner.box);
 	mailbox_deinit(&flow.engine);
+	mailbox_deinit(&flow.worker);
 	slot_pool_free(owner.slots);
 	free(owner.page);
 	free((void *)flow.zeros);
@@ -239,8 +241,11 @@ START_TEST(test_a_window_is_waited_for)
 	owner.now += NSEC_PER_SEC;
 	prefetch_note(&owner, &session, FIRST + 300);
 	prefetch_note(&owner, &session, FIRST + 301);
+	session.room_pages = 1; /* of its control group */
 	turn();
 	ck_assert_int_eq(state(302), SLOT_FETCHING);
+	ck_assert_int_eq(state(303), SLOT_STORED);
+	ck_assert(session.room_asked);
 }
 END_TEST
 
