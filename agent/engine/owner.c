@@ -18,8 +18,7 @@
 #include "proc/record.h"
 
 #define SLOT_POOL_MAX ((size_t)16 << 30) /* address space; 8 TiB of evicted memory */
-#define SLOT_POOL_LOW 64
-#define SLOT_POOL_STEP 512
+#define SLOT_POOL_LOW (OWNER_NODES / 2)
 #define EVENTS 64
 #define PROBE_MS 250
 #define GATE_EVENT ((uintptr_t)1) /* tag of an epoll pointer */
@@ -368,7 +367,7 @@ static void *run(void *arg)
 		if (!unpack_settle(o))
 			wait = MIN(wait, 1);
 		if (slot_pool_ready(o->slots) < SLOT_POOL_LOW)
-			(void)slot_pool_reserve(o->slots, SLOT_POOL_STEP);
+			(void)slot_pool_reserve(o->slots, OWNER_NODES);
 		now = now_ns();
 		atomic_fetch_add_explicit(&t->rounds, 1, memory_order_relaxed);
 		if (now >= next_probe) {
@@ -407,7 +406,7 @@ int owner_open(struct owner *o, struct flow *flow, int level)
 	if (!o->ring || !o->codec || !o->page)
 		return -ENOMEM;
 	/* What is found there has not been counted yet. */
-	if (!slot_pool_is_found(o->slots) && slot_pool_reserve(o->slots, SLOT_POOL_STEP) < 0)
+	if (!slot_pool_is_found(o->slots) && slot_pool_reserve(o->slots, OWNER_NODES) < 0)
 		return -ENOMEM;
 	r = fetch_init(o);
 	if (r < 0)
@@ -423,7 +422,7 @@ int owner_open(struct owner *o, struct flow *flow, int level)
 
 int owner_start(struct owner_thread *t)
 {
-	int r = slot_pool_reserve(t->owner.slots, SLOT_POOL_STEP);
+	int r = slot_pool_reserve(t->owner.slots, OWNER_NODES);
 
 	t->stop.kind = MAIL_STOP;
 	if (r == 0)

@@ -27,6 +27,7 @@
 #include "proc/session.h"
 
 #define OWNERS_MAX 16
+#define OWNER_NODES 192u /* of slots, ready where it begins: its pool's first step, 1 MiB */
 #define PACKERS_MAX 16
 
 enum { /* mail.kind beside those of batches and orders */

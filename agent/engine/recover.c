@@ -294,7 +294,7 @@ static void recover_events(struct engine *e)
 
 		o->recovering = true;
 		o->now = now_ns();
-		(void)slot_pool_reserve(o->slots, 512);
+		(void)slot_pool_reserve(o->slots, OWNER_NODES);
 		for (struct session *s = e->sessions; s; s = s->next)
 			if (session_owner(s) == o && !s->ending)
 				events_recover(o, s);
