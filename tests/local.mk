@@ -150,7 +150,7 @@ tests_flow_test_interleavings_SOURCES = \
 	tests/flow/threads.c \
 	tests/flow/world.h
 tests_flow_test_interleavings_LDFLAGS = $(AM_LDFLAGS) \
-	-Wl,--wrap=clock_gettime -Wl,--wrap=sched_yield -Wl,--wrap=sem_clockwait -Wl,--wrap=getrandom -Wl,--wrap=send -Wl,--wrap=blobstore_get_now -Wl,--wrap=inject_hit -Wl,--wrap=mappings_read_flagged \
+	-Wl,--wrap=clock_gettime -Wl,--wrap=sched_yield -Wl,--wrap=sem_clockwait -Wl,--wrap=getrandom -Wl,--wrap=send -Wl,--wrap=blobstore_get_now -Wl,--wrap=inject_hit -Wl,--wrap=kept_open -Wl,--wrap=kept_open_since -Wl,--wrap=kept_close -Wl,--wrap=mappings_read_flagged \
 	-Wl,--wrap=malloc -Wl,--wrap=calloc -Wl,--wrap=realloc -Wl,--wrap=pthread_mutex_lock
 tests_flow_test_interleavings_LDADD = agent/libengine.a agent/libpolicy.a $(tests_unit_test_blobstore_LDADD)
 

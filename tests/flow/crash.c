@@ -48,6 +48,47 @@ void __wrap_inject_hit(enum inject_point point)
 		longjmp(death, 1);
 }
 
+/* ---- kept memory ---- */
+
+/* To map it anew for each worker is most of what one costs. The next one gets what the
+   last has closed, with what is in it; that it may stand elsewhere, too, is shown by
+   agents that really die (tests/live/test_crash.sh). */
+static struct kept closed[16];
+
+int __wrap_kept_open_since(struct kept *k, const char *name, size_t bytes, uint32_t oldest, uint32_t version);
+int __wrap_kept_open(struct kept *k, const char *name, size_t bytes, uint32_t version);
+void __wrap_kept_close(struct kept *k);
+int __real_kept_open_since(struct kept *k, const char *name, size_t bytes, uint32_t oldest, uint32_t version);
+void __real_kept_close(struct kept *k);
+
+int __wrap_kept_open_since(struct kept *k, const char *name, size_t bytes, uint32_t oldest, uint32_t version)
+{
+	for (struct kept *c = closed; c < closed + ARRAY_SIZE(closed); c++)
+		if (c->base && c->fd == kept_fd(name) && c->bytes >= bytes && kept_version(name) == version) {
+			*k = *c;
+			k->found = true;
+			*c = KEPT_NONE;
+			return 0;
+		}
+	return __real_kept_open_since(k, name, bytes, oldest, version);
+}
+
+int __wrap_kept_open(struct kept *k, const char *name, size_t bytes, uint32_t version)
+{
+	return __wrap_kept_open_since(k, name, bytes, version, version);
+}
+
+void __wrap_kept_close(struct kept *k)
+{
+	for (struct kept *c = closed; c < closed + ARRAY_SIZE(closed); c++)
+		if (k->base && kept_has_directory() && !c->base) {
+			*c = *k;
+			*k = KEPT_NONE;
+			return;
+		}
+	__real_kept_close(k);
+}
+
 /* ---- the service manager's store ---- */
 
 #define STORE_MAX 64u
