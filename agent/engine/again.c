@@ -81,7 +81,7 @@ void again_learn(struct session *s)
 {
 	struct ranges found = { 0 };
 
-	s->barred |= mappings_read_flagged(&s->mappings, s->fds.smaps, "um", &found) < 0;
+	s->barred |= mappings_read_flagged(s->fds.smaps, "um", &found) < 0;
 	for (size_t i = 0; i < found.nr; i++) {
 		const struct range *r = &found.v[i];
 		bool never = false;

@@ -228,7 +228,7 @@ static bool has_changed_user(struct worker *w, struct session *s)
 static bool is_all_locked(struct session *s)
 {
 	struct ranges locked = { 0 };
-	bool all = mappings_read_flagged(&s->mappings, s->fds.smaps, "lo", &locked) == 0 &&
+	bool all = mappings_read_flagged(s->fds.smaps, "lo", &locked) == 0 &&
 		   ranges_find(&locked, s->transit);
 
 	ranges_deinit(&locked);

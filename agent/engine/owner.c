@@ -446,7 +446,6 @@ void owner_stop(struct owner_thread *t)
 	for (size_t i = 0; i < ARRAY_SIZE(o->reserve); i++)
 		safe_close(o->reserve[i]);
 	free(o->own_ring);
-	mappings_deinit(&o->fork_buffer);
 	ranges_deinit(&o->wiped);
 	free(o->page);
 	codec_free(o->codec);

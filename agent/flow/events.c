@@ -220,7 +220,7 @@ static void forget_wiped(struct owner *o, struct session *child, const struct se
 		       (parent->marks ? parent->slots.unmarked : session_evicted_pages(parent));
 
 	if (parent->fds.smaps < 0 || !out ||
-	    mappings_read_flagged(&o->fork_buffer, parent->fds.smaps, "wf", &o->wiped) < 0)
+	    mappings_read_flagged(parent->fds.smaps, "wf", &o->wiped) < 0)
 		return;
 	for (size_t i = 0; i < o->wiped.nr; i++)
 		forget_unmarked(o, child, o->wiped.v[i].start >> PAGE_SHIFT, o->wiped.v[i].end >> PAGE_SHIFT);

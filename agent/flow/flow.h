@@ -83,7 +83,6 @@ struct owner {
 	struct owner_ring *ring, *own_ring;
 	uint64_t event; /* number of the one that is being taken; 0: it has none */
 	bool recovering; /* events are done again, some of them by halves */
-	struct mappings fork_buffer;
 	struct ranges wiped;
 	struct session *owned; /* all that are not closed */
 	bool unquiet;	       /* some session's events are not all in */

@@ -19,46 +19,39 @@
 #define THREAD_BLOCK_BYTES ((uint64_t)4 * PAGE_BYTES)
 /* 47-bit addresses: what a slotmap can index. */
 #define MAPPINGS_END ((uint64_t)1 << 47)
-/* A text that is longer is not kept between two looks. */
-#define TEXT_KEEP ((size_t)1 << 20)
 
 void mappings_deinit(struct mappings *m)
 {
 	free(m->v);
-	free(m->text);
 	ranges_deinit(&m->held);
 	ranges_deinit(&m->torn);
 	*m = (struct mappings){ 0 };
 }
 
-static int read_all(struct mappings *m, int fd)
+/* All of it, for the caller to free; also after an error. Not kept between two looks: our
+   memory is locked, and there are many processes. */
+static int read_all(int fd, char **text)
 {
-	size_t have = 0;
+	size_t have = 0, room = 0;
+	ssize_t n = 1;
 
-	for (;;) {
-		ssize_t n;
+	for (*text = NULL; n; have += (size_t)n) {
+		if (room - have < 8192) {
+			char *more;
 
-		if (m->text_room - have < 8192) {
-			size_t room = m->text_room * 2 + 65536;
-			char *text = realloc(m->text, room);
-
-			if (!text)
+			room = room * 2 + 65536;
+			more = realloc(*text, room);
+			if (!more)
 				return -ENOMEM;
-			m->text = text;
-			m->text_room = room;
+			*text = more;
 		}
-		n = pread(fd, m->text + have, m->text_room - have - 1, (off_t)have);
+		do
+			n = pread(fd, *text + have, room - have - 1, (off_t)have);
+		while (n < 0 && errno == EINTR);
 		if (n < 0)
-			{
-			if (errno == EINTR)
-				continue;
 			return -errno;
-		}
-		if (n == 0)
-			break;
-		have += (size_t)n;
 	}
-	m->text[have] = '\0';
+	(*text)[have] = '\0';
 	return 0;
 }
 
@@ -199,16 +192,6 @@ static uint64_t kilobytes(const char *at)
 	return (uint64_t)strtoull(at, NULL, 10) << 10;
 }
 
-/* Our memory is locked, and this is a buffer for each process. */
-static void trim_text(struct mappings *m)
-{
-	if (m->text_room <= TEXT_KEEP)
-		return;
-	free(m->text);
-	m->text = NULL;
-	m->text_room = 0;
-}
-
 /* A mapping whose pages could leave by its header, with its flags' text. */
 struct header {
 	uint64_t start, end;
@@ -253,13 +236,12 @@ static void compare(struct mappings *m, const struct header *before, const struc
 		(void)ranges_bag_add(&m->torn, torn->start, torn->end);
 }
 
-static int parse(struct mappings *m, const struct wire_range *never, unsigned nr_never)
+static int parse(struct mappings *m, const char *text, const struct wire_range *never, unsigned nr_never)
 {
 	struct header before = { 0 }, h = { 0 };
-	const char *header = m->text;
-	char *line, *eol;
+	const char *header = text, *line, *eol;
 
-	for (line = m->text; (eol = strchr(line, '\n')); line = eol + 1) {
+	for (line = text; (eol = strchr(line, '\n')); line = eol + 1) {
 		if (is_header(line)) {
 			before = h;
 			header = h.flags = h.flags_end = line;
@@ -283,30 +265,31 @@ static int parse(struct mappings *m, const struct wire_range *never, unsigned nr
 
 int mappings_read(struct mappings *m, int smaps, const struct wire_range *never, unsigned nr_never)
 {
+	_cleanup_free_ char *text = NULL;
 	int r;
 
 	m->nr = m->torn.nr = 0;
 	m->locked_bytes = 0;
 	m->has_uffd = m->is_asked = false;
-	r = read_all(m, smaps);
+	r = read_all(smaps, &text);
 	if (r == 0)
-		r = parse(m, never, nr_never);
+		r = parse(m, text, never, nr_never);
 	if (r < 0)
 		m->nr = 0;
-	trim_text(m);
 	return r;
 }
 
-int mappings_read_flagged(struct mappings *m, int smaps, const char *flag, struct ranges *set)
+int mappings_read_flagged(int smaps, const char *flag, struct ranges *set)
 {
+	_cleanup_free_ char *text = NULL;
 	uint64_t start = 0, end = 0;
-	char *line, *eol;
-	int r = read_all(m, smaps);
+	int r = read_all(smaps, &text);
+	const char *eol;
 
 	set->nr = 0;
 	if (r < 0)
 		return r;
-	for (line = m->text; r == 0 && (eol = strchr(line, '\n')); line = eol + 1) {
+	for (const char *line = text; r == 0 && (eol = strchr(line, '\n')); line = eol + 1) {
 		const char *at = line;
 
 		if (is_header(line))
@@ -314,7 +297,6 @@ int mappings_read_flagged(struct mappings *m, int smaps, const char *flag, struc
 		else if (strncmp(line, "VmFlags: ", 9) == 0 && has_flag(line + 9, eol, flag))
 			r = ranges_add(set, start, end);
 	}
-	trim_text(m);
 	return r;
 }
 

@@ -32,8 +32,6 @@ struct mappings {
 	uint64_t locked_bytes; /* of all mappings: a sign of mlockall */
 	bool has_uffd; /* the program has registered some with a userfaultfd of its own */
 	bool is_asked; /* somebody wants to know which of its pages are written */
-	char *text; /* read buffer */
-	size_t text_room;
 };
 
 void mappings_deinit(struct mappings *m);
@@ -49,9 +47,9 @@ int mappings_read(struct mappings *m, int smaps, const struct wire_range *never,
 bool mappings_is_never(uint64_t start, uint64_t end, const struct wire_range *never, unsigned nr);
 /*
  * The ranges of all mappings with one VmFlag, "wf" say, into set (which is
- * emptied first). m only lends its buffer. 0 or negative errno.
+ * emptied first). 0 or negative errno.
  */
-int mappings_read_flagged(struct mappings *m, int smaps, const char *flag, struct ranges *set);
+int mappings_read_flagged(int smaps, const char *flag, struct ranges *set);
 /*
  * Reads anew which pages belong to threads: their control blocks (found by
  * get_robust_list, which points into them), stacks, and the robust mutexes that

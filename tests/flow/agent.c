@@ -464,10 +464,10 @@ static void write_smaps(const struct mm *mm)
 	must(ftruncate(smaps, 0) == 0 && pwrite(smaps, text, (size_t)n, 0) == n, "smaps");
 }
 
-int __wrap_mappings_read_flagged(struct mappings *m, int fd, const char *flag, struct ranges *set);
-int __real_mappings_read_flagged(struct mappings *m, int fd, const char *flag, struct ranges *set);
+int __wrap_mappings_read_flagged(int fd, const char *flag, struct ranges *set);
+int __real_mappings_read_flagged(int fd, const char *flag, struct ranges *set);
 
-int __wrap_mappings_read_flagged(struct mappings *m, int fd, const char *flag, struct ranges *set)
+int __wrap_mappings_read_flagged(int fd, const char *flag, struct ranges *set)
 {
 	const struct mm *mm = &w.mm[mm_of_fd(fd)];
 	const struct session *s = mm->session;
@@ -475,7 +475,7 @@ int __wrap_mappings_read_flagged(struct mappings *m, int fd, const char *flag, s
 	if (s && !strcmp(flag, "wf") && s->marks && !s->slots.unmarked && !s->slots.count[SLOT_LEAVING])
 		violated("INV-2: a fork has smaps read, where marks tell what was wiped");
 	write_smaps(mm);
-	return __real_mappings_read_flagged(m, fd, flag, set);
+	return __real_mappings_read_flagged(fd, flag, set);
 }
 
 static int proc_fd(int of, int mm)

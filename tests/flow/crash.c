@@ -221,7 +221,6 @@ static void forget_owner(struct owner *o)
 	for (size_t i = 0; i < ARRAY_SIZE(o->reserve); i++)
 		safe_close(o->reserve[i]);
 	forget_batches(o->deferred);
-	mappings_deinit(&o->fork_buffer);
 	ranges_deinit(&o->wiped);
 	free(o->page);
 	codec_free(o->codec);

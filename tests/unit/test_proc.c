@@ -241,7 +241,7 @@ START_TEST(test_mappings_of_smaps)
 	ck_assert(!m.is_asked); /* none has "sd": no such kernel */
 	ck_assert_ptr_eq(mappings_after(&m, 0x7f0000100000), &m.v[2]);
 	ck_assert_ptr_null(mappings_after(&m, 0x7f0000900000));
-	ck_assert_int_eq(mappings_read_flagged(&m, fileno(f), "wf", &flagged), 0);
+	ck_assert_int_eq(mappings_read_flagged(fileno(f), "wf", &flagged), 0);
 	ck_assert_uint_eq(flagged.nr, 1);
 	ck_assert_uint_eq(flagged.v[0].start, 0x7f0000700000);
 	ck_assert_uint_eq(flagged.v[0].end, 0x7f0000800000);
