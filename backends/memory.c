@@ -22,7 +22,8 @@
 /* Memory is taken in these steps and by fallocate: writing into a hole of the
    mapping would answer a lack of memory with SIGBUS instead of an errno. */
 #define BACKING_STEP ((size_t)64 << 10)
-/* Or in huge pages, as long as those that writing has not passed are such a part of all. */
+/* Or in huge pages, as long as those that writing has not passed are such a part of all,
+   or it is soon to pass them. */
 #define AHEAD_SHARE 16
 /* They are left alone for a while when there was none, or the kernel had to look for long. */
 #define HUGE_SLOW_NS (4 * 1000000ull)
@@ -47,6 +48,7 @@ struct memory {
 	struct backing *backing; /* of each segment */
 	_Atomic uint64_t backed;   /* bytes, of what this process has written */
 	_Atomic uint32_t nr_ahead; /* segments where it is_ahead */
+	_Atomic uint64_t expected; /* bytes to come */
 	_Atomic uint64_t not_before_ns;
 	pthread_mutex_t lock;
 	uint32_t *free;	   /* a stack of nr_free segments */
@@ -91,7 +93,8 @@ static bool back_huge(struct memory *mem, uint32_t segment, size_t end)
 	uint64_t start, ns;
 	bool backed;
 
-	if (b->bytes % KEPT_HUGE || end - b->bytes > KEPT_HUGE || ahead * AHEAD_SHARE > mem->backed)
+	if (b->bytes % KEPT_HUGE || end - b->bytes > KEPT_HUGE ||
+	    (ahead * AHEAD_SHARE > mem->backed && ahead > mem->expected))
 		return false;
 	start = now_ns();
 	if (start < mem->not_before_ns)
@@ -136,6 +139,13 @@ static int memory_write(void *self, uint32_t segment, size_t offset, const void 
 		return r;
 	memcpy(mem->base + segment_start(mem, segment) + offset, buf, len);
 	return 0;
+}
+
+static void memory_expect(void *self, uint64_t bytes)
+{
+	struct memory *mem = self;
+
+	atomic_store_explicit(&mem->expected, bytes, memory_order_relaxed);
 }
 
 static const void *memory_map(void *self, uint32_t segment, size_t offset, size_t len)
@@ -228,6 +238,7 @@ static const struct store_ops memory_ops = {
 	.caps = STORE_MAPPED,
 	.segment_new = memory_segment_new,
 	.write = memory_write,
+	.expect = memory_expect,
 	.read = memory_read,
 	.map = memory_map,
 	.segment_adopt = memory_segment_adopt,

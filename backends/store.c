@@ -433,6 +433,12 @@ void store_get_status(struct store *store, struct store_status *status)
 		store->ops->get_status(store->self, status);
 }
 
+void store_expect(struct store *store, uint64_t bytes)
+{
+	if (store->ops->expect)
+		store->ops->expect(store->self, bytes);
+}
+
 int store_probe(struct store *store)
 {
 	return store->ops->probe ? store->ops->probe(store->self) : -EOPNOTSUPP;

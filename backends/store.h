@@ -192,6 +192,8 @@ struct store_ops {
 	int (*segment_new)(void *self, uint32_t *segment); /* 0, -ENOSPC, ... */
 	/* All of it or an error; after one, the same bytes may come again. */
 	int (*write)(void *self, uint32_t segment, size_t offset, const void *buf, size_t len);
+	/* About so many bytes more will come soon. Any thread, at any time; NULL: no use. */
+	void (*expect)(void *self, uint64_t bytes);
 	/* Both or none. start waits for no answer; wait ends it, and has by then
 	   repeated it as often as there is hope. None: written when waited for. */
 	void (*write_start)(void *self, struct store_write *write);
@@ -264,6 +266,8 @@ int64_t store_rados_collect(const char *text, const char *host, const char **err
 
 int store_segment_new(struct store *store, uint32_t *segment);
 int store_write(struct store *store, uint32_t segment, size_t offset, const void *buf, size_t len);
+/* About so many bytes more will come soon: a hint. */
+void store_expect(struct store *store, uint64_t bytes);
 void store_write_start(struct store *store, struct store_write *write);
 /* A write that timed out is repeated here: no other may take its place. */
 int store_write_wait(struct store *store, struct store_write *write);

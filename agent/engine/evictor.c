@@ -193,6 +193,24 @@ static uint64_t order_wants(const struct session *s, const struct order *order)
 			     : UINT64_MAX;
 }
 
+/* What leaves is packed at once. */
+static bool is_packed_at_once(const struct worker *w, const struct session *s)
+{
+	return s->forced || w->grace_ns == 0;
+}
+
+/* The store is told what is to come, of what is packed at once. */
+static void expect(struct worker *w, const struct session *s, uint64_t to_leave)
+{
+	const struct order *order = s->evict_order;
+
+	if (!is_packed_at_once(w, s))
+		return;
+	if (s->forced && order)
+		to_leave = MIN(to_leave, order_wants(s, order));
+	(void)blobstore_expect(w->flow->blobstore, to_leave + s->nr_batches * WIRE_BATCH);
+}
+
 /* How many pages the next batch may have. */
 static unsigned batch_room(const struct worker *w, const struct session *s)
 {
@@ -203,7 +221,7 @@ static unsigned batch_room(const struct worker *w, const struct session *s)
 
 	if (s->forced && order)
 		want = MIN(want, order_wants(s, order));
-	if ((s->forced || w->grace_ns == 0) && s->nr_batches >= AT_ONCE_MAX)
+	if (is_packed_at_once(w, s) && s->nr_batches >= AT_ONCE_MAX)
 		return 0;
 	return (unsigned)MIN(want, left);
 }
@@ -283,9 +301,11 @@ void evictor_next(struct worker *w, struct session *s)
 		s->busy = true;
 		s->reporting = b;
 		s->nr_batches++;
+		expect(w, s, s->to_leave);
 		send_to_owner(b, BATCH_MARK);
 		return;
 	}
+	expect(w, s, b ? 0 : s->to_leave);
 	if (b)
 		worker_reuse(w, b);
 	if (s->evict_order && s->forced) {
@@ -380,6 +400,7 @@ void evictor_returned(struct worker *w, struct batch *b)
 		out += b->page[i].result == BATCH_PAGE_PULLED || b->page[i].result == BATCH_PAGE_FILLED;
 	}
 	s->quota -= MIN(s->quota, b->planned);
+	s->to_leave -= MIN(s->to_leave, b->planned);
 	if (b->refused && b->planned)
 		s->hand = MAX(s->hand, b->map_end);
 	if (order && b->forced)

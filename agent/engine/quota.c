@@ -52,12 +52,12 @@ static bool is_full(struct worker *w, const struct session *s, uint64_t now)
 
 void quota_set(struct worker *w, struct session *s, uint64_t now)
 {
-	uint64_t stall = counter_get(&s->counters.stall_ns_total), missing;
+	uint64_t stall = counter_get(&s->counters.stall_ns_total), missing, anonymous;
 	int64_t left;
 	struct policy_facts facts = {
 		.age_ns = now - s->attached_ns,
 		.tick_ns = now - s->last_tick_ns,
-		.resident_bytes = session_read_resident(s),
+		.resident_bytes = session_read_resident(s, &anonymous),
 		.evicted_bytes = session_evicted_pages(s) << PAGE_SHIFT,
 		.own_limit_bytes = s->limit_bytes,
 		.store_full = is_full(w, s, now),
@@ -79,4 +79,5 @@ void quota_set(struct worker *w, struct session *s, uint64_t now)
 	room_set(s, left, s->room_limit ? usable_pages(s->room_bytes) : SESSION_ROOM_UNLIMITED,
 		 missing && !s->quota);
 	s->forced = s->evict_order != NULL;
+	s->to_leave = s->forced ? anonymous >> PAGE_SHIFT : s->quota;
 }

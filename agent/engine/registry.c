@@ -58,7 +58,7 @@ static void add_totals(struct engine_counters *sum, const struct session_counter
 /* What has been told of it is kept: at the end, so that it is no less. */
 static void add_counters(struct engine_counters *sum, struct session *s)
 {
-	sum->resident_bytes += s->introduced ? session_read_resident(s) : 0;
+	sum->resident_bytes += s->introduced ? session_read_resident(s, NULL) : 0;
 	sum->registered_bytes += counter_get(&s->counters.registered_bytes);
 	sum->evicted_bytes += session_evicted_pages(s) << PAGE_SHIFT;
 	sum->staged_bytes += counter_get(&s->slots.count[SLOT_STAGED]) << PAGE_SHIFT;

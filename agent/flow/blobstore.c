@@ -285,6 +285,24 @@ void blobstore_unref(struct blobstore *bs, blob_id id)
 
 /* ---- put ---- */
 
+#define RECENT 64
+
+/* By who holds the lock. */
+static void note_size(struct blobstore *bs, uint32_t size)
+{
+	uint64_t sizes = atomic_load_explicit(&bs->recent_sizes, memory_order_relaxed);
+
+	atomic_store_explicit(&bs->recent_sizes, sizes - sizes / RECENT + size, memory_order_relaxed);
+}
+
+uint64_t blobstore_expect(struct blobstore *bs, uint64_t pages)
+{
+	uint64_t bytes = pages * (atomic_load_explicit(&bs->recent_sizes, memory_order_relaxed) / RECENT);
+
+	store_expect(bs->tiers[0].store, bytes);
+	return bytes;
+}
+
 static enum blobstore_result add_locked(struct blobstore *bs, struct domain *domain, uint64_t hash,
 					unsigned char *buf, const struct encoded *e, blob_id *id)
 {
@@ -305,6 +323,7 @@ static enum blobstore_result add_locked(struct blobstore *bs, struct domain *dom
 		blob_free(bs->blobs, record.id);
 		return r == -ENOSPC ? BLOBSTORE_FULL : BLOBSTORE_ERROR;
 	}
+	note_size(bs, (uint32_t)sizeof(record) + e->len);
 	inject(INJECT_PUT_WRITTEN);
 	blob_publish(bs->blobs, record.id, hash, loc);
 	*id = record.id;

@@ -144,6 +144,8 @@ struct blobstore_put {
 	enum blobstore_result result;
 	blob_id id;
 };
+/* About so many pages more will be put soon: how many bytes, by those stored lately. Any thread. */
+uint64_t blobstore_expect(struct blobstore *bs, uint64_t pages);
 bool blobstore_takes_runs(const struct blobstore *bs, const struct codec *codec);
 /* Off at first. Before there are other threads. */
 void blobstore_set_clusters(struct blobstore *bs, bool on);

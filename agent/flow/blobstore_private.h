@@ -310,6 +310,7 @@ struct blobstore {
 	_Atomic uint64_t move_down_ns; /* unused for so long: down; 0: only for room */
 	_Atomic uint32_t wanted[WANTED]; /* blobs to be brought up; 0: none */
 	_Atomic bool has_wanted;
+	_Atomic uint64_t recent_sizes; /* of pages stored lately: their mean, times RECENT */
 	_Atomic blob_id promoting; /* with a reference */
 	uint64_t promoted_bytes;
 

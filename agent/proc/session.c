@@ -147,32 +147,35 @@ uint64_t session_evicted_pages(const struct session *s)
 	return sum;
 }
 
-/* Resident pages by a statm file, or 0. */
-static uint64_t read_statm(int fd)
+/* Resident pages by a statm file, or 0; of them those that are no file's. */
+static uint64_t read_statm(int fd, uint64_t *anonymous)
 {
 	char text[128];
-	unsigned long long size, resident = 0;
+	unsigned long long size, resident = 0, of_files = 0;
 	ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
 
 	if (n <= 0)
 		return 0;
 	text[n] = '\0';
-	if (sscanf(text, "%llu %llu", &size, &resident) != 2)
+	if (sscanf(text, "%llu %llu %llu", &size, &resident, &of_files) != 3)
 		return 0;
+	*anonymous = resident - MIN(resident, of_files);
 	return (uint64_t)resident;
 }
 
-uint64_t session_read_resident(const struct session *s)
+uint64_t session_read_resident(const struct session *s, uint64_t *anonymous)
 {
-	uint64_t pages = read_statm(s->fds.statm);
+	uint64_t own = 0, pages = read_statm(s->fds.statm, &own);
 
 	/* A process whose main thread has ended shows nothing of its memory, which
 	   its other threads still use. The mover has the same. */
 	if (!pages && s->mover_pid > 0) {
 		_cleanup_close_ int fd = open_proc(s->mover_pid, "statm", 0);
 
-		pages = fd < 0 ? 0 : read_statm(fd);
+		pages = fd < 0 ? 0 : read_statm(fd, &own);
 	}
+	if (anonymous)
+		*anonymous = own << PAGE_SHIFT;
 	return pages << PAGE_SHIFT;
 }
 

@@ -285,6 +285,7 @@ struct session {
 	struct batch *reporting; /* of it, the one whose REPORT is awaited */
 	uint64_t quota;		 /* pages that may still leave in this tick */
 	bool forced;		 /* ... whatever the budget says */
+	uint64_t to_leave;	 /* ... and will, if nothing stands in the way */
 	uint64_t next_tick_ns;
 	uint64_t last_stall_ns, last_tick_ns;
 	double stall_share;	 /* moving average */
@@ -383,8 +384,9 @@ uint64_t session_started(pid_t pid);
 void session_close_fds(const struct session_fds *fds, uid_t uid);
 /* Pages that are with us: STAGED + FILL + STORED (+ FETCHING). Any thread. */
 uint64_t session_evicted_pages(const struct session *s);
-/* RSS in bytes by /proc/PID/statm; 0 when it can't be read. Any thread. */
-uint64_t session_read_resident(const struct session *s);
+/* RSS in bytes by /proc/PID/statm; 0 when it can't be read. anonymous, if not NULL: how
+   much of it is no file's. Any thread. */
+uint64_t session_read_resident(const struct session *s, uint64_t *anonymous);
 /* Its effective user. 0 or -ESRCH. */
 int session_read_user(const struct session *s, uid_t *uid);
 /* Bytes that the process has locked (VmLck); 0 when it can't be read. changed, if not

@@ -47,6 +47,26 @@ START_TEST(test_put_get)
 }
 END_TEST
 
+/* Pages to come are as large as those that have come. */
+START_TEST(test_expected)
+{
+	blob_id id[400];
+	uint64_t mean;
+
+	open_store(4);
+	ck_assert_uint_eq(blobstore_expect(bs, 1000), 0); /* nothing is known yet */
+	for (unsigned n = 0; n < ARRAY_SIZE(id); n++)
+		id[n] = put(alice, n);
+	mean = stats().live_bytes / ARRAY_SIZE(id);
+	ck_assert_uint_gt(blobstore_expect(bs, 1000), mean * 900);
+	ck_assert_uint_lt(blobstore_expect(bs, 1000), mean * 1100);
+	ck_assert_uint_eq(blobstore_expect(bs, 0), 0);
+	for (unsigned n = 0; n < ARRAY_SIZE(id); n++)
+		blobstore_unref(bs, id[n]);
+	expect_nothing();
+}
+END_TEST
+
 START_TEST(test_incompressible)
 {
 	unsigned char page[PAGE_BYTES];
@@ -703,6 +723,7 @@ int main(void)
 	tcase_add_checked_fixture(tc, blobs_setup, blobs_teardown);
 	tcase_set_timeout(tc, 180);
 	tcase_add_test(tc, test_put_get);
+	tcase_add_test(tc, test_expected);
 	tcase_add_test(tc, test_incompressible);
 	tcase_add_test(tc, test_dedup_inside_and_not_across_domains);
 	tcase_add_test(tc, test_INV_8_charges);

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "backends/faulty.h"
 #include "backends/store.h"
@@ -135,6 +136,36 @@ START_TEST(test_INV_8_large_memory_goes_back)
 			ck_assert_uint_eq(stats().used_bytes, written);
 		}
 	}
+}
+END_TEST
+
+/* A huge page once as much is to come, as far as the kernel has them. */
+START_TEST(test_INV_8_expected_memory)
+{
+	bool has_huge;
+	struct kept kept;
+	uint32_t segment;
+
+	ck_assert_int_eq(kept_open(&kept, "huge", 2 * KEPT_HUGE, 1), 0);
+	has_huge = kept_back_huge(&kept, KEPT_HUGE - KEPT_HEADER);
+	kept_close(&kept);
+	ck_assert_int_eq(store_segment_new(store, &segment), 0);
+	store_expect(store, KEPT_HUGE - 1);
+	ck_assert_int_eq(store_write(store, segment, 0, bytes, sizeof(bytes)), 0);
+	ck_assert_uint_le(stats().used_bytes, 128u << 10);
+	store_expect(store, KEPT_HUGE);
+	do { /* the kernel may be at these very pages, and then it's left alone for a second */
+		store_segment_free(store, segment);
+		ck_assert_int_eq(store_segment_new(store, &segment), 0);
+		ck_assert_int_eq(store_write(store, segment, 0, bytes, sizeof(bytes)), 0);
+	} while (has_huge && stats().used_bytes < KEPT_HUGE && !usleep(100000));
+	/* The next one is another's, and nothing more is to come. */
+	store_expect(store, 0);
+	for (size_t at = sizeof(bytes); at < STORE_SEGMENT; at += sizeof(bytes))
+		ck_assert_int_eq(store_write(store, segment, at, bytes, sizeof(bytes)), 0);
+	ck_assert_int_eq(store_segment_new(store, &segment), 0);
+	ck_assert_int_eq(store_write(store, segment, 0, bytes, sizeof(bytes)), 0);
+	ck_assert_uint_le(stats().used_bytes, STORE_SEGMENT + (128u << 10));
 }
 END_TEST
 
@@ -548,6 +579,7 @@ int main(void)
 	tcase_add_test(tc, test_full);
 	tcase_add_test(tc, test_INV_8_memory_goes_back);
 	tcase_add_test(tc, test_INV_8_large_memory_goes_back);
+	tcase_add_test(tc, test_INV_8_expected_memory);
 	tcase_add_test(tc, test_kept_by_version_1);
 	tcase_add_test(tc, test_freed_reads_as_zeros);
 	tcase_add_test(tc, test_mistakes_are_refused);
