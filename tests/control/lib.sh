@@ -95,6 +95,10 @@ control_begin() {
 	END
 }
 
+# nap SECONDS: without a process. Nobody writes into this pipe.
+exec {NEVER}<> <(:)
+nap() { read -rt "$1" -u "$NEVER" _ || :; }
+
 # wait_until SECONDS WHAT COMMAND...
 wait_until() {
 	local end=$((SECONDS + $1 * FACTOR)) what=$2
@@ -102,7 +106,7 @@ wait_until() {
 	shift 2
 	until "$@" >/dev/null 2>&1; do
 		[ $SECONDS -lt $end ] || fail "still waiting: $what"
-		sleep 0.05
+		nap 0.05
 	done
 }
 
