@@ -72,6 +72,11 @@ static void forbid_core(void)
 		log_warning("core dumps can't be switched off: %s", strerror(errno));
 }
 
+/* jemalloc's; MALLOC_CONF in the environment comes on top of it. What is free goes back by
+   munmap: madvise refuses to take what is locked, so the most that was ever used would stay. */
+extern const char *malloc_conf;
+const char *malloc_conf = "retain:false";
+
 void setup_limits(void)
 {
 	forbid_core();

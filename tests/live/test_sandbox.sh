@@ -159,6 +159,15 @@ chromium() {
 	say "Chromium: the same page; $(tail -n 1 "$DIR/browser.err")"
 }
 
+# What was read of tens of thousands of mappings, 15 MB and more, is not kept, though it is locked.
+heap_is_small() {
+	local worker kib
+
+	worker=$(pgrep -P "$AGENT_PID" -x uswap-agent)
+	kib=$(awk '/^RssAnon:/ { print $2 }' "/proc/$worker/status")
+	! grep -q libjemalloc "/proc/$worker/maps" || [ "$kib" -lt 24576 ] || fail "the agent's heap has $kib KiB still"
+}
+
 live_begin
 agent_start
 # where an ordinary user in a sandbox can read it
@@ -176,6 +185,7 @@ if part sandboxes; then
 fi
 if part many; then
 	evicted_run many_verify maps 20000
+	heap_is_small
 	# a container's processes may all be taken by thousands, while others need some
 	evicted_run many_verify threads $((${SOAK_MINUTES:-0} ? 2000 : 400))
 	evicted_run many_verify reserve 2
