@@ -33,6 +33,10 @@ struct staging {
 	uint32_t ready;	    /* worker's own free list, LIFO: warm pages first */
 	uint32_t nr_ready;
 	uint32_t cold;	    /* free indices without memory */
+	/* A huge page, where there is one: used first, and given back when none of it is in use. */
+	bool wants_chunk, has_chunk, chunk_is_backed;
+	uint32_t chunk;	   /* its free indices */
+	uint32_t nr_chunk; /* how many */
 	_Atomic uint32_t returned; /* free list that anybody pushes to */
 	_Atomic uint32_t used;	   /* with memory, referenced */
 	_Atomic uint32_t forwarders;
@@ -41,6 +45,9 @@ struct staging {
 };
 
 #define BACK_ENTRIES ((uint32_t)4096)
+#define CHUNK_FIRST ((uint32_t)((KEPT_HUGE - KEPT_HEADER) / PAGE_BYTES)) /* behind the first in the file */
+#define CHUNK_PAGES ((uint32_t)(KEPT_HUGE / PAGE_BYTES))
+#define CHUNK_SHARE 4 /* of all of staging, at most */
 
 static int map_all(struct staging *st)
 {
@@ -65,9 +72,10 @@ struct staging *staging_new(uint64_t max_bytes)
 	if (!st)
 		return NULL;
 	*st = (struct staging){ .file = KEPT_NONE, .table = KEPT_NONE, .ready = INDEX_NONE,
-				.cold = INDEX_NONE, .returned = INDEX_NONE };
+				.cold = INDEX_NONE, .chunk = INDEX_NONE, .returned = INDEX_NONE };
 	st->max_pages = (uint32_t)MIN(MAX(max_bytes >> PAGE_SHIFT, 64), UINT32_MAX / 4);
 	st->nr = st->max_pages * 2;
+	st->wants_chunk = st->max_pages / CHUNK_SHARE >= CHUNK_PAGES;
 	r = map_all(st);
 	if (r < 0) {
 		staging_free(st);
@@ -92,11 +100,59 @@ static struct words *words(const struct staging *st)
 	return st->table.own;
 }
 
+static void push(struct staging *st, uint32_t *list, uint32_t index)
+{
+	st->entries[index].next = *list;
+	*list = index;
+}
+
+static uint32_t pop(struct staging *st, uint32_t *list)
+{
+	uint32_t index = *list;
+
+	*list = st->entries[index].next;
+	return index;
+}
+
+static bool is_of_chunk(const struct staging *st, uint32_t index)
+{
+	return st->has_chunk && index - CHUNK_FIRST < CHUNK_PAGES;
+}
+
+static void push_chunk(struct staging *st, uint32_t index)
+{
+	push(st, &st->chunk, index);
+	st->nr_chunk++;
+}
+
+static void begin_chunk(struct staging *st)
+{
+	st->has_chunk = true;
+	for (uint32_t i = CHUNK_FIRST + CHUNK_PAGES; i-- > CHUNK_FIRST;)
+		push_chunk(st, i);
+}
+
+/* False: the kernel has no huge page for it. Then it is as all others. */
+static bool back_chunk(struct staging *st)
+{
+	st->chunk_is_backed = kept_back_huge(&st->file, (size_t)CHUNK_FIRST << PAGE_SHIFT);
+	if (st->chunk_is_backed) {
+		atomic_fetch_add_explicit(&st->idle, st->nr_chunk, memory_order_relaxed);
+		return true;
+	}
+	while (st->chunk != INDEX_NONE)
+		push(st, &st->cold, pop(st, &st->chunk));
+	st->has_chunk = false;
+	return false;
+}
+
 /* An index that was never used, with memory for its entry. */
 static uint32_t take_fresh(struct staging *st)
 {
 	uint32_t backed = words(st)->backed;
 
+	if (st->fresh == CHUNK_FIRST && st->wants_chunk)
+		st->fresh += CHUNK_PAGES;
 	if (st->fresh == st->nr)
 		return INDEX_NONE;
 	if (st->fresh == backed) {
@@ -105,6 +161,8 @@ static uint32_t take_fresh(struct staging *st)
 		if (kept_back(&st->table, backed * sizeof(*st->entries), more * sizeof(*st->entries)) < 0)
 			return INDEX_NONE;
 		atomic_store_explicit(&words(st)->backed, backed + more, memory_order_release);
+		if (!backed && st->wants_chunk)
+			begin_chunk(st);
 	}
 	return st->fresh++;
 }
@@ -117,32 +175,32 @@ static void collect(struct staging *st)
 	while (i != INDEX_NONE) {
 		struct entry *e = &st->entries[i];
 		uint32_t next = e->next;
-		uint32_t *list = e->blob ? &st->cold : &st->ready;
 
-		st->nr_ready += !e->blob;
+		if (is_of_chunk(st, i)) {
+			st->idle += !!e->blob; /* it will have some */
+			push_chunk(st, i);
+		} else {
+			st->nr_ready += !e->blob;
+			push(st, e->blob ? &st->cold : &st->ready, i);
+		}
 		e->blob = 0;
-		e->next = *list;
-		*list = i;
 		i = next;
 	}
 }
 
 static uint32_t take_index(struct staging *st)
 {
-	uint32_t i = st->ready;
-
-	if (i != INDEX_NONE) {
-		st->ready = st->entries[i].next;
+	if (st->chunk != INDEX_NONE && (st->chunk_is_backed || back_chunk(st))) {
+		st->nr_chunk--;
+		atomic_fetch_sub_explicit(&st->idle, 1, memory_order_relaxed);
+		return pop(st, &st->chunk);
+	}
+	if (st->ready != INDEX_NONE) {
 		st->nr_ready--;
 		atomic_fetch_sub_explicit(&st->idle, 1, memory_order_relaxed);
-		return i;
+		return pop(st, &st->ready);
 	}
-	i = st->cold;
-	if (i != INDEX_NONE) {
-		st->cold = st->entries[i].next;
-		return i;
-	}
-	return take_fresh(st);
+	return st->cold != INDEX_NONE ? pop(st, &st->cold) : take_fresh(st);
 }
 
 unsigned staging_alloc(struct staging *st, uint32_t *index, unsigned n)
@@ -314,14 +372,17 @@ void staging_trim(struct staging *st, unsigned keep)
 	uint32_t first = 0, n = 0; /* neighbours, which the kernel takes back at one go */
 
 	collect(st);
+	if (st->chunk_is_backed && st->nr_chunk == CHUNK_PAGES) {
+		release_memory(st, CHUNK_FIRST, CHUNK_PAGES);
+		atomic_fetch_sub_explicit(&st->idle, CHUNK_PAGES, memory_order_relaxed);
+		st->chunk_is_backed = false;
+	}
 	while (st->nr_ready > keep) {
-		uint32_t i = st->ready;
+		uint32_t i = pop(st, &st->ready);
 
-		st->ready = st->entries[i].next;
 		st->nr_ready--;
 		atomic_fetch_sub_explicit(&st->idle, 1, memory_order_relaxed);
-		st->entries[i].next = st->cold;
-		st->cold = i;
+		push(st, &st->cold, i);
 		if (n && i != first + n && i + 1 != first) {
 			release_memory(st, first, n);
 			n = 0;
@@ -361,6 +422,7 @@ uint32_t staging_recover_begin(struct staging *st)
 		e->next = INDEX_NONE; /* all are packed again */
 	}
 	st->fresh = n;
+	st->has_chunk = n && st->wants_chunk;
 	return n;
 }
 
@@ -394,8 +456,10 @@ void staging_recover_end(struct staging *st)
 	for (uint32_t i = 0; i <= st->fresh; i++) {
 		if (i < st->fresh && (uint32_t)st->entries[i].count == 0) {
 			st->entries[i].blob = 0;
-			st->entries[i].next = st->cold;
-			st->cold = i;
+			if (is_of_chunk(st, i))
+				push_chunk(st, i);
+			else
+				push(st, &st->cold, i);
 			run++;
 			continue;
 		}

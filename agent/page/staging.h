@@ -70,7 +70,8 @@ unsigned staging_recover_ref(struct staging *st, uint32_t index);
 uint32_t staging_recover_blob(const struct staging *st, uint32_t index); /* forwarded to */
 void staging_recover_end(struct staging *st);
 
-/* Gives the memory of free pages back, all but `keep` of them. */
+/* Gives the memory of free pages back, all but `keep` of them. (Of the huge page that is
+   used first, where there is one, only when none of it is in use.) */
 void staging_trim(struct staging *st, unsigned keep);
 uint64_t staging_used_bytes(const struct staging *st);	   /* pages in use */
 uint64_t staging_resident_bytes(const struct staging *st); /* and those kept free */

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/kept.h"
 #include "common/util.h"
 #include "page/staging.h"
 
@@ -82,6 +83,60 @@ START_TEST(test_forwarder_keeps_index_not_memory)
 }
 END_TEST
 
+/* Pages of the huge one first, as the kernel has them or not, and all of it goes back. */
+START_TEST(test_huge_page)
+{
+	enum { MAX = 4096, OUT = 600 };
+	static uint32_t index[MAX + 1];
+	struct staging *st;
+
+	kept_use(kept_directory_new());
+	st = staging_new(MAX * PAGE_BYTES);
+	for (unsigned round = 0; round < 3; round++) {
+		ck_assert_uint_eq(staging_alloc(st, index, OUT), OUT);
+		for (unsigned i = 0; i < OUT; i++)
+			memset(staging_page(st, index[i]), (int)(i & 63) + 1, PAGE_BYTES);
+		for (unsigned i = 0; i < OUT; i++)
+			ck_assert_int_eq(*(uint8_t *)staging_page(st, index[i]), (int)(i & 63) + 1);
+		ck_assert_uint_eq(staging_resident_bytes(st), OUT * PAGE_BYTES);
+		/* One of its pages holds it, one that was forwarded, too. */
+		staging_ref(st, index[300]);
+		staging_forward(st, index[300], 77);
+		for (unsigned i = 0; i < OUT; i++)
+			ck_assert_uint_eq(staging_unref(st, index[i]), 0);
+		staging_trim(st, 0);
+		ck_assert_uint_le(staging_resident_bytes(st), 512 * PAGE_BYTES);
+		ck_assert_uint_eq(staging_unref(st, index[300]), 77);
+		staging_trim(st, 0);
+		ck_assert_uint_eq(staging_used_bytes(st), 0);
+		ck_assert_uint_eq(staging_resident_bytes(st), 0);
+		for (unsigned i = 0; i < OUT; i++)
+			ck_assert_int_eq(*(uint8_t *)staging_page(st, index[i]), 0);
+	}
+	/* None is lost, and none is there twice. */
+	ck_assert_uint_eq(staging_alloc(st, index, MAX + 1), MAX);
+	for (unsigned i = 0; i < MAX; i++)
+		memcpy(staging_page(st, index[i]), &i, sizeof(i));
+	for (unsigned i = 0; i < MAX; i++)
+		ck_assert_mem_eq(staging_page(st, index[i]), &i, sizeof(i));
+	/* A worker that starts over finds some of it in use. */
+	staging_free(st);
+	st = staging_new(MAX * PAGE_BYTES);
+	ck_assert_uint_ge(staging_recover_begin(st), MAX);
+	for (unsigned i = 100; i < 200; i++)
+		ck_assert_uint_eq(staging_recover_ref(st, index[i]), 1);
+	staging_recover_end(st);
+	ck_assert_uint_eq(staging_used_bytes(st), 100 * PAGE_BYTES);
+	for (uint32_t i = 100; i < 200; i++)
+		ck_assert_mem_eq(staging_page(st, index[i]), &i, sizeof(i));
+	ck_assert_uint_eq(staging_alloc(st, index, 100), 100);
+	for (uint32_t i = 100; i < 200; i++) /* what it found is as it was */
+		ck_assert_mem_eq(staging_page(st, index[i]), &i, sizeof(i));
+	ck_assert_uint_le(staging_resident_bytes(st), (512 + 200) * PAGE_BYTES);
+	staging_free(st);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("staging");
@@ -92,6 +147,7 @@ int main(void)
 	tcase_add_test(tc, test_full_and_back);
 	tcase_add_test(tc, test_tryref_of_reused_page_fails);
 	tcase_add_test(tc, test_forwarder_keeps_index_not_memory);
+	tcase_add_test(tc, test_huge_page);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_ENV);
 	failed = srunner_ntests_failed(runner);
