@@ -45,6 +45,17 @@ kills() { # NAME
 	awk '$1 == "oom_kill" { print $2 }' "$GROUPS_ROOT/$1/$KILLS_FILE"
 }
 
+# How often the thread that looks at programs and their groups has slept.
+looks() {
+	# shellcheck disable=SC2046
+	awk '$1 == "Name:" { on = $2 == "uswap-evict" }
+		on && $1 == "voluntary_ctxt_switches:" { n += $2 }
+		END { print n }' /proc/$AGENT_PID/task/*/status $(pgrep -P "$AGENT_PID" | sed 's,.*,/proc/&/task/*/status,')
+}
+has_looked() { # SINCE
+	[ "$(looks)" -ge $(($1 + 20)) ]
+}
+
 groups_end() {
 	local group
 
@@ -97,7 +108,7 @@ peer_start bash -c 'echo $$ >"$0" && exec env LD_PRELOAD="$1" "$2" 40' \
 evicts() { bounded 60 "$CTL" evict "$PEER_PID" >/dev/null 2>&1; }
 wait_until 20 "it to be evicted" evicts
 echo $((36 << 20)) >"$GROUPS_ROOT/$name-small/$LIMIT_FILE" || fail "it can't be made smaller"
-sleep 2 # the agent looks ten times a second
+wait_until 60 "the agent to look at it" has_looked "$(looks)"
 status=0
 bounded 60 "$CTL" restore "$PEER_PID" >"$DIR/restored" 2>&1 || status=$?
 [ $status = 1 ] || fail "restore into a small group: status $status, $(cat "$DIR/restored")"
@@ -117,7 +128,7 @@ for pid in $AGENT_PID $(pgrep -P "$AGENT_PID"); do
 done
 evicted_run fill_verify 8 1 # room enough
 echo $((24 << 20)) >"$GROUPS_ROOT/$name-agent/$LIMIT_FILE" || fail "the agent takes more than 24 MiB"
-sleep 4 # it looks once a second
+sleep 2 # it looks before it takes, and not twice in a second
 before=$(total pages_out_total)
 bounded 60 env "LD_PRELOAD=$LIB" "$WORKLOADS/fill_verify" 8 1 || fail "beside an agent at its limit"
 [ "$(total pages_out_total)" = "$before" ] || fail "pages have left for an agent at its limit"
