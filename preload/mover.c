@@ -22,6 +22,7 @@
 #include "uapi/uswap_uapi.h"
 
 #define LOOK_NSEC 100000000L /* between two looks at the workload */
+#define DROP_NSEC 5000000L   /* nothing else came: what was dropped goes */
 /* With the workload gone, for the agent to take what is in transit: it may be dying, or
    have no processor. */
 #define LINGER_NSEC 5000000000u
@@ -241,11 +242,14 @@ static void settle(struct mover *m)
 	sys_futex_wake(&m->state);
 }
 
-/* There is something to read, or nobody to read from. Not if the program ends, and waits for us. */
-static void work(struct mover *m)
+/* There is something to read, or nobody to read from, or time (idle). Not if the program
+   ends, and waits for us. */
+static void work(struct mover *m, int idle)
 {
 	if (!take_turn(&shim.turn, TURN_MOVER))
 		return;
+	if (idle)
+		mover_drop(m);
 	if (m->sock < 0)
 		again_try(m);
 	else if (m->again)
@@ -258,6 +262,7 @@ static void work(struct mover *m)
 void mover_main(void *mover)
 {
 	struct mover *m = mover;
+	int idle;
 
 	settle(m);
 	mover_ready(m);
@@ -270,11 +275,11 @@ void mover_main(void *mover)
 			p[0].fd = -1; /* known, and it would not let us sleep */
 		if (__atomic_load_n(&shim.turn, __ATOMIC_RELAXED) == TURN_END)
 			p[1].fd = -1; /* nor would this: no order is taken now */
-		sys_ppoll(p, 3, LOOK_NSEC);
+		idle = sys_ppoll(p, 3, m->dropped ? DROP_NSEC : LOOK_NSEC) == 0;
 		if (p[2].revents)
 			hear_bell(m);
-		if (p[1].revents || m->sock < 0)
-			work(m);
+		if (p[1].revents || m->sock < 0 || (idle && m->dropped))
+			work(m, idle);
 		if (p[0].revents || m->leave_by)
 			exit_if_gone(m);
 		mover_look(m);

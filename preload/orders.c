@@ -100,9 +100,9 @@ static int gate_yield(struct mover *m)
  * One UFFDIO_MOVE. *done is how many pages went, also on error; a partial one
  * answers EAGAIN, and repeating from there tells the real error.
  */
-static long move_pages(int uffd, uint64_t to, uint64_t from, uint64_t pages, uint64_t *done)
+static long move_pages(int uffd, uint64_t to, uint64_t from, uint64_t pages, uint64_t mode, uint64_t *done)
 {
-	struct uffdio_move move = { .dst = to, .src = from, .len = pages * WIRE_PAGE };
+	struct uffdio_move move = { .dst = to, .src = from, .len = pages * WIRE_PAGE, .mode = mode };
 	long err = sys_ioctl(uffd, UFFDIO_MOVE, &move);
 
 	if (!err)
@@ -179,7 +179,7 @@ static int move_range(struct mover *m, unsigned int at, uint64_t from, unsigned 
 	while (i < pages) {
 		if (i && gate_yield(m))
 			return -1;
-		err = move_pages(m->uffd, to + i * WIRE_PAGE, from + i * WIRE_PAGE, pages - i,
+		err = move_pages(m->uffd, to + i * WIRE_PAGE, from + i * WIRE_PAGE, pages - i, 0,
 				 &done);
 		if (done || err == -EEXIST) /* which may be pages that weren't counted: evict_pull.c */
 			m->in_transit |= 1u << m->order.lane;
@@ -246,45 +246,58 @@ static void drop_run(struct mover *m, unsigned int first, unsigned int pages)
 	long err;
 
 	while (i < pages) {
+		/* No page there is what was asked for: one that was MADV_FREE'd may vanish from
+		   transit under memory pressure. */
 		err = move_pages(m->trash_uffd, to + i * WIRE_PAGE, from + i * WIRE_PAGE, pages - i,
-				 &done);
+				 UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES, &done);
 		i += done;
 		if (done)
 			tries = 0;
 		if (!err || done)
 			continue;
-		if (err != -ENOENT && tries++ < DROP_TRIES) {
+		if (tries++ < DROP_TRIES) {
 			/* EEXIST: filled by mlockall, or not emptied before. */
 			if (err == -EEXIST)
 				empty_trash(to + i * WIRE_PAGE, 1);
 			continue;
 		}
-		/* No page there is what was asked for: one that was MADV_FREE'd
-		   may vanish from transit under memory pressure. */
-		if (err != -ENOENT)
-			m->drop_error = (uint32_t)-err;
+		m->drop_error = (uint32_t)-err;
 		i++;
 		tries = 0;
 	}
 	empty_trash(to, pages);
 }
 
+/*
+ * Lanes that lie together go at one go: each MOVE, and each emptying, makes the
+ * processors of the workload forget page table entries, which costs more than the
+ * pages. So a DROP is only noted, until there is nothing else to do or the lane is
+ * wanted.
+ */
 static void do_drop(struct mover *m)
 {
-	uint64_t mask = m->order.drop_mask;
-	unsigned int lane = m->order.lane * WIRE_BATCH;
-	unsigned int i = 0, end;
-
+	m->drop[m->order.lane] |= m->order.drop_mask;
+	m->dropped |= 1u << m->order.lane;
 	m->in_transit &= ~(1u << m->order.lane);
+}
 
-	while (i < WIRE_BATCH) {
-		end = i;
-		while (end < WIRE_BATCH && (mask >> end & 1))
+static int is_dropped(const struct mover *m, unsigned int page)
+{
+	return page < WIRE_TRANSIT_PAGES && m->drop[page / WIRE_BATCH] >> page % WIRE_BATCH & 1;
+}
+
+void mover_drop(struct mover *m)
+{
+	unsigned int i, end;
+
+	for (i = 0; m->dropped && i < WIRE_TRANSIT_PAGES; i = end + 1) {
+		for (end = i; is_dropped(m, end);)
 			end++;
 		if (end > i)
-			drop_run(m, lane + i, end - i);
-		i = end + 1;
+			drop_run(m, i, end - i);
 	}
+	m->dropped = 0;
+	memset(m->drop, 0, sizeof(m->drop));
 }
 
 /*
@@ -367,6 +380,8 @@ int order_is_sane(const struct mover *m, long size)
 
 void order_obey(struct mover *m)
 {
+	if (m->order.op == WIRE_OP_POPULATE || (m->order.op == WIRE_OP_MOVE && m->dropped >> m->order.lane & 1))
+		mover_drop(m);
 	switch (m->order.op) {
 	case WIRE_OP_MOVE:
 		do_move(m);

@@ -144,6 +144,8 @@ struct mover {
 	uint64_t mark_after; /* nothing is marked before */
 	uint32_t mark_slow;  /* marks until a slow one is the first again */
 	uint32_t in_transit; /* lanes with pages that the agent has not dropped */
+	uint32_t dropped;    /* lanes with pages that it has, and are there still: drop[] */
+	uint64_t drop[WIRE_LANES];
 	struct wire_gate *gate;
 	struct wire_order order;
 	struct wire_report report;
@@ -186,6 +188,7 @@ void attach_fill(struct wire_attach *w, uint64_t arena, uint64_t identity);
 /* orders.c, in the mover: m->order, as it came, size bytes of it. */
 int order_is_sane(const struct mover *m, long size);
 void order_obey(struct mover *m);
+void mover_drop(struct mover *m); /* what the agent has dropped so far */
 /* fork.c: from now on fork children of this process attach themselves. */
 void fork_watch(void);
 

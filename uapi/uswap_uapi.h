@@ -32,6 +32,7 @@
 #ifndef UFFDIO_MOVE
 #define _UFFDIO_MOVE (0x05)
 #define UFFDIO_MOVE _IOWR(UFFDIO, _UFFDIO_MOVE, struct uffdio_move)
+#define UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES ((__u64)1 << 1)
 struct uffdio_move {
 	__u64 dst;
 	__u64 src;

@@ -115,6 +115,9 @@ static void test_move(struct workload *w, struct session *s)
 		CHECK(evict(s, w->base + (i % 4) * 64 * PAGE, 64, i % 4) == 64, "round %u", i);
 		ask(w, "check", "good");
 	}
+	for (unsigned int i = 0; i < 4; i++)
+		while (transit_has(s, i, 0) || transit_has(s, i, 63)) /* without another order */
+			usleep(1000);
 	ask(w, "check", "good");
 }
 
