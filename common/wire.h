@@ -134,7 +134,7 @@ struct wire_ready {
 enum wire_op {
 	WIRE_OP_MOVE = 1,     /* pages of range[] into lane; REPORT */
 	WIRE_OP_DROP = 2,     /* forget the pages of drop_mask in lane: soon, and before a
-				 MOVE into it or a POPULATE that is ordered later */
+				 MOVE into it, a POPULATE or a LEAVE that is ordered later */
 	WIRE_OP_POPULATE = 3, /* MADV_POPULATE_WRITE range[], while generation is the gate's; REPORT */
 	WIRE_OP_LEAVE = 4,    /* all is restored and unregistered: exit */
 };

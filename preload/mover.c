@@ -21,8 +21,13 @@
 #include "preload/shim.h"
 #include "uapi/uswap_uapi.h"
 
-#define LOOK_NSEC 100000000L /* between two looks at the workload */
-#define DROP_NSEC 5000000L   /* nothing else came: what was dropped goes */
+/* Between two looks at the workload, which may have executed another image. It mostly does so
+   soon, and what it leaves then goes when we have seen it: at first ten times a second, later
+   once in an eighth of its age, and each second at least. */
+#define LOOK_NSEC 100000000u
+#define LOOK_MAX_NSEC 1000000000u
+#define LOOK_SHARE 8
+#define DROP_NSEC 5000000L /* nothing else came: what was dropped goes */
 /* With the workload gone, for the agent to take what is in transit: it may be dying, or
    have no processor. */
 #define LINGER_NSEC 5000000000u
@@ -230,6 +235,7 @@ static void settle(struct mover *m)
 	uint32_t state = MOVER_STARTING;
 
 	m->self = (int)sys_getpid();
+	m->born = sys_now();
 	sys_call(__NR_setsid, 0, 0, 0, 0, 0);
 	sys_call(__NR_chdir, root, 0, 0, 0, 0);
 	sys_prctl(PR_SET_NAME, (unsigned long)name, 0);
@@ -240,6 +246,19 @@ static void settle(struct mover *m)
 					 __ATOMIC_ACQUIRE))
 		sys_exit_group(0);
 	sys_futex_wake(&m->state);
+}
+
+/* How long to sleep, if nothing happens. */
+static long look_interval(const struct mover *m)
+{
+	uint64_t nsec = (sys_now() - m->born) / LOOK_SHARE;
+
+	if (m->dropped)
+		return DROP_NSEC;
+	if (nsec < LOOK_NSEC || m->sock < 0 || m->leave_by ||
+	    __atomic_load_n(&shim.turn, __ATOMIC_RELAXED) == TURN_END)
+		return LOOK_NSEC;
+	return nsec < LOOK_MAX_NSEC ? (long)nsec : LOOK_MAX_NSEC;
 }
 
 /* There is something to read, or nobody to read from, or time (idle). Not if the program
@@ -275,7 +294,7 @@ void mover_main(void *mover)
 			p[0].fd = -1; /* known, and it would not let us sleep */
 		if (__atomic_load_n(&shim.turn, __ATOMIC_RELAXED) == TURN_END)
 			p[1].fd = -1; /* nor would this: no order is taken now */
-		idle = sys_ppoll(p, 3, m->dropped ? DROP_NSEC : LOOK_NSEC) == 0;
+		idle = sys_ppoll(p, 3, look_interval(m)) == 0;
 		if (p[2].revents)
 			hear_bell(m);
 		if (p[1].revents || m->sock < 0 || (idle && m->dropped))

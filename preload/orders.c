@@ -380,7 +380,7 @@ int order_is_sane(const struct mover *m, long size)
 
 void order_obey(struct mover *m)
 {
-	if (m->order.op == WIRE_OP_POPULATE || (m->order.op == WIRE_OP_MOVE && m->dropped >> m->order.lane & 1))
+	if (m->order.op != WIRE_OP_DROP && (m->order.op != WIRE_OP_MOVE || m->dropped >> m->order.lane & 1))
 		mover_drop(m);
 	switch (m->order.op) {
 	case WIRE_OP_MOVE:

@@ -139,6 +139,7 @@ struct mover {
 	uint32_t drop_error;
 	uint32_t inside; /* the gate: our word stands there */
 	uint64_t arena;
+	uint64_t born;	    /* when it began */
 	uint64_t next_look; /* when to compare address spaces again */
 	uint64_t leave_by; /* the workload is gone; 0: it is not */
 	uint64_t mark_after; /* nothing is marked before */

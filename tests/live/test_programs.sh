@@ -101,8 +101,21 @@ write_sql() {
 	END
 }
 
+# The mover of a program that does nothing looks after it seldom, and does nothing else.
+mover_sleeps() {
+	local mover age wakes
+
+	mover=$(movers)
+	age=$(ps -o etimes= -p "$mover")
+	wakes=$(awk '/^voluntary/ { print $2 }' "/proc/$mover/status")
+	say "an idle program's mover: woken $wakes times in $((age)) s"
+	[ "$wakes" -le $((age * 3 + 100)) ] || fail "it does not sleep"
+}
+
 live_begin
 agent_start
+LD_PRELOAD=$LIB sleep 1000 &
+idle=$!
 source_dir=$(realpath "${srcdir:-.}/tests/workloads")
 compiler=${CC:-gcc}
 compiler=${compiler%% *}
@@ -134,4 +147,6 @@ if [ -n "$(type -P "$compiler")" ]; then
 else
 	absent "no compiler here"
 fi
+mover_sleeps
+kill "$idle"
 live_end
