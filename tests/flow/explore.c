@@ -365,11 +365,11 @@ static void end_run(void)
 
 /* ---- states seen before ---- */
 
-#define SEEN_BITS 22
 static struct seen {
 	uint64_t hash;
 	uint8_t left;
 } *seen;
+static unsigned seen_bits;
 
 static int compare_threads(const void *a, const void *b)
 {
@@ -423,7 +423,7 @@ static bool was_seen(unsigned left)
 {
 	uint64_t hash = hash_state();
 
-	for (uint64_t i = hash >> (64 - SEEN_BITS), n = 0; n < 64; n++, i = (i + 1) & ((1u << SEEN_BITS) - 1)) {
+	for (uint64_t i = hash >> (64 - seen_bits), n = 0; n < 64; n++, i = (i + 1) & ((1u << seen_bits) - 1)) {
 		if (seen[i].hash == hash) {
 			if (seen[i].left >= left)
 				return true;
@@ -577,7 +577,8 @@ static void job_walk(const void *arg)
 
 	if (job->limits->percent)
 		depth = MAX(depth * job->limits->percent / 100, 1);
-	seen = calloc((size_t)1 << SEEN_BITS, sizeof(*seen));
+	seen_bits = depth > 10 ? 22 : 18; /* a sanitizer takes its time for each byte */
+	seen = calloc((size_t)1 << seen_bits, sizeof(*seen));
 	if (job->limits->seed)
 		walk_at_random(job->scenario, depth * 4, job->limits->runs_max, job->limits->seed);
 	else
