@@ -251,10 +251,11 @@ static void settle(struct mover *m)
 /* How long to sleep, if nothing happens. */
 static long look_interval(const struct mover *m)
 {
-	uint64_t nsec = (sys_now() - m->born) / LOOK_SHARE;
+	uint64_t nsec;
 
-	if (m->dropped)
+	if (m->dropped) /* so it is between two orders, mostly */
 		return DROP_NSEC;
+	nsec = (sys_now() - m->born) / LOOK_SHARE;
 	if (nsec < LOOK_NSEC || m->sock < 0 || m->leave_by ||
 	    __atomic_load_n(&shim.turn, __ATOMIC_RELAXED) == TURN_END)
 		return LOOK_NSEC;

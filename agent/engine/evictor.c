@@ -193,6 +193,12 @@ static uint64_t order_wants(const struct session *s, const struct order *order)
 			     : UINT64_MAX;
 }
 
+/* Of so many pages, what its order wants yet; without one, all. */
+static uint64_t wanted(const struct session *s, uint64_t pages)
+{
+	return s->forced && s->evict_order ? MIN(pages, order_wants(s, s->evict_order)) : pages;
+}
+
 /* What leaves is packed at once. */
 static bool is_packed_at_once(const struct worker *w, const struct session *s)
 {
@@ -202,13 +208,8 @@ static bool is_packed_at_once(const struct worker *w, const struct session *s)
 /* The store is told what is to come, of what is packed at once. */
 static void expect(struct worker *w, const struct session *s, uint64_t to_leave)
 {
-	const struct order *order = s->evict_order;
-
-	if (!is_packed_at_once(w, s))
-		return;
-	if (s->forced && order)
-		to_leave = MIN(to_leave, order_wants(s, order));
-	(void)blobstore_expect(w->flow->blobstore, to_leave + s->nr_batches * WIRE_BATCH);
+	if (is_packed_at_once(w, s))
+		(void)blobstore_expect(w->flow->blobstore, wanted(s, to_leave) + s->nr_batches * WIRE_BATCH);
 }
 
 /* How many pages the next batch may have. */
@@ -217,13 +218,10 @@ static unsigned batch_room(const struct worker *w, const struct session *s)
 	const struct staging *st = w->flow->staging;
 	uint64_t room = staging_room(st), left = room - MIN(room, w->reserved);
 	uint64_t want = s->forced ? WIRE_BATCH : MIN(s->quota, WIRE_BATCH);
-	const struct order *order = s->evict_order;
 
-	if (s->forced && order)
-		want = MIN(want, order_wants(s, order));
 	if (is_packed_at_once(w, s) && s->nr_batches >= AT_ONCE_MAX)
 		return 0;
-	return (unsigned)MIN(want, left);
+	return (unsigned)MIN(wanted(s, want), left);
 }
 
 /* Nothing leaves a process that has changed its user before it has a domain of its

@@ -47,7 +47,7 @@ int mappings_read(struct mappings *m, int smaps, const struct wire_range *never,
 bool mappings_is_never(uint64_t start, uint64_t end, const struct wire_range *never, unsigned nr);
 /*
  * The ranges of all mappings with one VmFlag, "wf" say, into set (which is
- * emptied first). 0 or negative errno.
+ * emptied first). Any thread. 0 or negative errno.
  */
 int mappings_read_flagged(int smaps, const char *flag, struct ranges *set);
 /*

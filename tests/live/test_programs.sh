@@ -114,8 +114,8 @@ mover_sleeps() {
 
 live_begin
 agent_start
-LD_PRELOAD=$LIB sleep 1000 &
-idle=$!
+# shellcheck disable=SC2016
+peer_start env "LD_PRELOAD=$LIB" sh -c 'echo "ready $$"; read -r line'
 source_dir=$(realpath "${srcdir:-.}/tests/workloads")
 compiler=${CC:-gcc}
 compiler=${compiler%% *}
@@ -148,5 +148,5 @@ else
 	absent "no compiler here"
 fi
 mover_sleeps
-kill "$idle"
+peer_close "$PEER"
 live_end
