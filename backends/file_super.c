@@ -122,18 +122,34 @@ static int open_direct(const char *path, int flags)
 #define LOCK_TRIES 400
 #define LOCK_PAUSE_USEC 5000
 
+/* Where a store's bytes are: the device, or a file in the directory, which may be made
+   yet. What else has that file's name is not opened. */
+#define PLACE_MAX 1280
+
+static bool find_file(const char *path, const struct stat *place, char file[PLACE_MAX], const char **error)
+{
+	struct stat st;
+
+	snprintf(file, PLACE_MAX, "%s%s", path, S_ISBLK(place->st_mode) ? "" : "/" FILE_STORE_NAME);
+	if (S_ISBLK(place->st_mode) || lstat(file, &st) || S_ISREG(st.st_mode))
+		return true;
+	store_refuse(error, "store \"file:%s\": %s is %s, not a file", path, file,
+		     S_ISDIR(st.st_mode)  ? "a directory" :
+		     S_ISLNK(st.st_mode)  ? "a symbolic link" :
+		     S_ISFIFO(st.st_mode) ? "a fifo" :
+		     S_ISSOCK(st.st_mode) ? "a socket" :
+					    "a device");
+	return false;
+}
+
 static int open_any(const char *path, const struct stat *st, const char **error)
 {
-	char file[512];
+	char file[PLACE_MAX];
 	int fd;
 
-	if (S_ISBLK(st->st_mode)) {
-		snprintf(file, sizeof(file), "%s", path);
-		fd = open_direct(file, O_RDWR | O_CLOEXEC | O_EXCL);
-	} else {
-		snprintf(file, sizeof(file), "%s/" FILE_STORE_NAME, path);
-		fd = open_direct(file, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW);
-	}
+	if (!find_file(path, st, file, error))
+		return -1;
+	fd = open_direct(file, O_RDWR | O_CLOEXEC | (S_ISBLK(st->st_mode) ? O_EXCL : O_CREAT | O_NOFOLLOW));
 	if (fd < 0) {
 		store_refuse(error, "store \"file:%s\": %s: %s", path, file, strerror(errno));
 		return -1;
@@ -315,19 +331,14 @@ int file_super_look(const struct store_file_options *o, const char **error)
 	_cleanup_close_ int fd = -1;
 	struct super own;
 	struct stat st;
-	char file[512];
+	char file[PLACE_MAX];
 
-	if (!find_place(o->path, &st, error))
+	if (!find_place(o->path, &st, error) || !find_file(o->path, &st, file, error))
 		return -EINVAL;
-	if (S_ISBLK(st.st_mode)) {
-		fd = open_direct(o->path, O_RDONLY | O_CLOEXEC | O_EXCL);
-	} else {
-		snprintf(file, sizeof(file), "%s/" FILE_STORE_NAME, o->path);
-		fd = open_direct(file, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-		/* not yet: could it be made? */
-		if (fd < 0 && errno == ENOENT && access(o->path, W_OK | X_OK) == 0)
-			fd = open(o->path, O_RDONLY | O_CLOEXEC | O_DIRECTORY);
-	}
+	fd = open_direct(file, O_CLOEXEC | (S_ISBLK(st.st_mode) ? O_RDONLY | O_EXCL : O_RDWR | O_NOFOLLOW));
+	/* not yet: could it be made? */
+	if (fd < 0 && errno == ENOENT && access(o->path, W_OK | X_OK) == 0)
+		fd = open(o->path, O_RDONLY | O_CLOEXEC | O_DIRECTORY);
 	if (fd < 0) {
 		int e = errno;
 

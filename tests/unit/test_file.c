@@ -352,10 +352,15 @@ START_TEST(test_bad_places)
 	ck_assert_ptr_null(store_file_new(
 		&(struct store_file_options){ .path = dir, .bytes = (uint64_t)1 << 42 }, &error));
 	ck_assert_msg(strstr(error, "size=4194304M, and there is room for ") != NULL, "%s", error);
-	/* a link would lead elsewhere */
+	/* what is no file is named, and left alone */
 	ck_assert_int_eq(unlink(path), 0);
-	ck_assert_int_eq(symlink("/etc/passwd", path), 0);
-	expect_refusal("Too many levels of symbolic links");
+	ck_assert_int_eq(symlink("/etc/passwd", path), 0); /* it would lead elsewhere */
+	expect_refusal(FILE_STORE_NAME " is a symbolic link, not a file");
+	ck_assert_int_eq(unlink(path), 0);
+	ck_assert_int_eq(mkfifo(path, 0600), 0);
+	expect_refusal(FILE_STORE_NAME " is a fifo, not a file");
+	ck_assert_int_eq(look(&error), -EINVAL);
+	ck_assert_msg(strstr(error, FILE_STORE_NAME " is a fifo") != NULL, "%s", error);
 }
 END_TEST
 
