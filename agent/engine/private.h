@@ -27,6 +27,7 @@
 #include "proc/session.h"
 
 #define OWNERS_MAX 16
+#define ENGINE_KEY_MAX 4096 /* of KeyFile='s bytes */
 #define OWNER_NODES 192u /* of slots, ready where it begins: its pool's first step, 1 MiB */
 #define PACKERS_MAX 16
 
@@ -133,6 +134,8 @@ struct engine {
 	struct engine_news news;
 	struct store *stores[SETTINGS_STORES + 1]; /* the fastest first */
 	unsigned nr_stores;
+	unsigned char secret[ENGINE_KEY_MAX]; /* of KeyFile=, from stores_open until stores_join */
+	ssize_t secret_len; /* 0: there is none */
 	struct flow flow;
 	struct record_table records;
 	struct kept rings;

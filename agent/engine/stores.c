@@ -18,7 +18,6 @@
 #define BUFFER "memory:64M"
 
 #define KEY_FILE_MIN 16
-#define KEY_FILE_MAX 4096
 
 static bool open_one(struct engine *e, const char *place, const char *word)
 {
@@ -60,13 +59,55 @@ static bool keep_list(struct engine *e)
 	return true;
 }
 
+/* Whoever reads it can read what we store. */
+static bool is_private(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && !(st.st_mode & (S_IRWXG | S_IRWXO));
+}
+
+/* The secret of KeyFile= into buf; its length, 0 without one, or -1 and what is wrong. */
+static ssize_t read_key(const struct settings *settings, unsigned char buf[ENGINE_KEY_MAX], char *message)
+{
+	const char *path = settings->key_file, *error = "a key has at least 16 bytes";
+	_cleanup_close_ int fd = -1;
+	ssize_t n = 0;
+
+	if (!*path)
+		return 0;
+	/* nor does it wait for whoever may write into a fifo */
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	if (fd < 0)
+		error = errno == ELOOP ? "is a symbolic link, not a file" : strerror(errno);
+	else if (!is_private(fd))
+		error = "must be a file that nobody but its owner may touch (chmod 600)";
+	else if ((n = read(fd, buf, ENGINE_KEY_MAX)) >= KEY_FILE_MIN)
+		return n;
+	else if (n < 0)
+		error = strerror(errno);
+	snprintf(message, ENGINE_KEY_MESSAGE, "%sKeyFile=%s: %s", settings->key_file_place, path, error);
+	return -1;
+}
+
+bool engine_check_key(const struct settings *settings, char *message)
+{
+	unsigned char secret[ENGINE_KEY_MAX];
+	ssize_t len = read_key(settings, secret, message);
+
+	explicit_bzero(secret, sizeof(secret));
+	return len >= 0;
+}
+
 bool stores_open(struct engine *e)
 {
 	const char *list = e->settings.store;
 	char word[SETTINGS_STORE_MAX], message[ENGINE_KEY_MESSAGE];
 
 	static_assert(SETTINGS_STORES < ARRAY_SIZE(e->stores), "and a buffer in front");
-	if (!engine_check_key(&e->settings, message)) {
+	/* Once: what was found good before anything is touched is what stores_join has. */
+	e->secret_len = read_key(&e->settings, e->secret, message);
+	if (e->secret_len < 0) {
 		log_error("%s", message);
 		return false;
 	}
@@ -86,59 +127,14 @@ void stores_close(struct engine *e)
 		store_close(e->stores[--e->nr_stores]);
 }
 
-/* Whoever reads it can read what we store. */
-static bool is_private(int fd)
-{
-	struct stat st;
-
-	return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && !(st.st_mode & (S_IRWXG | S_IRWXO));
-}
-
-/* The secret of KeyFile= into buf; its length, 0 without one, or -1 and what is wrong. */
-static ssize_t read_key(const char *path, unsigned char buf[KEY_FILE_MAX], const char **error)
-{
-	_cleanup_close_ int fd = -1;
-	ssize_t n;
-
-	if (!*path)
-		return 0;
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	if (fd >= 0 && !is_private(fd)) {
-		*error = "must be a file that nobody but its owner may touch (chmod 600)";
-		return -1;
-	}
-	n = fd < 0 ? -1 : read(fd, buf, KEY_FILE_MAX);
-	if (n >= KEY_FILE_MIN)
-		return n;
-	*error = n < 0 ? strerror(errno) : "a key has at least 16 bytes";
-	return -1;
-}
-
-bool engine_check_key(const struct settings *settings, char *message)
-{
-	unsigned char secret[KEY_FILE_MAX];
-	const char *error;
-	ssize_t len = read_key(settings->key_file, secret, &error);
-
-	explicit_bzero(secret, sizeof(secret));
-	if (len < 0)
-		snprintf(message, ENGINE_KEY_MESSAGE, "%sKeyFile=%s: %s", settings->key_file_place,
-			 settings->key_file, error);
-	return len >= 0;
-}
-
 struct blobstore *stores_join(struct engine *e, uint32_t max_blobs)
 {
-	unsigned char secret[KEY_FILE_MAX];
-	struct blobstore *bs = NULL;
-	const char *error;
-	ssize_t len = read_key(e->settings.key_file, secret, &error); /* checked before */
+	struct blobstore *bs;
 
-	if (len > 0)
-		domain_registry_share(e->flow.domains, secret, (size_t)len);
-	if (len >= 0)
-		bs = blobstore_new_tiers(e->stores, e->nr_stores, max_blobs, secret, (size_t)len);
-	explicit_bzero(secret, sizeof(secret));
+	if (e->secret_len)
+		domain_registry_share(e->flow.domains, e->secret, (size_t)e->secret_len);
+	bs = blobstore_new_tiers(e->stores, e->nr_stores, max_blobs, e->secret, (size_t)e->secret_len);
+	explicit_bzero(e->secret, sizeof(e->secret));
 	if (bs) {
 		blobstore_set_move_down(bs, e->settings.move_down_ns);
 		blobstore_set_recompress(bs, e->settings.recompress_ns);

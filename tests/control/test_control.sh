@@ -48,6 +48,10 @@ head -c 32 /dev/urandom >"$DIR/key"
 expect 0 "KeyFile=$DIR/key" "$AGENT" --check-config --config "$DIR/bad.conf"
 chmod 644 "$DIR/key"
 cant_start "KeyFile=$DIR/key" "must be a file that nobody but its owner may touch"
+ln -s key "$DIR/link"
+cant_start "KeyFile=$DIR/link" "is a symbolic link"
+mkfifo -m 600 "$DIR/fifo"
+cant_start "KeyFile=$DIR/fifo" "must be a file"
 say "configuration errors name the place"
 
 # ---- without an agent ----
