@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -237,9 +238,23 @@ void fdstore_remove_files(void)
 	for (unsigned i = 0; i < nr_files; i++) {
 		snprintf(stored, sizeof(stored), FILE_PREFIX "%s", files[i]);
 		(void)tell_removed(stored);
+		nr_fds--;
+		names_bytes -= (unsigned)strlen(stored) + 1;
 	}
 	nr_files = 0;
 	fdstore_sync();
+}
+
+void fdstore_forget_files(void)
+{
+	for (unsigned i = 0; i < nr_files; i++) {
+		int fd = kept_fd(files[i]);
+
+		kept_forget_fd(files[i]);
+		(void)flock(fd, LOCK_UN); /* of a store; the manager may have it open for a moment more */
+		safe_close(fd);
+	}
+	fdstore_remove_files();
 }
 
 static void uncount(uid_t uid, const char *name)

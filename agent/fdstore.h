@@ -31,6 +31,9 @@ void fdstore_put_files(void);
 /* After a drain: nothing in them is of use to anybody, an older agent must be able to
    start, and a store's file or device must not stay open. */
 void fdstore_remove_files(void);
+/* Those that have come back are of no use: as if there had been no agent. Before there is
+   a worker. */
+void fdstore_forget_files(void);
 /* A worker before this one has died. */
 void fdstore_inherited(void);
 /* A session's; 0, or -ENOSPC. Safe after fdstore_sync. fd -1: it is there. */

@@ -590,6 +590,8 @@ static int run_agent(int argc, char *argv[])
 	take_passed();
 	if (!fdstore_taken())
 		return EXIT_FAILURE;
+	if (engine_starts_anew(&agent.settings))
+		fdstore_forget_files();
 	return keeper_run(work, fdstore_is_there() ? hand_over : NULL, &agent);
 }
 

@@ -22,6 +22,9 @@ struct engine;
 /* Can KeyFile= be used, if there is one? Or what to say of it. */
 #define ENGINE_KEY_MESSAGE (SETTINGS_PLACE_MAX + SETTINGS_TEXT_MAX + 128)
 bool engine_check_key(const struct settings *settings, char *message);
+/* An agent before this one had another Store=, and no program is left of it: what it has
+   kept would only hinder. Before there is a worker. */
+bool engine_starts_anew(const struct settings *settings);
 
 /* Fault service time: bucket i counts faults of up to 2^(i/4) * 250 ns, the
    last one all others. Measured in the agent, from the message being read to

@@ -32,21 +32,30 @@ static bool open_one(struct engine *e, const char *place, const char *word)
 	return true;
 }
 
+/* The list in force: kept, and of an agent before us if there was one. */
+static char *open_list(struct kept *kept)
+{
+	int r = kept_open(kept, "tiers", PAGE_BYTES, LAYOUT_TIERS);
+	char *list = kept->own;
+
+	static_assert(SETTINGS_STORE_MAX <= KEPT_OWN, "all of it");
+	if (r < 0) {
+		log_error("Store=: %s", strerror(-r));
+		return NULL;
+	}
+	list[SETTINGS_STORE_MAX - 1] = '\0';
+	return list;
+}
+
 /* Where pages are is written down by a store's place in the list: as long as an agent
    before us has some there, its list stays in force. */
 static bool keep_list(struct engine *e)
 {
 	struct kept kept = KEPT_NONE;
-	char *list;
-	int r = kept_open(&kept, "tiers", PAGE_BYTES, LAYOUT_TIERS);
+	char *list = open_list(&kept);
 
-	static_assert(SETTINGS_STORE_MAX <= KEPT_OWN, "all of it");
-	if (r < 0) {
-		log_error("Store=: %s", strerror(-r));
+	if (!list)
 		return false;
-	}
-	list = kept.own;
-	list[SETTINGS_STORE_MAX - 1] = '\0';
 	if (*list && strcmp(list, e->settings.store) != 0 && recover_owners(e)) {
 		log_warning("Store=%s: programs are attached whose pages are in %s, which stays in force until the agent "
 			    "is started while none is", e->settings.store, list);
@@ -57,6 +66,24 @@ static bool keep_list(struct engine *e)
 	}
 	kept_close(&kept);
 	return true;
+}
+
+bool engine_starts_anew(const struct settings *settings)
+{
+	struct record_table records = { .kept = KEPT_NONE };
+	struct kept kept = KEPT_NONE;
+	uint32_t i = 0;
+	bool anew = false;
+	const char *list;
+
+	if (kept_fd("tiers") < 0 || kept_fd("sessions") < 0)
+		return false;
+	list = open_list(&kept);
+	if (list && record_table_open(&records) == 0)
+		anew = strcmp(list, settings->store) != 0 && !record_next(&records, &i);
+	record_table_close(&records);
+	kept_close(&kept);
+	return anew;
 }
 
 /* Whoever reads it can read what we store. */

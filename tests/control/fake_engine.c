@@ -57,6 +57,12 @@ void engine_close_strays(void)
 {
 }
 
+bool engine_starts_anew(const struct settings *settings)
+{
+	(void)settings;
+	return false;
+}
+
 bool engine_check_key(const struct settings *settings, char *message)
 {
 	return true;

@@ -87,9 +87,17 @@ serve_stop "$serve_one"
 serve_stop "$serve_zero"
 serve_stop "$serve_two"
 crash_end
-config "$memory"$'\n'"$file_b"
+# while none is attached another Store= is taken as it stands: less memory, and the same file,
+# which the agent before has, called otherwise
+config "Store=memory:32M"$'\n'"Store=file:$STORE/a/,size=32M"
 : >"$DIR/agent.log"
 restart
 ! grep -q "stays in force" "$DIR/agent.log" || fail "the old Store= is in force, though nothing is in it"
+[ "$(tier 0 capacity_bytes) $(tier 1 capacity_bytes)" = "$((32 << 20)) $((32 << 20))" ] || fail "$("$CTL" --json stats)"
+serve_start 16
+wait_until 40 "pages to reach the file" in_file
+restart
+check "a restart after that"
+serve_stop "$SERVED"
 agent_stop
 say passed
