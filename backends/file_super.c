@@ -358,12 +358,14 @@ int file_super_open(const struct store_file_options *o, bool *device, const char
 	int fd;
 
 	kept_name(o->path, name);
+	fd = kept_fd(name);
+	if (fd >= 0) { /* a worker's before us: as it is, whatever has become of its path */
+		*device = fstat(fd, &st) == 0 && S_ISBLK(st.st_mode);
+		return fd;
+	}
 	if (!find_place(o->path, &st, error))
 		return -1;
 	*device = S_ISBLK(st.st_mode);
-	fd = kept_fd(name);
-	if (fd >= 0)
-		return fd; /* a worker's before us: as it is */
 	fd = open_any(o->path, &st, error);
 	if (fd < 0)
 		return -1;

@@ -83,6 +83,13 @@ mv "$STORE/key.away" "$STORE/key"
 wait_until 40 "the agent to listen" agent_up
 check "a key that could not be read for a while"
 
+# a store whose directory is elsewhere by now is open still
+wait_until 40 "pages to reach the file" in_file
+mv "$STORE/a" "$STORE/away"
+restart
+check "a directory that is not there any more"
+mv "$STORE/away" "$STORE/a"
+
 serve_stop "$serve_one"
 serve_stop "$serve_zero"
 serve_stop "$serve_two"
