@@ -123,6 +123,8 @@ static void show_tier(const struct ctl *ctl, const struct tier *t)
 	     size_text(ctl, b, t->capacity), size_text(ctl, c, t->live));
 	if (strcmp(t->state, "up") != 0)
 		line("", "%s: %s", t->state, t->reason);
+	if (t->corrupt)
+		line("", "%" PRIu64 " pages were found damaged in it", t->corrupt);
 	if (t->oldest_ns > NSEC_PER_SEC)
 		line("", "%" PRIu64 " reads wait for it, the oldest for %llu s", t->pending,
 		     t->oldest_ns / NSEC_PER_SEC);

@@ -116,6 +116,7 @@ is EvictionEnabled "$(property EvictionEnabled)" "b false"
 expect 1 '3 are damaged' "$CTL" verify
 set_property EvictionEnabled b true
 expect 0 '401 pages are as they were stored' "$CTL" verify
+expect 0 '331 pages were found damaged in it' "$CTL" status
 expect 0 '"damaged_pages":0,"unread_pages":5,"wrong_accounts":0,"wrong_references":0,"not_found_pages":0,"unsettled_pages":409' "$CTL" --json=short verify
 set_property EvictionEnabled b false
 
