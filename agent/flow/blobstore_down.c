@@ -19,6 +19,8 @@
 /* ... and, while there is room, where nobody has read in order for so long: what lives
    there is about to leave. */
 #define READING_TICKS ((uint32_t)(NSEC_PER_SEC >> CLOCK_SHIFT))
+/* What could not be read is left alone for so long. */
+#define UNREAD_TICKS ((uint32_t)(2 * NSEC_PER_SEC >> CLOCK_SHIFT))
 /* Of what we once had of a borrowed one: below, it is copied home and given back.
    Its owner may need it, and as long as that is so it costs nothing. */
 #define BORROWED_PERCENT 25
@@ -80,13 +82,18 @@ bool mover_has_way_down(struct blobstore *bs, uint32_t tenant)
 
 /* ---- which segment ---- */
 
+static uint32_t ticks_since(const struct blobstore *bs, uint32_t then)
+{
+	return atomic_load_explicit(&bs->clock, memory_order_relaxed) - then;
+}
+
 /* Differences stay: they are small, and reading one must not wait twice. So do
    clusters, of a worker before us that had no other tier. */
 static bool is_movable(const struct blobstore *bs, const struct segment *seg)
 {
 	return seg->stream != STREAM_DELTA && seg->stream != STREAM_CLUSTER &&
 	       (seg->state == SEGMENT_SEALED || seg->state == SEGMENT_OPEN) && seg->live && !seg->stays &&
-	       !seg->moving && !seg->pending && !seg->borrowed &&
+	       !seg->moving && !seg->pending && !seg->borrowed && ticks_since(bs, seg->unread) >= UNREAD_TICKS &&
 	       bs->victim != (uint32_t)(seg - bs->segments) + 1;
 }
 
@@ -130,8 +137,7 @@ static uint32_t pick_raw(struct blobstore *bs, uint64_t now)
 
 static bool is_being_read(const struct blobstore *bs, const struct segment *seg)
 {
-	return atomic_load_explicit(&bs->clock, memory_order_relaxed) -
-	       atomic_load_explicit(&seg->read_ahead, memory_order_relaxed) < READING_TICKS;
+	return ticks_since(bs, atomic_load_explicit(&seg->read_ahead, memory_order_relaxed)) < READING_TICKS;
 }
 
 /* The one of a slow tier with the least life in it, if that is little enough. */
@@ -145,7 +151,7 @@ static uint32_t pick_poorest(struct blobstore *bs, uint32_t tier, bool tight)
 
 		if (seg->tier != tier || seg->state != SEGMENT_SEALED || !seg->live || seg->walked ||
 		    seg->moving || seg->pending || (!tight && is_being_read(bs, seg)) ||
-		    !has_room(bs, tier, seg->tenant, true) ||
+		    ticks_since(bs, seg->unread) < UNREAD_TICKS || !has_room(bs, tier, seg->tenant, true) ||
 		    seg->live * 100ull > seg->fill * (uint64_t)(seg->borrowed ? BORROWED_PERCENT : LIVE_PERCENT))
 			continue;
 		if (best && seg->live * best_fill >= best_live * seg->fill)
@@ -173,7 +179,7 @@ static bool begin(struct blobstore *bs, uint32_t victim, uint32_t to, bool colle
 	m->to = to;
 	m->collecting = collecting;
 	m->cursor = m->record = m->nr_records = 0;
-	m->left = false;
+	m->unread = false;
 	return true;
 }
 
@@ -274,6 +280,7 @@ static bool move_batch(struct blobstore *bs)
 	/* What other hosts have makes room for more. */
 	for (uint32_t n = 0; !out->last && sealed_size(out->n, m->bytes) < SEALED_BATCH / 2; n = out->n) {
 		out->last = mover_gather(bs);
+		out->unread = m->unread;
 		share_frames(bs, out, n);
 	}
 	if (!outgoing_start(bs)) {

@@ -59,10 +59,8 @@ static bool gather_records(struct blobstore *bs)
 
 	while (m->cursor < bs->segments[victim].fill) {
 		size = record_read(bs, victim, m->cursor, &record, buf);
-		if (!size) {
-			m->left = true;
+		if (!size)
 			return true; /* damaged: it goes when its last blob does */
-		}
 		loc = record_loc(&record, victim, m->cursor + (uint32_t)sizeof(record));
 		if (record_is_live(bs, record.id, loc)) {
 			to = take_frame(bs, record.id, loc);
@@ -125,7 +123,6 @@ static bool gather_batch(struct blobstore *bs)
 		if (blobstore_open(m->seal, seg, loc, m->batch + record.offset, to)) {
 			untake_frame(m); /* whoever touches it gets to know (INV-7) */
 			health_corrupt(bs, tier_of(bs, seg), 1);
-			m->left = true;
 		}
 	}
 	return true;
@@ -141,13 +138,15 @@ static uint64_t loc_in_victim(const struct blobstore *bs, uint32_t id)
 
 /* The batch at the cursor can't be read, for r. If it never can, what lives in it is lost:
    whoever touches it gets to know (INV-7). */
-static void note_lost(struct blobstore *bs, int r)
+static void note_unread(struct blobstore *bs, int r)
 {
 	uint32_t id = 1, top;
 	uint64_t n = 0;
 
-	if (!is_damage(r))
+	if (!is_damage(r)) {
+		bs->mover.unread = true;
 		return;
+	}
 	do {
 		pthread_mutex_lock(&bs->lock);
 		top = blob_table_top(bs->blobs);
@@ -171,10 +170,8 @@ static bool gather_sealed(struct blobstore *bs)
 	while (m->cursor < seg->batches) {
 		int r = m->nr_records ? 0 : read_batch(bs);
 
-		if (r) {
-			m->left = true;
-			note_lost(bs, r);
-		}
+		if (r)
+			note_unread(bs, r);
 		pthread_mutex_lock(&bs->lock);
 		ended = gather_batch(bs);
 		pthread_mutex_unlock(&bs->lock);
@@ -234,7 +231,7 @@ static bool gather_borrowed(struct blobstore *bs)
 		if (r) {
 			untake_frame(m); /* whoever touches it gets to know (INV-7) */
 			health_corrupt(bs, tier_of(bs, seg), is_damage(r));
-			m->left = true;
+			m->unread |= !is_damage(r);
 		}
 	}
 	return true;

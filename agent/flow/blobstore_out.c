@@ -191,7 +191,9 @@ static void end_victim(struct blobstore *bs, const struct outgoing *out)
 	if (out->abandoned)
 		return;
 	seg->moving = false;
-	if (seg->state == SEGMENT_SEALED && seg->live) { /* damaged, or not to be moved */
+	if (out->unread) {
+		seg->unread = atomic_load_explicit(&bs->clock, memory_order_relaxed);
+	} else if (seg->state == SEGMENT_SEALED && seg->live) { /* damaged, or not to be moved */
 		if (out->collecting)
 			seg->walked = true;
 		else

@@ -131,6 +131,7 @@ struct segment {
 	_Atomic uint32_t readers;
 	_Atomic uint32_t used; /* by the clock: written, or last read */
 	_Atomic uint32_t read_ahead; /* ... the latter by who reads in order */
+	uint32_t unread;  /* ... when the mover last could not read some of it */
 	uint32_t tenant;  /* the domain's index */
 	uint32_t fill;	  /* bytes appended, as record_size counts */
 	uint32_t live;	  /* of them, of blobs that are not reaped */
@@ -223,6 +224,7 @@ struct outgoing {
 	uint8_t to;		 /* tier */
 	bool collecting;
 	bool last;	/* of its victim */
+	bool unread;	/* ... some of which could not be read, for the time being */
 	bool abandoned; /* a batch of the same victim failed */
 };
 /* More than the store has under way (backends/objects_write.c), so that what
@@ -239,7 +241,7 @@ struct mover {
 	uint32_t cursor;  /* memory form: byte; sealed form: batch */
 	uint32_t record;  /* sealed form: the next one of that batch */
 	bool collecting;  /* garbage, not room */
-	bool left;	  /* some could not be moved */
+	bool unread;	  /* some can't be read for the time being */
 	uint64_t collect_due_ns; /* garbage is not looked for before, while there is room */
 	/* a batch of the victim, read; sealed form */
 	unsigned char *batch;

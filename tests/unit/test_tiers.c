@@ -408,6 +408,37 @@ START_TEST(test_INV_7_damage_is_not_carried_on)
 }
 END_TEST
 
+/* What can't be read for a while is collected after that. */
+START_TEST(test_collected_when_it_can_be_read)
+{
+	static const struct faulty_rule error = { FAULTY_READ, FAULTY_ERROR, -EIO, 0, 0 };
+	const unsigned n = 2100; /* more than a segment */
+
+	open_tiers(8, 20, 0);
+	for (unsigned i = 0; i < n; i++)
+		ids[i] = put(alice, i);
+	move_all_down();
+	store_faulty_add(stores[1], &error);
+	for (unsigned i = 0; i < n; i++)
+		if (i % 3) {
+			blobstore_unref(bs, ids[i]);
+			ids[i] = 0;
+		}
+	work_all(); /* it ends */
+	ck_assert_uint_gt(stats().tier[1].store.error_total[STORE_ERROR_IO], 0);
+	ck_assert_uint_eq(stats().tier[1].collected_bytes_total, 0);
+	ck_assert_uint_eq(stats().corrupt_total, 0);
+	store_faulty_clear(stores[1]);
+	while (!stats().tier[1].collected_bytes_total) {
+		usleep(20000);
+		work_all();
+	}
+	expect_all();
+	drop_all();
+	expect_nothing();
+}
+END_TEST
+
 /* All of a batch, where it can't even be told what is in it. */
 START_TEST(test_a_lost_batch_is_counted)
 {
@@ -1230,6 +1261,7 @@ int main(void)
 	tcase_add_test(tc, test_INV_7_reads_that_fail);
 	tcase_add_test(tc, test_INV_7_damage_is_not_carried_on);
 	tcase_add_test(tc, test_a_segment_stays_while_it_is_read);
+	tcase_add_test(tc, test_collected_when_it_can_be_read);
 	tcase_add_test(tc, test_a_lost_batch_is_counted);
 	tcase_add_test(tc, test_verify);
 	tcase_add_test(tc, test_references);
