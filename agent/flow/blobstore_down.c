@@ -171,7 +171,8 @@ static bool begin(struct blobstore *bs, uint32_t victim, uint32_t to, bool colle
 	if (!victim || !to)
 		return false;
 	seg = &bs->segments[victim - 1];
-	if (seg->state == SEGMENT_OPEN)
+	m->was_open = seg->state == SEGMENT_OPEN;
+	if (m->was_open)
 		segment_seal(bs, victim - 1);
 	seg->moving = true;
 	atomic_fetch_add(&seg->readers, 1);
@@ -249,6 +250,18 @@ static bool begin_any(struct blobstore *bs)
 
 /* ---- */
 
+void mover_give_up(struct blobstore *bs, uint32_t victim)
+{
+	struct mover *m = &bs->mover;
+
+	bs->segments[victim].moving = false;
+	if (m->victim != victim + 1)
+		return;
+	if (m->was_open)
+		segment_reopen(bs, victim);
+	mover_let_go(bs);
+}
+
 /* Not this segment's fault: it is tried again, perhaps elsewhere. */
 static void give_up_victim(struct blobstore *bs)
 {
@@ -256,8 +269,7 @@ static void give_up_victim(struct blobstore *bs)
 
 	pthread_mutex_lock(&bs->lock);
 	if (m->victim)
-		bs->segments[m->victim - 1].moving = false;
-	mover_let_go(bs);
+		mover_give_up(bs, m->victim - 1);
 	pthread_mutex_unlock(&bs->lock);
 }
 

@@ -201,7 +201,7 @@ static void end_victim(struct blobstore *bs, const struct outgoing *out)
 	}
 }
 
-/* It is begun anew from what is left then. Under the lock. */
+/* Under the lock. */
 static void abandon_victim(struct blobstore *bs, uint32_t victim)
 {
 	struct mover *m = &bs->mover;
@@ -211,9 +211,7 @@ static void abandon_victim(struct blobstore *bs, uint32_t victim)
 
 		other->abandoned |= other->victim == victim;
 	}
-	bs->segments[victim].moving = false;
-	if (m->victim == victim + 1)
-		mover_let_go(bs);
+	mover_give_up(bs, victim);
 }
 
 /* Under the lock. */

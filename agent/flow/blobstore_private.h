@@ -152,7 +152,8 @@ struct segment {
 #define WANTED 64
 #define CLOCK_SHIFT 26 /* ticks of 67 ms */
 
-/* Segments that a domain has open at a time: those of a stream lie together. */
+/* Segments that a domain has open at a time: those of a stream lie together, as long as
+   there is room for that. */
 enum stream {
 	STREAM_NEW,
 	STREAM_DELTA, /* differences: small, and stay in the first tier */
@@ -241,6 +242,7 @@ struct mover {
 	uint32_t cursor;  /* memory form: byte; sealed form: batch */
 	uint32_t record;  /* sealed form: the next one of that batch */
 	bool collecting;  /* garbage, not room */
+	bool was_open;	  /* the victim */
 	bool unread;	  /* some can't be read for the time being */
 	uint64_t collect_due_ns; /* garbage is not looked for before, while there is room */
 	/* a batch of the victim, read; sealed form */
@@ -496,6 +498,9 @@ static inline void mover_let_go(struct blobstore *bs)
 		atomic_fetch_sub(&bs->segments[bs->mover.victim - 1].readers, 1);
 	bs->mover.victim = 0;
 }
+/* The victim, or one before it, could not be moved: it is begun anew from what is left then. Under
+   both locks. */
+void mover_give_up(struct blobstore *bs, uint32_t victim);
 
 /* ---- blobstore_gather.c; under the carry lock ---- */
 
@@ -614,6 +619,9 @@ void segment_count(struct blobstore *bs, struct domain *domain, uint32_t segment
    uncharge that must follow. */
 void segment_drop(struct blobstore *bs, uint64_t loc);
 void segment_seal(struct blobstore *bs, uint32_t segment);
+/* It was sealed for the mover, which has given it up: what is left of its room is used, if nothing
+   else of its stream is open. */
+void segment_reopen(struct blobstore *bs, uint32_t segment);
 /* Gives EMPTY segments without readers back, those of the first nr tiers; true if
    there were any. Takes the lock itself; below the first tier it may have to wait. */
 bool segment_free_empty(struct blobstore *bs, unsigned nr);

@@ -65,6 +65,17 @@ void segment_seal(struct blobstore *bs, uint32_t segment)
 	empty_if_done(bs, segment);
 }
 
+void segment_reopen(struct blobstore *bs, uint32_t segment)
+{
+	struct segment *seg = &bs->segments[segment];
+	uint32_t *open = &bs->tenants[seg->tenant].open[seg->stream];
+
+	if (seg->state != SEGMENT_SEALED || !seg->live || *open)
+		return;
+	seg->state = SEGMENT_OPEN;
+	*open = segment + 1;
+}
+
 void segment_arrived(struct blobstore *bs, uint32_t segment)
 {
 	struct segment *seg = &bs->segments[segment];
@@ -201,6 +212,21 @@ uint32_t segment_borrowed(struct blobstore *bs, uint32_t tenant, uint32_t tier, 
 
 /* ---- records ---- */
 
+/* Where no more segments are to be had, streams that may go down together share what they
+   have. NULL: it has no room, or some will be made below. */
+static uint32_t *shared_open(struct blobstore *bs, const struct domain *domain, enum stream stream, uint32_t size)
+{
+	uint32_t *open = bs->tenants[domain->index].open;
+
+	if (stream == STREAM_DELTA || stream == STREAM_CLUSTER || mover_has_way_down(bs, domain->index))
+		return NULL;
+	for (unsigned i = 0; i < STREAM_TIER; i++)
+		if (i != STREAM_DELTA && i != STREAM_CLUSTER && open[i] &&
+		    bs->segments[open[i] - 1].fill + size <= STORE_SEGMENT)
+			return &open[i];
+	return NULL;
+}
+
 int segment_append(struct blobstore *bs, struct domain *domain, enum stream stream,
 		   const void *bytes, uint32_t size, bool last, uint64_t *loc)
 {
@@ -219,6 +245,8 @@ int segment_append(struct blobstore *bs, struct domain *domain, enum stream stre
 		segment_seal(bs, *open - 1);
 	if (!*open) {
 		r = segment_open(bs, domain, stream, last);
+		if (r == -ENOSPC && (open = shared_open(bs, domain, stream, size)))
+			r = 0;
 		if (r)
 			return r;
 	}

@@ -133,12 +133,17 @@ END_TEST
 START_TEST(test_full_everywhere)
 {
 	unsigned stored = 0;
-	blob_id id;
+	blob_id id, raw;
 
-	open_tiers(4, 4, 0);
+	open_tiers(4, 3, 0);
+	raw = put(alice, BLOBS_NOISE); /* in a segment by itself */
 	for (unsigned i = 0; i < MANY; i++) {
 		enum blobstore_result r = try_put(alice, i, &id);
 
+		if (r == BLOBSTORE_FULL) {
+			work_all();
+			r = try_put(alice, i, &id);
+		}
 		if (r == BLOBSTORE_FULL)
 			break;
 		ck_assert_int_eq(r, BLOBSTORE_STORED);
@@ -147,9 +152,12 @@ START_TEST(test_full_everywhere)
 	}
 	ck_assert_uint_gt(stored, MANY / 2);
 	ck_assert_uint_lt(stored, MANY);
-	/* but for the segment that is kept for collecting; and nothing is wrong with it */
-	ck_assert_uint_eq(stats().tier[1].store.segments, 3);
-	ck_assert_uint_gt(stats().tier[1].live_bytes, 3 * STORE_SEGMENT / 10 * 9);
+	/* but for the segments that are kept for collecting; and nothing is wrong with it */
+	ck_assert_uint_eq(stats().tier[1].store.segments, 2);
+	ck_assert_uint_gt(stats().tier[1].live_bytes, 2 * STORE_SEGMENT / 10 * 9);
+	ck_assert_uint_eq(stats().tier[0].store.segments, 3);
+	ck_assert_uint_gt(stats().tier[0].live_bytes, 3 * STORE_SEGMENT / 10 * 9);
+	ck_assert(!blobstore_is_slow(bs, raw));
 	ck_assert(!stats().tier[1].degraded);
 	expect_all();
 	expect_charges();
@@ -162,6 +170,7 @@ START_TEST(test_full_everywhere)
 	for (unsigned i = 0; i < 2000; i++)
 		ids[i] = put(alice, i);
 	expect_all();
+	blobstore_unref(bs, raw);
 	drop_all();
 	expect_nothing();
 }
@@ -669,6 +678,32 @@ START_TEST(test_pages_as_they_are)
 	drop_all();
 	expect_nothing();
 	ck_assert_uint_eq(stats().raw_bytes, 0);
+}
+END_TEST
+
+/* The segment that they wait in is used for others, where they can't all leave. */
+START_TEST(test_pages_as_they_are_that_stay)
+{
+	unsigned n;
+
+	open_tiers(4, 2, 0);
+	for (n = 0; n < 14 * 63; n++) /* so many batches of 16 */
+		ids[n] = put(alice, BLOBS_NOISE + n);
+	work_all();
+	ck_assert_uint_eq(stats().tier[0].live_bytes, 0);
+	for (; n < 14 * 63 + 4000; n++)
+		ids[n] = put(alice, n);
+	for (; n < 14 * 63 + 4300; n++)
+		ids[n] = put(alice, BLOBS_NOISE + n);
+	work_all();
+	ck_assert_uint_gt(stats().tier[0].dead_bytes, 0); /* a part of them has gone down */
+	while (try_put(alice, n, &ids[n]) == BLOBSTORE_STORED)
+		ck_assert_uint_lt(++n, MANY - 1);
+	ids[n] = 0;
+	ck_assert_uint_gt(stats().tier[0].live_bytes + stats().tier[0].dead_bytes, 3 * STORE_SEGMENT / 10 * 9);
+	expect_charges();
+	drop_all();
+	expect_nothing();
 }
 END_TEST
 
@@ -1267,6 +1302,7 @@ int main(void)
 	tcase_add_test(tc, test_references);
 	tcase_add_test(tc, test_what_is_hot_comes_up);
 	tcase_add_test(tc, test_pages_as_they_are);
+	tcase_add_test(tc, test_pages_as_they_are_that_stay);
 	tcase_add_test(tc, test_refused_without_need);
 	tcase_add_test(tc, test_pages_as_they_are_need_a_way_down);
 	tcase_add_test(tc, test_puts_do_not_wait_for_a_hanging_store);
