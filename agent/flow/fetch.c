@@ -45,6 +45,7 @@
    another one. */
 #define WINDOWS 4
 #define WINDOW_PAGES 64
+#define TOGETHER 16u /* pages in one COPY: whoever waits for the first waits for all to be unpacked */
 #define WINDOW_SOON_NS (50 * 1000000ull) /* one that is younger is likely to end soon */
 /* A read that failed is tried again after such a time; where the medium says
    that it can't, so often in all. */
@@ -423,6 +424,9 @@ static void account(struct owner *o, struct fetch *f)
 	}
 	if (session_state(s) == SESSION_RESTORING && order)
 		order->bytes += PAGE_BYTES;
+	/* Somebody else has it too: hot. */
+	if (blobstore_is_shared(o->flow->blobstore, f->read.id))
+		blobstore_want(o->flow->blobstore, f->read.id);
 }
 
 /* False: again, behind what is in the way. */
@@ -438,9 +442,6 @@ static bool place(struct owner *o, struct fetch *f, slot_t slot, const void *byt
 	switch (refault_place_bytes(o, s, f->vpn, slot, true, bytes)) {
 	case PLACED_DONE:
 		account(o, f);
-		/* Somebody else has it too: hot. */
-		if (blobstore_is_shared(o->flow->blobstore, f->read.id))
-			blobstore_want(o->flow->blobstore, f->read.id);
 		return true;
 	case PLACED_RETRY:
 		return false;
@@ -518,22 +519,27 @@ static void read_again(struct owner *o, struct fetch *f, uint64_t due_ns)
 	later(o->fetches, f, due_ns);
 }
 
-static void look(struct owner *o, struct fetch *f)
+static int unpack(struct owner *o, struct fetch *f, void *page)
+{
+	uint64_t start = now_ns();
+	int r = blobstore_fetch_page(o->flow->blobstore, &f->read, o->codec, o->fetches->seal, page);
+
+	counter_add(&f->session->counters.unpack_ns_total, now_ns() - start);
+	return r;
+}
+
+/* r: what unpacking it has come to, and its bytes. */
+static void look_at(struct owner *o, struct fetch *f, int r, const void *bytes)
 {
 	struct session *s = f->session;
-	const void *bytes = o->page;
-	uint64_t wait_ns, start;
+	uint64_t wait_ns;
 	slot_t slot;
 	bool placed;
-	int r;
 
 	if (!is_wanted(f, &slot)) {
 		end(o, f);
 		return;
 	}
-	start = now_ns();
-	r = blobstore_fetch_page(o->flow->blobstore, &f->read, o->codec, o->fetches->seal, o->page);
-	counter_add(&s->counters.unpack_ns_total, now_ns() - start);
 	if (r && may_succeed(f, r, &wait_ns)) {
 		read_again(o, f, now_ns() + wait_ns);
 		return;
@@ -551,6 +557,70 @@ static void look(struct owner *o, struct fetch *f)
 		end(o, f);
 	else
 		later(o->fetches, f, 0);
+}
+
+static void look(struct owner *o, struct fetch *f)
+{
+	slot_t slot;
+
+	if (is_wanted(f, &slot))
+		look_at(o, f, unpack(o, f, o->page), o->page);
+	else
+		end(o, f);
+}
+
+/* How many of a window, from its i-th on, are one run of pages for one COPY. */
+static unsigned run_length(const struct window *w, unsigned i, slot_t *slots)
+{
+	unsigned max = MIN(w->n - i, TOGETHER), n;
+
+	for (n = 0; n < max; n++) {
+		struct fetch *f = w->v[i + n];
+
+		if (!is_wanted(f, &slots[n]) || f->vpn != w->v[i]->vpn + n ||
+		    slot_is_marked(slots[n]) != slot_is_marked(slots[0]))
+			break;
+	}
+	return n;
+}
+
+static unsigned place_run(struct owner *o, struct fetch *const *f, const slot_t *slots, unsigned n)
+{
+	struct session *s = f[0]->session;
+	unsigned placed;
+
+	if (n < 2 || !events_are_settled(s) || !gate_enter(s->gate))
+		return 0;
+	placed = refault_place_together(o, s, f[0]->vpn, slots, n, o->page, true);
+	gate_leave(s->gate);
+	for (unsigned i = 0; i < placed; i++) {
+		account(o, f[i]);
+		end(o, f[i]);
+	}
+	return placed;
+}
+
+/* Those of a window from its i-th on that are one run, or one; how many. What can't be
+   placed with others is looked at by itself. */
+static unsigned look_at_run(struct owner *o, struct window *w, unsigned i)
+{
+	struct fetch *const *f = &w->v[i];
+	char *page = o->page;
+	slot_t slots[TOGETHER];
+	unsigned n = run_length(w, i, slots), good = 0;
+	int r = 0;
+
+	if (!n) {
+		end(o, f[0]);
+		return 1;
+	}
+	while (good < n && !(r = unpack(o, f[good], page + good * PAGE_BYTES)))
+		good++;
+	for (i = place_run(o, f, slots, good); i < good; i++)
+		look_at(o, f[i], 0, page + i * PAGE_BYTES);
+	if (r)
+		look_at(o, f[good++], r, NULL);
+	return good;
 }
 
 void fetch_take(struct owner *o, struct mail *mail)
@@ -572,16 +642,14 @@ void fetch_take_window(struct owner *o, struct mail *mail)
 
 	w->pending = false;
 	for (unsigned i = 0; i < w->n; i++) {
-		struct fetch *f = w->v[i];
-
-		f->pending = false;
-		if (w->read.read.result) { /* perhaps for one of them: each by itself */
-			read_again(o, f, 0);
-			continue;
-		}
-		blobstore_window_take(&w->read, &f->read);
-		look(o, f);
+		w->v[i]->pending = false;
+		if (w->read.read.result) /* perhaps for one of them: each by itself */
+			read_again(o, w->v[i], 0);
+		else
+			blobstore_window_take(&w->read, &w->v[i]->read);
 	}
+	for (unsigned i = 0; !w->read.read.result && i < w->n;)
+		i += look_at_run(o, w, i);
 }
 
 int fetch_again(struct owner *o, int wait)

@@ -246,6 +246,10 @@ enum placed refault_place(struct owner *o, struct session *s, uint64_t vpn, slot
 /* The same for up to max (FLOW_RUN_MAX) pages that lie one after another, by one
    COPY. How many were placed, from the first one on; 0: no word of the reason. */
 unsigned refault_place_run(struct owner *o, struct session *s, uint64_t vpn, unsigned max);
+/* ... whose bytes lie one after another: n pages that nobody waits for, all marked or none of
+   them. has_room: room_use has been asked for them. */
+unsigned refault_place_together(struct owner *o, struct session *s, uint64_t vpn, const slot_t *slots, unsigned n,
+				const void *bytes, bool has_room);
 /* The page could not be placed for good (gone, there already): forgets ours. */
 void refault_forget(struct owner *o, struct session *s, uint64_t vpn, slot_t slot,
 		    enum slot_state to);

@@ -233,12 +233,12 @@ static unsigned placeable(struct owner *o, struct session *s, uint64_t vpn, cons
 	return i;
 }
 
-static unsigned place_together(struct owner *o, struct session *s, uint64_t vpn, const slot_t *slots, unsigned n,
-			       const void *bytes)
+unsigned refault_place_together(struct owner *o, struct session *s, uint64_t vpn, const slot_t *slots, unsigned n,
+				const void *bytes, bool has_room)
 {
 	unsigned pages = n ? placeable(o, s, vpn, slots, n) : 0; /* as late as can be */
 
-	if (!pages || !room_use(o, s, pages) ||
+	if (!pages || (!has_room && !room_use(o, s, pages)) ||
 	    uffd_place_copy(s->fds.uffd, vpn << PAGE_SHIFT, bytes, &pages) != PLACED_DONE)
 		return 0;
 	for (unsigned i = 0; i < pages; i++)
@@ -280,7 +280,7 @@ static unsigned place_unpacked(struct owner *o, struct session *s, uint64_t vpn,
 			break;
 		first = n ? first : bytes;
 	}
-	n = place_together(o, s, vpn, slots, n, first);
+	n = refault_place_together(o, s, vpn, slots, n, first, false);
 	for (unsigned i = 0; i < n; i++)
 		unpack_used(o, s, vpn + i);
 	return n;
@@ -313,5 +313,5 @@ unsigned refault_place_run(struct owner *o, struct session *s, uint64_t vpn, uns
 		if (bytes != to)
 			memcpy(to, bytes, PAGE_BYTES);
 	}
-	return place_together(o, s, vpn, slots, n, o->page);
+	return refault_place_together(o, s, vpn, slots, n, o->page, false);
 }

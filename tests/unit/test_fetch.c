@@ -2,6 +2,7 @@
 /* Pages in a slow tier that are read in order, or brought back by an order: what is asked
    of the store for it. The kernel is scripted: what is placed is there. */
 #include <check.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -20,18 +21,32 @@ static struct owner owner;
 static struct owner_ring ring;
 static struct session session;
 static uint64_t touched; /* vpn of the fault to be read; 0: none */
-static unsigned faults, reads;
+static uint64_t there; /* vpn of a page that is there already; 0: none */
+static bool numbered;  /* the n-th page is make_page's n-th */
+static unsigned faults, reads, copies;
 
 static int uffd_copy(int fd, uint64_t dst, const void *src, uint64_t len, int64_t *done)
 {
-	(void)fd, (void)dst, (void)src;
-	*done = (int64_t)len;
+	unsigned char want[PAGE_BYTES];
+
+	(void)fd;
+	copies++;
+	for (*done = 0; (uint64_t)*done < len; *done += PAGE_BYTES) {
+		uint64_t vpn = (dst + (uint64_t)*done) >> PAGE_SHIFT;
+
+		if (vpn == there)
+			return *done ? -EAGAIN : -EEXIST;
+		make_page(want, vpn - FIRST);
+		ck_assert(!numbered || memcmp((const char *)src + *done, want, PAGE_BYTES) == 0);
+	}
 	return 0;
 }
 
 static int uffd_zero(int fd, uint64_t dst, uint64_t len, int64_t *done)
 {
-	return uffd_copy(fd, dst, NULL, len, done);
+	(void)fd, (void)dst;
+	*done = (int64_t)len;
+	return 0;
 }
 
 static int uffd_woken(int fd, uint64_t start, uint64_t len)
@@ -140,6 +155,14 @@ static void all_down(void)
 	reads = 0;
 }
 
+static void all_stored_in_order(void)
+{
+	for (unsigned n = 0; n < NR; n++)
+		set_stored(n, put(alice, n));
+	all_down();
+	numbered = true;
+}
+
 /* What the owner does between two looks for faults, until there is nothing to do. */
 static void turn(void)
 {
@@ -221,9 +244,7 @@ START_TEST(test_a_window_is_waited_for)
 {
 	unsigned windows;
 
-	for (unsigned n = 0; n < NR; n++)
-		set_stored(n, put(alice, n));
-	all_down();
+	all_stored_in_order();
 	windows = hold_all_windows(0);
 	prefetch_note(&owner, &session, FIRST + 100);
 	prefetch_note(&owner, &session, FIRST + 101);
@@ -256,9 +277,7 @@ START_TEST(test_restored)
 	uint64_t live, asked;
 	unsigned windows;
 
-	for (unsigned n = 0; n < NR; n++)
-		set_stored(n, put(alice, n));
-	all_down();
+	all_stored_in_order();
 	live = stats().tier[1].live_bytes;
 	windows = hold_all_windows(0);
 	reads = 0;
@@ -289,6 +308,38 @@ START_TEST(test_restored)
 }
 END_TEST
 
+static unsigned not_back(unsigned from)
+{
+	unsigned left = 0;
+
+	for (unsigned n = from; n < from + 64; n++)
+		left += state(n) != SLOT_RESIDENT;
+	return left;
+}
+
+/* A window comes back by few COPYs. What is in the way of one of them concerns the page
+   where it is; so does a frame that was read wrong. */
+START_TEST(test_placed_together)
+{
+	static const struct faulty_rule flip = { .call = FAULTY_READ, .kind = FAULTY_FLIP, .times = 1 };
+
+	all_stored_in_order();
+	there = FIRST + 20;
+	ck_assert_uint_eq(fetch_ahead(&owner, &session, FIRST, 64), 64);
+	turn();
+	ck_assert_uint_eq(not_back(0), 0);
+	ck_assert_uint_eq(counter_get(&session.counters.pages_in_total), 63);
+	ck_assert_uint_le(copies, 3 + 1 + 12); /* that one, and who was to go behind it, alone */
+	store_faulty_add(stores[1], &flip);
+	ck_assert_uint_eq(fetch_ahead(&owner, &session, FIRST + 100, 64), 64);
+	turn();
+	ck_assert_uint_eq(not_back(100), 1);
+	while (not_back(100))
+		turn(); /* it is read again */
+	ck_assert_uint_eq(counter_get(&session.counters.pages_in_total), 63 + 64);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("fetch");
@@ -301,6 +352,7 @@ int main(void)
 	tcase_add_test(tc, test_read_in_order);
 	tcase_add_test(tc, test_a_window_is_waited_for);
 	tcase_add_test(tc, test_restored);
+	tcase_add_test(tc, test_placed_together);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);
