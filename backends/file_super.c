@@ -119,9 +119,6 @@ static int open_direct(const char *path, int flags)
 	return fd < 0 && errno == EINVAL ? open(path, flags, 0600) : fd;
 }
 
-#define LOCK_TRIES 400
-#define LOCK_PAUSE_USEC 5000
-
 /* Where a store's bytes are: the device, or a file in the directory, which may be made
    yet. What else has that file's name is not opened. */
 #define PLACE_MAX 1280
@@ -142,29 +139,43 @@ static bool find_file(const char *path, const struct stat *place, char file[PLAC
 	return false;
 }
 
+static const char *open_error(void)
+{
+	return errno == EBUSY ? "another agent uses it, or a file system" : strerror(errno);
+}
+
+static int open_locked(const char *file, int flags)
+{
+	int fd = open_direct(file, flags);
+
+	if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) == 0)
+		return fd;
+	if (errno == EWOULDBLOCK)
+		errno = EBUSY;
+	return safe_close(fd);
+}
+
+/* Tries, and the time between. */
+#define TRIES_AFTER_STOP 40
+#define TRIES_AFTER_DEATH 400
+#define PAUSE_USEC 5000
+
+/* An agent that has ended, or the service manager in its place, may have it open still for a
+   moment; a worker that has died, for longer. */
 static int open_any(const char *path, const struct stat *st, const char **error)
 {
+	int flags = O_RDWR | O_CLOEXEC | (S_ISBLK(st->st_mode) ? O_EXCL : O_CREAT | O_NOFOLLOW);
+	unsigned tries = kept_fd("segments") < 0 ? TRIES_AFTER_STOP : TRIES_AFTER_DEATH;
 	char file[PLACE_MAX];
 	int fd;
 
 	if (!find_file(path, st, file, error))
 		return -1;
-	fd = open_direct(file, O_RDWR | O_CLOEXEC | (S_ISBLK(st->st_mode) ? O_EXCL : O_CREAT | O_NOFOLLOW));
-	if (fd < 0) {
-		store_refuse(error, "store \"file:%s\": %s: %s", path, file, strerror(errno));
-		return -1;
-	}
-	/* A worker before us may have it open still, for a moment. */
-	for (unsigned i = 0; i < LOCK_TRIES; i++) {
-		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
-			return fd;
-		if (errno != EWOULDBLOCK || kept_fd("segments") < 0)
-			break;
-		usleep(LOCK_PAUSE_USEC);
-	}
-	store_refuse(error, "store \"file:%s\": %s", path,
-		     errno == EWOULDBLOCK ? "another agent uses it" : strerror(errno));
-	return safe_close(fd);
+	while ((fd = open_locked(file, flags)) < 0 && errno == EBUSY && --tries)
+		usleep(PAUSE_USEC);
+	if (fd < 0)
+		store_refuse(error, "store \"file:%s\": %s: %s", path, file, open_error());
+	return fd;
 }
 
 static bool has_room(int fd, const struct stat *st, const struct store_file_options *o, const char **error)
@@ -340,11 +351,10 @@ int file_super_look(const struct store_file_options *o, const char **error)
 	if (fd < 0 && errno == ENOENT && access(o->path, W_OK | X_OK) == 0)
 		fd = open(o->path, O_RDONLY | O_CLOEXEC | O_DIRECTORY);
 	if (fd < 0) {
-		int e = errno;
+		int r = errno == EBUSY ? -EBUSY : -EINVAL;
 
-		store_refuse(error, "store \"file:%s\": %s", o->path,
-			     e == EBUSY ? "in use, by an agent or a file system" : strerror(e));
-		return e == EBUSY ? -EBUSY : -EINVAL;
+		store_refuse(error, "store \"file:%s\": %s", o->path, open_error());
+		return r;
 	}
 	if (fstat(fd, &st) == 0 && !S_ISDIR(st.st_mode) && !look_at(fd, block, &own, o, error))
 		return -EINVAL;

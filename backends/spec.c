@@ -94,6 +94,8 @@ static struct store *open_memory(const char *text, const char **error)
 
 /* Without daily=: twice its size, or what no medium minds. */
 #define DAILY_LEAST ((uint64_t)16 << 30)
+/* What is written at a time fits into it. */
+#define DAILY_MIN ((uint64_t)1 << 20)
 
 static bool parse_file_option(struct store_file_options *file, char *option, const char **error)
 {
@@ -137,6 +139,8 @@ static bool parse_file(char *text, struct store_file_options *file, const char *
 			      file->path);
 	if (file->bytes > STORE_SEGMENTS_MAX * (uint64_t)STORE_SEGMENT)
 		return REFUSE("store \"file:%.200s\" is too large, at most 4T", file->path);
+	if (file->daily_writes && file->daily_writes < DAILY_MIN)
+		return REFUSE("store \"file:%.200s\": daily= below 1M lets nothing be written", file->path);
 	if (file->daily_writes == UINT64_MAX)
 		file->daily_writes = MAX(2 * file->bytes, DAILY_LEAST);
 	return true;

@@ -121,6 +121,7 @@ fi
 AGENT_STORES=(memory:16M "file:$LOOP,size=48M")
 rm -f "$DIR/uswap.conf"
 agent_start
+refused "another agent uses it" "${AGENT_STORES[@]}"
 serve_start $MIB
 wait_until 40 "pages to be on the device" below
 taken() { echo $(($(stat -c %b "$DIR/small/disk") * 512)); }

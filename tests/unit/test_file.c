@@ -380,6 +380,7 @@ START_TEST(test_spec)
 		{ "file:/x,size=5T", "too large" },
 		{ "file:/x,size=1G,colour=red", "\"colour=\" is neither" },
 		{ "file:/x,size=1G,daily=much", "daily=much" },
+		{ "file:/x,size=1G,daily=100K", "daily= below 1M" },
 		{ "file:/x,size=infinity", "size=infinity" },
 	};
 	static const struct {
