@@ -179,11 +179,19 @@ wait_until() {
 	done
 }
 
+# How soon pages leave.
+PACE=0.02
+# at_leisure: for programs that have work to do, and not a time to run for. Pages that are back
+# at once make these take three times as long; that is for a soak.
+at_leisure() {
+	[ -n "${SOAK_SECONDS:-}" ] || PACE=0.1
+}
+
 agent_config() {
-	cat <<-'END'
+	cat <<-END
 		[Policy]
-		ScanSec=0.02
-		GraceSec=0.02
+		ScanSec=$PACE
+		GraceSec=$PACE
 		StallBudget=100%
 		MinResident=0
 		StartDelaySec=0

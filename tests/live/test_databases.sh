@@ -176,6 +176,7 @@ cache() {
 }
 
 live_begin
+at_leisure
 agent_start
 if part memcached; then cache; fi
 if part postgresql; then postgresql; fi

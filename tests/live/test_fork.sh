@@ -6,7 +6,7 @@
 
 live_begin
 agent_start
-evicted_run fork_verify 5
+evicted_run fork_verify 3
 # beside other threads that move, unmap and empty what they have
-evicted_run race_verify 5
+evicted_run race_verify 3
 live_end

@@ -7,16 +7,16 @@
 
 live_begin
 agent_start
-evicted_run madvise_verify 6
-evicted_run mremap_verify 5
-evicted_run munmap_verify 4
-evicted_run malloc_verify 4 4
+evicted_run madvise_verify 3
+evicted_run mremap_verify 3
+evicted_run munmap_verify 3
+evicted_run malloc_verify 2 4
 evicted_run zero_touch 4 1
 evicted_run madvise_verify --wipe
 evicted_run uffd_verify
 evicted_run madvise_verify --guard
 evicted_run madvise_verify --unheard
 # more programs than processors: events of their threads come late and mixed
-evicted_crowd "mremap_verify 6" "mremap_verify 6" "mremap_verify 6" "munmap_verify 6"
-evicted_crowd "mremap_verify 6" "madvise_verify 6" "fork_verify 6" "threads_verify 6"
+evicted_crowd "mremap_verify 4" "mremap_verify 4" "mremap_verify 4" "munmap_verify 4"
+evicted_crowd "mremap_verify 4" "madvise_verify 4" "fork_verify 4" "threads_verify 4"
 live_end

@@ -113,6 +113,7 @@ mover_sleeps() {
 }
 
 live_begin
+at_leisure
 agent_start
 # shellcheck disable=SC2016
 peer_start env "LD_PRELOAD=$LIB" sh -c 'echo "ready $$"; read -r line'

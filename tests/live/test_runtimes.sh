@@ -270,6 +270,7 @@ python_suite() {
 }
 
 live_begin
+at_leisure
 agent_start
 if [ -z "$(type -P node)" ]; then
 	absent "no node here"

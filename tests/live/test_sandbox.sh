@@ -169,6 +169,7 @@ heap_is_small() {
 }
 
 live_begin
+at_leisure
 agent_start
 # where an ordinary user in a sandbox can read it
 BOXED=$DIR/bin

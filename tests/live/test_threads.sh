@@ -6,6 +6,6 @@
 
 live_begin
 agent_start
-evicted_run threads_verify 5 6
+evicted_run threads_verify 3 6
 evicted_run threads_verify 3 20
 live_end
