@@ -51,5 +51,6 @@ EXTRA_DIST += \
 	bench/heaps/records.py \
 	bench/touch.h \
 	bench/uswap-bench \
+	bench/uswap-bench-file \
 	bench/uswap-bench-rados \
 	bench/zram.sh
