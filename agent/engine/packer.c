@@ -52,6 +52,31 @@ static struct batch *take_locked(struct packers *p, uint64_t now)
 	return b ? b : take_from(p, &p->head, is_pressed(p) ? UINT64_MAX : now);
 }
 
+/* A slow store's reads are of pages that lie side by side there. What is packed at a time
+   comes to lie mixed: so, with one, it is of one batch. */
+static struct batch *join_locked(struct packers *p, uint64_t now)
+{
+	struct batch *b = p->shared && evict_pack_is_wanted(p->shared) ? p->shared : take_locked(p, now);
+
+	if (b)
+		b->packers++;
+	p->shared = p->has_carrier ? b : NULL;
+	return b;
+}
+
+static void leave(struct packers *p, struct batch *b)
+{
+	bool last;
+
+	pthread_mutex_lock(&p->lock);
+	last = --b->packers == 0;
+	if (p->shared == b)
+		p->shared = NULL;
+	pthread_mutex_unlock(&p->lock);
+	if (last)
+		mailbox_send(&session_owner(b->session)->box, &b->mail);
+}
+
 static void wait_locked(struct packers *p)
 {
 	uint64_t until = p->held_back ? now_ns() + BUSY_NS : p->head ? p->head->due_ns : UINT64_MAX;
@@ -188,7 +213,7 @@ static void *run(void *arg)
 	pthread_mutex_lock(&p->lock);
 	while (codec && !p->stop) {
 		uint64_t now = now_ns();
-		struct batch *b = take_locked(p, now);
+		struct batch *b = join_locked(p, now);
 		bool house = now >= p->house_due_ns, pressed = is_pressed(p);
 
 		if (!b && !house) {
@@ -200,7 +225,7 @@ static void *run(void *arg)
 		if (b) {
 			codec_set_hurry(codec, pressed);
 			evict_pack(p->flow, codec, b);
-			mailbox_send(&session_owner(b->session)->box, &b->mail);
+			leave(p, b);
 		}
 		if (house)
 			keep_house(p, codec, b);
@@ -274,6 +299,7 @@ void packers_add(struct packers *p, struct batch *b, bool urgent)
 {
 	bool wake;
 
+	b->mail.kind = BATCH_COMMIT; /* for who packs the last of it */
 	pthread_mutex_lock(&p->lock);
 	if (urgent) {
 		b->next = p->urgent;

@@ -52,6 +52,7 @@ struct packers {
 	pthread_cond_t more;
 	struct batch *head, **tail;   /* by due time */
 	struct batch *urgent;	      /* now */
+	struct batch *shared;	      /* taken last, of which there may be more to pack; with slow stores */
 	uint64_t house_due_ns;
 	uint64_t cold_due_ns, collect_due_ns; /* under housekeeping */
 	bool stop;

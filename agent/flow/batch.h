@@ -12,7 +12,9 @@
  *           has transit dropped (evict_stage) -> worker
  *   worker  queues it for its grace time     -> a pack thread
  *   pack    hashes, deduplicates, compresses
- *           what is still there (evict_pack) -> owner
+ *           what is still there (evict_pack;
+ *           with slow stores several threads,
+ *           each another few of its pages) -> owner
  *   owner   sets the slots STORED
  *           (evict_commit)                   -> worker, which reuses it
  *
@@ -82,6 +84,8 @@ struct batch {
 	bool refused;		/* the mapping could not be registered */
 	_Atomic bool ordered;	/* the mover was told: set by the owner as the last thing
 				   it does with the batch before the worker may have it */
+	_Atomic unsigned begun; /* pages that pack threads have taken upon themselves */
+	unsigned packers;	/* ... who are at it; under the queue's lock */
 	uint64_t moved;		/* bit i: page i is in transit */
 	struct batch_page page[WIRE_BATCH];
 };

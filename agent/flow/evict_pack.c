@@ -8,6 +8,8 @@
 
 #include "common/util.h"
 
+#define SHARE 8u /* pages that a thread takes upon itself at a time */
+
 /* Where the domain is wider than the user, or another, it is by what his programs
    have, duplicates at full price, that a user is held to UserMax=. */
 static bool is_over(const struct domain *payer)
@@ -101,24 +103,39 @@ static unsigned pack_run(struct flow *flow, struct codec *codec, struct session 
 	return MIN(taken + 1, n);
 }
 
+/* Those of [i, end). How many were still there. */
+static unsigned pack_pages(struct flow *flow, struct codec *codec, struct batch *b, unsigned i, unsigned end, bool runs)
+{
+	unsigned packed = 0;
+
+	for (unsigned at = i, n; at < end; at += n) {
+		n = runs ? run_at(b, at) : 0;
+		if (n) {
+			n = pack_run(flow, codec, b->session, &b->page[at], n);
+			continue;
+		}
+		n = 1;
+		if (take(flow, &b->page[at]))
+			pack_page(flow, codec, b->session, &b->page[at]);
+	}
+	for (; i < end; i++)
+		packed += b->page[i].result != BATCH_PAGE_SKIP;
+	return packed;
+}
+
 void evict_pack(struct flow *flow, struct codec *codec, struct batch *b)
 {
 	uint64_t start = thread_ns(), packed = 0;
 	bool runs = blobstore_takes_runs(flow->blobstore, codec);
+	unsigned share = runs ? b->nr : SHARE, i;
 
-	for (unsigned i = 0, n; i < b->nr; i += n) {
-		n = runs ? run_at(b, i) : 0;
-		if (n) {
-			n = pack_run(flow, codec, b->session, &b->page[i], n);
-			continue;
-		}
-		n = 1;
-		if (take(flow, &b->page[i]))
-			pack_page(flow, codec, b->session, &b->page[i]);
-	}
-	for (unsigned i = 0; i < b->nr; i++)
-		packed += b->page[i].result != BATCH_PAGE_SKIP;
-	b->mail.kind = BATCH_COMMIT;
+	while ((i = atomic_fetch_add(&b->begun, share)) < b->nr)
+		packed += pack_pages(flow, codec, b, i, MIN(i + share, b->nr), runs);
 	atomic_fetch_add_explicit(&flow->pack_ns, thread_ns() - start, memory_order_relaxed);
 	atomic_fetch_add_explicit(&flow->packed, packed, memory_order_relaxed);
+}
+
+bool evict_pack_is_wanted(struct batch *b)
+{
+	return atomic_load_explicit(&b->begun, memory_order_relaxed) < b->nr;
 }

@@ -375,8 +375,10 @@ void evict_pull(struct flow *flow, struct batch *b, const struct wire_report *re
 /* The same without a report: the mover is dead. Looks into transit. */
 void evict_salvage(struct flow *flow, struct batch *b);
 
-/* evict_pack.c: a pack thread's. */
+/* evict_pack.c: pack threads', several at a time too: returns when there is no page that nobody
+   has begun. */
 void evict_pack(struct flow *flow, struct codec *codec, struct batch *b);
+bool evict_pack_is_wanted(struct batch *b); /* there is one */
 
 /* The value of a STORED or FETCHING slot: the blob's id, and above it what its
    process is charged, which stays though the blob may become smaller. */

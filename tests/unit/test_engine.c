@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "backends/faulty.h"
 #include "common/util.h"
 #include "engine/private.h"
 #include "tests/unit/blobs.h"
@@ -220,6 +221,73 @@ START_TEST(test_packs_in_a_hurry_while_staging_is_full)
 }
 END_TEST
 
+/* Pages of its own content each; they are held twice, as by their slots too. */
+static void stage(struct batch *b, struct staging *st, unsigned first)
+{
+	uint32_t index[WIRE_BATCH];
+
+	*b = (struct batch){ .session = s, .nr = WIRE_BATCH };
+	ck_assert_uint_eq(staging_alloc(st, index, WIRE_BATCH), WIRE_BATCH);
+	for (unsigned i = 0; i < WIRE_BATCH; i++) {
+		make_page((unsigned char *)staging_page(st, index[i]), first + i);
+		b->page[i] = (struct batch_page){ .result = BATCH_PAGE_PULLED, .value = index[i],
+						  .generation = staging_generation(st, index[i]) };
+	}
+}
+
+static unsigned unstage(struct batch *b, struct staging *st, unsigned first, blob_id before)
+{
+	unsigned behind = 0;
+
+	for (unsigned i = 0; i < WIRE_BATCH; i++) {
+		ck_assert_int_eq(b->page[i].result, BATCH_PAGE_STORED);
+		ck_assert_int_eq(get(codec, b->page[i].blob, first + i), 0);
+		behind += b->page[i].blob > before;
+		blobstore_unref(bs, b->page[i].blob);
+		staging_unref(st, b->page[i].value); /* the packer's */
+		staging_unref(st, b->page[i].value);
+	}
+	return behind;
+}
+
+/* Several threads have a batch packed once, and all of it has been begun before any of
+   the next: with a slow store, whose reads are of what lies side by side. */
+START_TEST(test_packers_share_a_batch)
+{
+	struct packers packers = { .flow = NULL };
+	struct batch both[2];
+	blob_id first = UINT32_MAX;
+	struct staging *st;
+
+	blobs_setup();
+	nr_stores = 2;
+	stores[0] = store_memory_new(8 * (uint64_t)STORE_SEGMENT);
+	stores[1] = store_faulty_new(store_memory_new(8 * (uint64_t)STORE_SEGMENT), true);
+	bs = blobstore_new_tiers(stores, nr_stores, 1u << 20, NULL, 0);
+	engine.flow.blobstore = bs;
+	engine.flow.staging = st = staging_new(4 * WIRE_BATCH * PAGE_BYTES);
+	ck_assert(bs && st);
+	s->domain = alice;
+	s->store_max = UINT64_MAX;
+	stage(&both[0], st, 0);
+	stage(&both[1], st, WIRE_BATCH);
+	ck_assert_int_eq(packers_start(&packers, &engine.flow, 2, CALM_LEVEL), 0);
+	packers_add(&packers, &both[0], false);
+	packers_add(&packers, &both[1], false);
+	for (unsigned n = 0; n < 2; usleep(1000))
+		for (struct mail *mail = mailbox_take(&owner.box); mail; mail = mail->next, n++)
+			ck_assert_int_eq(mail->kind, BATCH_COMMIT);
+	packers_stop(&packers);
+	for (unsigned i = 0; i < WIRE_BATCH; i++)
+		first = MIN(first, both[1].page[i].blob);
+	ck_assert_uint_le(unstage(&both[0], st, 0, first), 8); /* the share of the other thread */
+	unstage(&both[1], st, WIRE_BATCH, 0);
+	engine.flow.staging = staging_free(st);
+	expect_nothing();
+	blobs_teardown();
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("engine");
@@ -232,6 +300,7 @@ int main(void)
 	tcase_add_test(tc, test_hangs_in_the_gate);
 	tcase_add_test(tc, test_has_answered);
 	tcase_add_test(tc, test_INV_6_lost_forks_are_no_strays);
+	tcase_add_test(tc, test_packers_share_a_batch);
 	tcase_add_test(tc, test_packs_in_a_hurry_while_staging_is_full);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_ENV);
