@@ -15,8 +15,12 @@ echo "$out" | jq -e '
 	echo "test_bench.sh: FAILED: $out"
 	exit 1
 }
-out=$("${BASH:-bash}" "${srcdir:-.}/bench/uswap-bench-file" --quick) &&
-	[ "$(grep -cE '^(fault|in order|restore) .*[1-9][0-9]* % asked for$' <<<"$out")" = 3 ] || {
+out=$("${BASH:-bash}" "${srcdir:-.}/bench/uswap-bench-file" --quick) || {
+	status=$?
+	echo "$out"
+	exit $status
+}
+[ "$(grep -cE '^(fault|in order|restore) .*[1-9][0-9]* % asked for$' <<<"$out")" = 3 ] || {
 	echo "test_bench.sh: FAILED: $out"
 	exit 1
 }
