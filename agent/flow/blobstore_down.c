@@ -140,25 +140,28 @@ static bool is_being_read(const struct blobstore *bs, const struct segment *seg)
 	return ticks_since(bs, atomic_load_explicit(&seg->read_ahead, memory_order_relaxed)) < READING_TICKS;
 }
 
-/* The one of a slow tier with the least life in it, if that is little enough. */
+/* The one of a slow tier with the least life in it, if that is little enough: of what was
+   written, or, where room is short, of what it could hold, for each batch has taken a whole place. */
 static uint32_t pick_poorest(struct blobstore *bs, uint32_t tier, bool tight)
 {
-	uint64_t best_live = 1, best_fill = 1;
+	uint64_t best_live = 1, best_size = 1;
 	uint32_t best = 0;
 
+	tight |= !tier_has_room(&bs->tiers[tier], false);
 	for (uint32_t i = 0; i < bs->top_segment; i++) {
 		const struct segment *seg = &bs->segments[i];
+		uint64_t size = tight && !seg->borrowed ? STORE_SEGMENT : seg->fill;
 
 		if (seg->tier != tier || seg->state != SEGMENT_SEALED || !seg->live || seg->walked ||
 		    seg->moving || seg->pending || (!tight && is_being_read(bs, seg)) ||
 		    ticks_since(bs, seg->unread) < UNREAD_TICKS || !has_room(bs, tier, seg->tenant, true) ||
-		    seg->live * 100ull > seg->fill * (uint64_t)(seg->borrowed ? BORROWED_PERCENT : LIVE_PERCENT))
+		    seg->live * 100ull > size * (seg->borrowed ? BORROWED_PERCENT : LIVE_PERCENT))
 			continue;
-		if (best && seg->live * best_fill >= best_live * seg->fill)
+		if (best && seg->live * best_size >= best_live * size)
 			continue;
 		best = i + 1;
 		best_live = seg->live;
-		best_fill = seg->fill;
+		best_size = size;
 	}
 	return best;
 }

@@ -244,6 +244,24 @@ START_TEST(test_garbage_in_a_slow_tier)
 }
 END_TEST
 
+/* What goes down in small numbers takes a place of a segment each time, and is put together
+   when there are no more. */
+START_TEST(test_places_of_a_slow_tier)
+{
+	open_tiers(4, 3, 0);
+	for (unsigned i = 0; i < 18; i++) {
+		ids[2 * i] = put(alice, 2 * i);
+		ids[2 * i + 1] = put(bob, 2 * i + 1);
+		move_all_down(); /* it ends */
+	}
+	ck_assert_uint_gt(stats().tier[1].collected_bytes_total, 0);
+	ck_assert_uint_eq(expect_all(), 36);
+	expect_charges();
+	drop_all();
+	expect_nothing();
+}
+END_TEST
+
 /* Who reads in order goes on: what it has not come to yet is not put together before it
    has been quiet for a while, unless room is short. _i: it is. */
 START_TEST(test_no_collecting_where_somebody_reads)
@@ -1290,6 +1308,7 @@ int main(void)
 	tcase_add_test(tc, test_unused_goes_down);
 	tcase_add_test(tc, test_three_tiers);
 	tcase_add_test(tc, test_garbage_in_a_slow_tier);
+	tcase_add_test(tc, test_places_of_a_slow_tier);
 	tcase_add_loop_test(tc, test_no_collecting_where_somebody_reads, 0, 2);
 	tcase_add_loop_test(tc, test_writes_that_fail, 0, 9);
 	tcase_add_test(tc, test_a_failing_tier_is_passed_over);
