@@ -22,12 +22,15 @@ if xargs -d '\n' grep -nIE -e "$places" <<<"$files"; then
 	echo "check-paths: a place of one machine is named above"
 	wrong=1
 fi
-while read -r f; do
-	[ -s "$f" ] || continue
-	head -3 "$f" | grep -q 'SPDX-License-Identifier: GPL-2.0-or-later' || {
-		echo "$f: no SPDX-License-Identifier in its first three lines"
-		wrong=1
-	}
-done < <(grep -E '\.([chS]|sh|py|mk)$|(^|/)(Makefile\.am|configure\.ac|quickstart|run-tests)$' <<<"$files")
+without=$(grep -E '\.([chS]|sh|py|mk)$|(^|/)(Makefile\.am|configure\.ac|quickstart|run-tests)$' <<<"$files" |
+	xargs -d '\n' awk '
+		FNR == 1 { if (!has && name) print name; name = FILENAME; has = 0 }
+		FNR <= 3 && /SPDX-License-Identifier: GPL-2.0-or-later/ { has = 1 }
+		END { if (!has && name) print name }')
+if [ -n "$without" ]; then
+	echo "check-paths: no SPDX-License-Identifier in the first three lines of"
+	echo "$without"
+	wrong=1
+fi
 echo "check-paths: $(wc -l <<<"$files") files"
 exit $wrong

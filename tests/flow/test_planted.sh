@@ -29,7 +29,8 @@ plant() { # NAME; prints why it was not found
 	while read -r file; do
 		object=$dir/$(basename "$file").o
 		# shellcheck disable=SC2086
-		out=$(cd "$build" && eval "$CC $compile -Wno-error" \
+		# a bug is one without an optimizer, too, and half as long in the making
+		out=$(cd "$build" && eval "$CC $compile -w -O0 -U_FORTIFY_SOURCE" \
 			-c -o "'$object'" "'$dir/$file'" 2>&1) || { printf 'it does not compile\n%s\n' "$out"; return 1; }
 		objects+=("$object")
 	done < <(cd "$dir" && find . -name '*.c')
