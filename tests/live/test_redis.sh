@@ -152,6 +152,7 @@ server_stop
 
 # All of it all the time, and a server that is short of processor gets nothing done:
 # pages leave as fast as ever, and a digest touches each of them many times.
+at_leisure
 agent_config | sed 's/^StallBudget=.*/StallBudget=25%/' >"$DIR/uswap.conf"
 agent_start
 server_start shimmed env "LD_PRELOAD=$LIB"
