@@ -37,6 +37,14 @@ bool quota_is_store_full(const struct session *s, uint64_t now)
 	return s->store_full_ns && now - s->store_full_ns < FULL_REST_NS;
 }
 
+/* One has found no room: others don't leave only to come back, until there is some. While
+   its user is changing nothing leaves anyway. */
+static bool is_in_vain(const struct worker *w, const struct session *s)
+{
+	return s->store_full_ns && s->user != SESSION_USER_CHANGED &&
+	       (evict_is_at_limit(s) || !blobstore_has_room(w->flow->blobstore, s->domain));
+}
+
 /* What leaves a program is charged to us: at our own limit nothing may. Files that are read
    again don't stand in its way: in a container they fill all that is free. */
 static bool is_full(struct worker *w, const struct session *s, uint64_t now)
@@ -47,7 +55,7 @@ static bool is_full(struct worker *w, const struct session *s, uint64_t now)
 		w->own_due_ns = now + NSEC_PER_SEC;
 		w->own_full = cgroup_read_room(getpid(), &room) && room.last < OWN_ROOM_BYTES;
 	}
-	return w->own_full || quota_is_store_full(s, now);
+	return w->own_full || quota_is_store_full(s, now) || is_in_vain(w, s);
 }
 
 void quota_set(struct worker *w, struct session *s, uint64_t now)

@@ -242,6 +242,8 @@ bool blobstore_tidy(struct blobstore *bs);
  */
 bool blobstore_collect(struct blobstore *bs);
 bool blobstore_is_tight(struct blobstore *bs);
+/* May more than a few pages of this domain find room, as things are? Any thread. */
+bool blobstore_has_room(struct blobstore *bs, const struct domain *domain);
 /* What lives in memory leaves fast, as where a program reads in order: it would be copied
    for a moment, so collecting waits, for a second in a row at most. now: of CLOCK_MONOTONIC;
    told from the last time it was asked, BLOBSTORE_EBB_NS ago or more. */

@@ -10,6 +10,7 @@
    which a full store could never tidy up; and some for other users. */
 #define SEGMENTS_WITH_RESERVE 2
 #define SEGMENTS_WITH_SHARES 4
+#define ROOM_LEAST (64u << 10) /* less is none */
 
 int segment_tenant(struct blobstore *bs, const struct domain *domain)
 {
@@ -225,6 +226,21 @@ static uint32_t *shared_open(struct blobstore *bs, const struct domain *domain, 
 		    bs->segments[open[i] - 1].fill + size <= STORE_SEGMENT)
 			return &open[i];
 	return NULL;
+}
+
+bool blobstore_has_room(struct blobstore *bs, const struct domain *domain)
+{
+	bool room;
+
+	if (atomic_load_explicit(&domain->charged, memory_order_relaxed) + ROOM_LEAST >
+	    atomic_load_explicit(&domain->limit, memory_order_relaxed))
+		return false;
+	pthread_mutex_lock(&bs->lock);
+	room = domain->index >= bs->nr_tenants || mover_has_way_down(bs, domain->index) ||
+	       (tier_has_room(&bs->tiers[0], false) && !leaves_too_few(bs, domain)) ||
+	       shared_open(bs, domain, STREAM_NEW, ROOM_LEAST);
+	pthread_mutex_unlock(&bs->lock);
+	return room;
 }
 
 int segment_append(struct blobstore *bs, struct domain *domain, enum stream stream,

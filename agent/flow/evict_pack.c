@@ -18,7 +18,7 @@ static bool is_over(const struct domain *payer)
 				atomic_load_explicit(&payer->limit, memory_order_relaxed);
 }
 
-static bool is_at_limit(const struct session *s)
+bool evict_is_at_limit(const struct session *s)
 {
 	return counter_get(&s->counters.stored_bytes) >= s->store_max || is_over(s->payer);
 }
@@ -60,7 +60,7 @@ static void pack_page(struct flow *flow, struct codec *codec, struct session *s,
 	enum blobstore_result result = BLOBSTORE_QUOTA;
 	blob_id blob = 0;
 
-	if (!is_at_limit(s))
+	if (!evict_is_at_limit(s))
 		result = blobstore_put_from(flow->blobstore, codec, &from,
 					    staging_page(flow->staging, page->value), &blob);
 	note(s, page, result, blob);
@@ -96,7 +96,7 @@ static unsigned pack_run(struct flow *flow, struct codec *codec, struct session 
 						     .result = BLOBSTORE_QUOTA };
 		taken++;
 	}
-	if (!is_at_limit(s))
+	if (!evict_is_at_limit(s))
 		blobstore_put_run(flow->blobstore, codec, &from, put, taken);
 	for (unsigned i = 0; i < taken; i++)
 		note(s, &page[i], put[i].result, put[i].id);

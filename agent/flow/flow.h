@@ -379,6 +379,8 @@ void evict_salvage(struct flow *flow, struct batch *b);
    has begun. */
 void evict_pack(struct flow *flow, struct codec *codec, struct batch *b);
 bool evict_pack_is_wanted(struct batch *b); /* there is one */
+/* Its process, or user, has as much in the store as it may. Not while the user is changing. */
+bool evict_is_at_limit(const struct session *s);
 
 /* The value of a STORED or FETCHING slot: the blob's id, and above it what its
    process is charged, which stays though the blob may become smaller. */

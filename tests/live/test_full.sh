@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # A store of 24 MiB and a program that would need more: it stays right, the store
-# takes no more than it may, and another user's program can still be evicted.
+# takes no more than it may, and another user's program can still be evicted. Pages for
+# which there is no room don't leave only to come back.
 # shellcheck source=tests/live/lib.sh
 . "${srcdir:-.}/tests/live/lib.sh"
 
@@ -25,6 +26,15 @@ some_stored() {
 # Nine tenths are one user's share. Near it is full: the next batch may not fit.
 nearly_full() {
 	[ "$(total store_used_bytes)" -gt $((CAPACITY / 2)) ]
+}
+
+# Twice as long as eviction rests after a page that has found no room.
+nothing_leaves() { # PID
+	local before
+
+	before=$(of_process "$1" pages_out_total)
+	sleep 2
+	[ "$(of_process "$1" pages_out_total)" = "$before" ]
 }
 
 live_begin
@@ -62,4 +72,10 @@ evicted_run fill_verify 4 1
 [ "$(ask "$big" verify)" = $((64 * 256)) ] || fail "verify at the end"
 within_capacity
 serve_stop "$big"
+
+peer_start env "LD_PRELOAD=$LIB" "$BUILD/bench/evicted_fault" 96 1 # pages that do compress
+wait_until 40 "the store to fill up" nearly_full
+wait_until 60 "eviction to rest" nothing_leaves "$PEER_PID"
+[ "$(peer_ask "$PEER" verify)" = "0 0 0 $((96 * 256))" ] || fail "verify"
+peer_stop "$PEER"
 live_end

@@ -370,6 +370,7 @@ START_TEST(test_full)
 	unsigned char page[PAGE_BYTES];
 
 	open_store(segments);
+	ck_assert(blobstore_has_room(bs, alice));
 	for (n = 0;; n++) {
 		make_page(page, n);
 		r = blobstore_put(bs, codec, alice, page, &id[n]);
@@ -377,6 +378,7 @@ START_TEST(test_full)
 			break;
 	}
 	ck_assert_int_eq(r, BLOBSTORE_FULL);
+	ck_assert(!blobstore_has_room(bs, alice));
 	ck_assert_uint_ge(stats().store.used_bytes,
 			  (segments > 1 ? segments - 1 : 1) * STORE_SEGMENT - (64u << 10));
 	expect_charges();
@@ -386,6 +388,7 @@ START_TEST(test_full)
 	for (unsigned i = 0; i < n; i += 2)
 		blobstore_unref(bs, id[i]);
 	work_all();
+	ck_assert_int_eq(blobstore_has_room(bs, alice), segments > 1);
 	for (after = 0; segments > 1 && after < n / 3; after++)
 		id[2 * after] = put(alice, 100000 + after);
 	for (unsigned i = 0; i < n; i++) {
