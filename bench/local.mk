@@ -49,6 +49,7 @@ EXTRA_DIST += \
 	bench/heaps/Records.java \
 	bench/heaps/records.js \
 	bench/heaps/records.py \
+	bench/lib.sh \
 	bench/touch.h \
 	bench/uswap-bench \
 	bench/uswap-bench-file \
