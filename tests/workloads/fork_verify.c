@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * fork_verify [SECONDS]: children of a parent whose pages have left. Child and
- * parent verify and change their own copies at once; grandchildren; many
- * children at a time; fork from a program with busy threads; children that are
- * killed; vfork and posix_spawn with exec; a bare clone.
+ * fork_verify [SECONDS [PARTS]]: children of a parent whose pages have left. Child
+ * and parent verify and change their own copies at once; many children at a time;
+ * children that are killed; fork from a program with busy threads; vfork and
+ * posix_spawn with exec; a bare clone; grandchildren. Or the first PARTS of this.
  */
 #include "workload.h"
 
@@ -104,6 +104,13 @@ static void descend(unsigned depth)
 	verify(what, 1, 0);
 	if (depth)
 		_exit(0);
+}
+
+static void line(void)
+{
+	wl_try_evicted(area, PAGES, WL_EVICT_SHARE, 0.5);
+	descend(0);
+	children += DEPTH - 1;
 }
 
 static void storm(void)
@@ -273,8 +280,9 @@ static int spawned(void)
 
 int main(int argc, char **argv)
 {
-	static void (*const part[])(void) = { once,	     storm,	 killed,     threaded,
-					      exec_children, bare_clone, grown_child };
+	static void (*const part[])(void) = { once,	     storm,	 killed,      threaded,
+					      exec_children, bare_clone, grown_child, line };
+	size_t parts = sizeof(part) / sizeof(part[0]);
 	double end;
 	unsigned rounds = 0;
 	size_t i;
@@ -283,18 +291,17 @@ int main(int argc, char **argv)
 		return spawned();
 	self = "/proc/self/exe";
 	end = wl_now() + wl_arg(argc, argv, 1, 3);
+	parts = (size_t)wl_arg(argc, argv, 2, (double)parts);
 	area = wl_map(PAGES);
 	generation = (uint16_t *)(void *)wl_map(1);
 	wl_fill(area, PAGES, SEED);
 	do {
-		for (i = 0; i < sizeof(part) / sizeof(part[0]); i++) {
+		for (i = 0; i < parts; i++) {
 			part[i]();
 			verify("between the parts", 1, 0);
 		}
-		wl_try_evicted(area, PAGES, WL_EVICT_SHARE, 0.5);
-		descend(0);
 		rounds++;
 	} while (wl_now() < end);
-	wl_say("%u rounds, %u children, all copies right", rounds, children + rounds * (DEPTH - 1));
+	wl_say("%u rounds, %u children, all copies right", rounds, children);
 	return 0;
 }
