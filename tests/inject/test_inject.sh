@@ -96,7 +96,7 @@ injected() { # CALL[,CALL]...
 	local call
 
 	for call in ${1//,/ }; do
-		grep -c " $call[( ].*INJECTED" "$DIR/strace" || true
+		grep -c " ${call}[( ].*INJECTED" "$DIR/strace" || true
 	done | sort -n | head -n 1
 }
 
