@@ -102,6 +102,8 @@ agent_libflow_a_SOURCES = \
 	agent/flow/evict_stage.c \
 	agent/flow/fault.c \
 	agent/flow/fetch.c \
+	agent/flow/fetch_private.h \
+	agent/flow/fetch_window.c \
 	agent/flow/flow.c \
 	agent/flow/flow.h \
 	agent/flow/order.h \
