@@ -257,12 +257,12 @@ void mover_give_up(struct blobstore *bs, uint32_t victim)
 {
 	struct mover *m = &bs->mover;
 
-	bs->segments[victim].moving = false;
-	if (m->victim != victim + 1)
-		return;
-	if (m->was_open)
-		segment_reopen(bs, victim);
-	mover_let_go(bs);
+	if (m->victim == victim + 1) {
+		if (m->was_open)
+			segment_reopen(bs, victim);
+		mover_let_go(bs);
+	}
+	outgoing_settle(bs, victim);
 }
 
 /* Not this segment's fault: it is tried again, perhaps elsewhere. */

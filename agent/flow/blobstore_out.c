@@ -183,6 +183,16 @@ static void change_locations(struct blobstore *bs, const struct outgoing *out)
 	}
 }
 
+void outgoing_settle(struct blobstore *bs, uint32_t segment)
+{
+	const struct mover *m = &bs->mover;
+	bool moving = m->victim == segment + 1;
+
+	for (uint32_t i = 0; i < m->used_out; i++)
+		moving |= m->out[(m->first_out + i) % m->nr_out].victim == segment;
+	bs->segments[segment].moving = moving;
+}
+
 /* All that lived in the victim has been looked at. Under the lock. */
 static void end_victim(struct blobstore *bs, const struct outgoing *out)
 {
@@ -190,7 +200,6 @@ static void end_victim(struct blobstore *bs, const struct outgoing *out)
 
 	if (out->abandoned)
 		return;
-	seg->moving = false;
 	if (out->unread) {
 		seg->unread = atomic_load_explicit(&bs->clock, memory_order_relaxed);
 	} else if (seg->state == SEGMENT_SEALED && seg->live) { /* damaged, or not to be moved */
@@ -258,6 +267,7 @@ static bool finish_one(struct blobstore *bs, bool first)
 	atomic_fetch_sub(&bs->segments[out->victim].readers, 1);
 	m->first_out = (m->first_out + 1) % m->nr_out;
 	m->used_out--;
+	outgoing_settle(bs, out->victim);
 	pthread_mutex_unlock(&bs->lock);
 	if (out->n && !r)
 		share_tell(bs, out);

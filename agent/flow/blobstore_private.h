@@ -526,6 +526,9 @@ static inline struct outgoing *outgoing_next(struct mover *m)
 bool outgoing_start(struct blobstore *bs);
 /* Waits until another one may be begun. False: one failed. */
 bool outgoing_make_place(struct blobstore *bs);
+/* The segment may be the mover's victim again, unless it is, or some of it is on its way:
+   what is, must not be written a second time. Under both locks. */
+void outgoing_settle(struct blobstore *bs, uint32_t segment);
 /* Waits for the oldest one. False: it failed; none is on its way then. */
 bool outgoing_finish(struct blobstore *bs);
 /* The mover has tried, at r: whether the tier takes something. */

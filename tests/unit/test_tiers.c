@@ -21,17 +21,23 @@
 
 static struct seal *seal;
 
-static void open_tiers(unsigned memory, unsigned slow, unsigned slower)
+/* remote: which one is on another machine, so that many batches are under way. */
+static void open_tiers_with(unsigned memory, unsigned slow, unsigned slower, unsigned remote)
 {
 	nr_stores = slower ? 3 : 2;
 	stores[0] = store_memory_new(memory * (uint64_t)STORE_SEGMENT);
-	stores[1] = store_faulty_new(store_memory_new(slow * (uint64_t)STORE_SEGMENT), false);
+	stores[1] = store_faulty_new(store_memory_new(slow * (uint64_t)STORE_SEGMENT), remote == 1);
 	if (slower)
-		stores[2] = store_faulty_new(store_memory_new(slower * (uint64_t)STORE_SEGMENT), true);
+		stores[2] = store_faulty_new(store_memory_new(slower * (uint64_t)STORE_SEGMENT), remote == 2);
 	bs = blobstore_new_tiers(stores, nr_stores, 1u << 20, NULL, 0);
 	ck_assert_ptr_nonnull(bs);
 	seal = blobstore_seal_new(bs);
 	ck_assert_ptr_nonnull(seal);
+}
+
+static void open_tiers(unsigned memory, unsigned slow, unsigned slower)
+{
+	open_tiers_with(memory, slow, slower, 2);
 }
 
 static void teardown(void)
@@ -212,6 +218,23 @@ START_TEST(test_three_tiers)
 	ck_assert_uint_gt(stats().tier[1].store.written_bytes_total, 2 * STORE_SEGMENT);
 	expect_all();
 	expect_charges();
+	drop_all();
+	expect_nothing();
+}
+END_TEST
+
+/* What is on its way to a tier that is full now is not sent to the next one as well. */
+START_TEST(test_full_in_the_middle_of_a_segment)
+{
+	struct blobstore_stats st;
+
+	open_tiers_with(8, 3, 20, 1);
+	put_many(MANY / 2);
+	move_all_down();
+	st = stats();
+	ck_assert_uint_gt(st.tier[1].live_bytes, 0);
+	ck_assert_uint_le(st.tier[2].moved_in_bytes_total, st.tier[2].live_bytes + st.tier[2].live_bytes / 10);
+	expect_all();
 	drop_all();
 	expect_nothing();
 }
@@ -1307,6 +1330,7 @@ int main(void)
 	tcase_add_test(tc, test_full_everywhere);
 	tcase_add_test(tc, test_unused_goes_down);
 	tcase_add_test(tc, test_three_tiers);
+	tcase_add_test(tc, test_full_in_the_middle_of_a_segment);
 	tcase_add_test(tc, test_garbage_in_a_slow_tier);
 	tcase_add_test(tc, test_places_of_a_slow_tier);
 	tcase_add_loop_test(tc, test_no_collecting_where_somebody_reads, 0, 2);
