@@ -213,10 +213,11 @@ static enum check_result check_store(const struct settings *settings, char *deta
 	char word[SETTINGS_STORE_MAX];
 	int r;
 
-	while (store_next_word(&list, word, sizeof(word))) {
+	for (unsigned i = 0; store_next_word(&list, word, sizeof(word)); i++) {
 		r = store_look(word, &error);
 		if (r)
-			return result(r == -EINVAL ? CHECK_FAIL : CHECK_WARN, detail, "%s: %s", word, error);
+			return result(r == -EINVAL ? CHECK_FAIL : CHECK_WARN, detail, "%s%s: %s",
+				      settings->store_place[i], word, error);
 	}
 	return result(CHECK_OK, detail, "%s opens", settings->store);
 }

@@ -197,7 +197,7 @@ static void helper(struct ctl *ctl, int pidfd, uint32_t pid)
 static int start_helper(struct ctl *ctl)
 {
 	uint32_t pid = (uint32_t)getpid();
-	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0), status = 0;
 	pid_t child;
 
 	if (pidfd < 0) {
@@ -213,8 +213,10 @@ static int start_helper(struct ctl *ctl)
 		_exit(child < 0);
 	}
 	close(pidfd);
-	if (child < 0 || waitpid(child, NULL, 0) < 0) {
-		ctl_complain("fork: %s", strerror(errno));
+	if (child > 0)
+		(void)waitpid(child, &status, 0); /* in vain where SIGCHLD is ignored */
+	if (child < 0 || status) {
+		ctl_complain("no process can be made that sets the limit");
 		return CTL_FAILED;
 	}
 	return CTL_OK;

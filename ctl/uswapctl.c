@@ -286,9 +286,9 @@ int main(int argc, char *argv[])
 	if (code == CTL_OK && asked) {
 		verb = asked;
 		argc = 0;
-	}
-	if (code == CTL_OK)
+	} else if (code == CTL_OK) {
 		code = check_usage(&ctl, verb, argc);
+	}
 	if (code == CTL_OK)
 		code = verb->run(&ctl, argc, argv);
 	sd_bus_flush_close_unref(ctl.bus);

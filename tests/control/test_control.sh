@@ -40,6 +40,7 @@ cant_start() { # LINE WHY, of its fourth line
 	[[ $1 != KeyFile* ]] || expect 1 "$DIR/bad.conf:4: $1: $2" "$AGENT" --check-config --config "$DIR/bad.conf"
 }
 cant_start "Store=file:$DIR/none/x,size=16M" ""
+expect 1 "store: $DIR/bad.conf:4: file:" "$AGENT" --check --bus-address none --config "$DIR/bad.conf"
 cant_start "KeyFile=$DIR/key" "No such file"
 touch "$DIR/key"
 chmod 600 "$DIR/key"
@@ -149,6 +150,7 @@ expect 2 "not a size" "$CTL" evict "$WORK" much
 expect 2 "not a process id" "$CTL" stats x
 expect 2 "takes no --all" "$CTL" list --all
 expect 0 "Usage" "$CTL" --help
+expect 0 "Usage" "$CTL" evict --all --help
 expect 0 "Usage" "$CTL" help
 say "exit codes and JSON"
 
@@ -170,7 +172,7 @@ expect 0 "script x" run "$DIR/script" x
 if [ -x /sbin/ldconfig ]; then expect 1 "statically linked" run -- /sbin/ldconfig; fi
 # shellcheck disable=SC2016
 is LD_PRELOAD "$(LD_PRELOAD=/first.so run -- sh -c 'echo $LD_PRELOAD' 2>/dev/null)" "/first.so:$LIB"
-env "USWAP_SOCKET=$SOCKET" "$CTL" run --limit 64M -- sleep 600 &
+env --ignore-signal=CHLD "USWAP_SOCKET=$SOCKET" "$CTL" run --limit 64M -- sleep 600 &
 LIMITED=$!
 is_limited() { "$CTL" --json=short stats "$LIMITED" | grep -q '"limit_bytes":67108864'; }
 wait_until 10 "the limit" is_limited
