@@ -67,7 +67,8 @@ int config_set(struct settings *settings, const struct config_key *key, const ch
 /* The same from a place ("FILE:LINE: "), which is remembered where it may matter later. */
 int config_set_at(struct settings *settings, const struct config_key *key, const char *value,
 		  const char *place, char *message);
-/* The value of a key as one would write it. */
+/* The value of a key as one would write it, in CONFIG_TEXT bytes at most. */
+#define CONFIG_TEXT SETTINGS_NAMES_MAX
 void config_format(const struct settings *settings, const struct config_key *key, char *text,
 		   size_t size);
 

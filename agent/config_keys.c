@@ -221,19 +221,25 @@ static int add_store(struct settings *settings, const struct config_key *key, co
 {
 	char other[sizeof(settings->store)];
 	const char *error = NULL;
+	uint64_t bytes;
 	size_t used;
 
 	if (!store_check(word, &error))
 		return wrong(key, word, message, "%s", error);
+	bytes = store_most_bytes(word);
 	if (settings->store_is_default)
 		settings->store[0] = '\0';
 	used = strlen(settings->store);
 	if (used && strncmp(word, "memory:", 7) == 0)
 		return wrong(key, word, message, "memory comes first, and once: %.160s is there already",
 			     settings->store);
-	for (const char *list = settings->store; store_next_word(&list, other, sizeof(other));)
+	for (const char *list = settings->store; store_next_word(&list, other, sizeof(other));) {
 		if (store_is_same(word, other))
 			return wrong(key, word, message, "%.160s is there already", other);
+		bytes += store_most_bytes(other);
+	}
+	if (bytes > STORE_SEGMENTS_MAX * (uint64_t)STORE_SEGMENT)
+		return wrong(key, word, message, "all stores together are larger than 4T");
 	if (count_words(settings->store) == SETTINGS_STORES)
 		return wrong(key, word, message, "at most %d stores", SETTINGS_STORES);
 	if (used + strlen(word) + 2 > key->size)
@@ -321,6 +327,8 @@ static int set_users(struct settings *settings, const struct config_key *key, co
 			return wrong(key, value, message, "there is no user \"%s\"", word);
 		uid[n++] = pw->pw_uid;
 	}
+	if (*value && !n) /* not everybody by a slip */
+		return wrong(key, value, message, "names no user");
 	memcpy(settings->allow_uid, uid, n * sizeof(uid[0]));
 	settings->nr_allow_uid = n;
 	return 0;

@@ -84,7 +84,7 @@ static void tell_status(const struct agent *agent)
 
 static void warn_restart_needed(const struct settings *old, const struct settings *new)
 {
-	char a[SETTINGS_STORE_MAX], b[SETTINGS_STORE_MAX];
+	char a[CONFIG_TEXT], b[CONFIG_TEXT];
 
 	for (size_t i = 0; i < config_nr_keys; i++) {
 		if (config_keys[i].live)
@@ -482,7 +482,7 @@ static int run(struct agent *agent)
 
 static void print_settings(const struct settings *settings)
 {
-	char value[SETTINGS_STORE_MAX];
+	char value[CONFIG_TEXT];
 	const char *section = "";
 
 	for (size_t i = 0; i < config_nr_keys; i++) {

@@ -65,35 +65,57 @@ static bool take_id(struct rados_spec *spec, const char *value, size_t len, cons
 	return false;
 }
 
-static bool take_option(struct rados_spec *spec, const char *option, size_t len, const char **error)
-{
-	size_t key = strcspn(option, "=");
-	const char *value = option + key + 1;
-	size_t value_len = key < len ? len - key - 1 : 0;
+enum key { KEY_NAMESPACE, KEY_ID, KEY_CONF, KEY_SIZE, KEY_HOST, KEY_TIMEOUT, KEYS };
 
-	if (key < len && key == 9 && !strncmp(option, "namespace", key))
-		return take_text("namespace", value, value_len, spec->namespace,
-				 sizeof(spec->namespace), error);
-	if (key < len && key == 2 && !strncmp(option, "id", key))
-		return take_id(spec, value, value_len, error);
-	if (key < len && key == 4 && !strncmp(option, "conf", key))
-		return take_text("conf", value, value_len, spec->conf, sizeof(spec->conf), error);
-	if (key < len && key == 4 && !strncmp(option, "host", key))
-		return take_host(spec, value, value_len, error);
-	if (key < len && key == 4 && !strncmp(option, "size", key))
-		return take_number(spec, "size", value, value_len, error);
-	if (key < len && key == 7 && !strncmp(option, "timeout", key))
-		return take_number(spec, "timeout", value, value_len, error);
-	store_refuse(error,
-		     "store \"rados:\": \"%.*s\" is none of namespace=, id=, conf=, size=, host=, "
-		     "timeout=",
-		     (int)MIN(len, (size_t)64), option);
-	return false;
+static const char *const keys[KEYS] = { "namespace", "id", "conf", "size", "host", "timeout" };
+
+static enum key find_key(const char *option, size_t len)
+{
+	size_t n = strcspn(option, "=");
+	enum key key = 0;
+
+	while (key < KEYS && (n >= len || strlen(keys[key]) != n || strncmp(option, keys[key], n)))
+		key++;
+	return key;
+}
+
+/* seen: bits of the keys before it. */
+static bool take_option(struct rados_spec *spec, const char *option, size_t len, unsigned *seen, const char **error)
+{
+	enum key key = find_key(option, len);
+	const char *value;
+
+	if (key == KEYS)
+		store_refuse(error,
+			     "store \"rados:\": \"%.*s\" is none of namespace=, id=, conf=, size=, host=, "
+			     "timeout=",
+			     (int)MIN(len, (size_t)64), option);
+	else if (*seen >> key & 1)
+		store_refuse(error, "store \"rados:\": %.*s comes after another value of it",
+			     (int)MIN(len, (size_t)64), option);
+	if (key == KEYS || *seen >> key & 1)
+		return false;
+	*seen |= 1u << key;
+	value = option + strlen(keys[key]) + 1;
+	len -= (size_t)(value - option);
+	switch (key) {
+	case KEY_NAMESPACE:
+		return take_text("namespace", value, len, spec->namespace, sizeof(spec->namespace), error);
+	case KEY_ID:
+		return take_id(spec, value, len, error);
+	case KEY_CONF:
+		return take_text("conf", value, len, spec->conf, sizeof(spec->conf), error);
+	case KEY_HOST:
+		return take_host(spec, value, len, error);
+	default:
+		return take_number(spec, keys[key], value, len, error);
+	}
 }
 
 bool rados_spec_parse(struct rados_spec *spec, const char *text, const char **error)
 {
 	size_t len = strcspn(text, ",");
+	unsigned seen = 0;
 
 	*spec = (struct rados_spec){ .id = "client.uswap",
 				     .conf = "/etc/ceph/ceph.conf",
@@ -108,7 +130,7 @@ bool rados_spec_parse(struct rados_spec *spec, const char *text, const char **er
 	for (text += len; *text; text += len) {
 		text++; /* the comma */
 		len = strcspn(text, ",");
-		if (!take_option(spec, text, len, error))
+		if (!take_option(spec, text, len, &seen, error))
 			return false;
 	}
 	return true;

@@ -78,6 +78,14 @@ static bool check_memory(const char *text, const char **error)
 	return parse_memory(text, &bytes, error);
 }
 
+static uint64_t most_of_memory(const char *text)
+{
+	uint64_t bytes = 0;
+
+	(void)parse_memory(text, &bytes, NULL);
+	return bytes;
+}
+
 static struct store *open_memory(const char *text, const char **error)
 {
 	struct store *store;
@@ -100,17 +108,22 @@ static struct store *open_memory(const char *text, const char **error)
 static bool parse_file_option(struct store_file_options *file, char *option, const char **error)
 {
 	char *value = strchr(option, '=');
-	uint64_t *field;
+	uint64_t *field, unset;
 
 	if (!value)
 		return REFUSE("store \"file:\": \"%.64s\" is not written as key=value", option);
 	*value++ = '\0';
-	if (!strcmp(option, "size"))
+	if (!strcmp(option, "size")) {
 		field = &file->bytes;
-	else if (!strcmp(option, "daily"))
+		unset = 0;
+	} else if (!strcmp(option, "daily")) {
 		field = &file->daily_writes;
-	else
+		unset = UINT64_MAX;
+	} else {
 		return REFUSE("store \"file:\": \"%.64s=\" is neither size= nor daily=", option);
+	}
+	if (*field != unset)
+		return REFUSE("store \"file:\": %s=%.64s comes after another value of it", option, value);
 	if (field == &file->daily_writes && !strcmp(value, "infinity"))
 		*field = 0;
 	else if (!store_parse_size(value, field) || !*field)
@@ -165,6 +178,14 @@ static bool check_file(const char *text, const char **error)
 	return !parse_copy(text, &copy, &file, error);
 }
 
+static uint64_t most_of_file(const char *text)
+{
+	_cleanup_free_ char *copy = NULL;
+	struct store_file_options file;
+
+	return parse_copy(text, &copy, &file, NULL) ? 0 : file.bytes;
+}
+
 static struct store *open_file(const char *text, const char **error)
 {
 	_cleanup_free_ char *copy = NULL;
@@ -206,6 +227,11 @@ static bool check_faulty(const char *text, const char **error)
 	return below && store_check(below, error);
 }
 
+static uint64_t most_of_faulty(const char *text)
+{
+	return store_most_bytes(strchr(text, ',') + 1);
+}
+
 static struct store *open_faulty(const char *text, const char **error)
 {
 	_cleanup_free_ char *path = strdup(text);
@@ -223,16 +249,24 @@ static struct store *open_faulty(const char *text, const char **error)
 
 /* ---- */
 
+static uint64_t most_of_rados(const char *text)
+{
+	struct rados_spec spec;
+
+	return rados_spec_parse(&spec, text, NULL) ? spec.size : 0;
+}
+
 static const struct {
 	const char *name;
 	bool (*check)(const char *text, const char **error);
+	uint64_t (*most)(const char *text);
 	struct store *(*open)(const char *text, const char **error);
 	int (*look)(const char *text, const char **error); /* NULL: by opening it */
 } kinds[] = {
-	{ "memory", check_memory, open_memory, NULL },
-	{ "file", check_file, open_file, look_at_file },
-	{ "rados", store_rados_check, store_rados_open, store_rados_look },
-	{ "faulty", check_faulty, open_faulty, NULL },
+	{ "memory", check_memory, most_of_memory, open_memory, NULL },
+	{ "file", check_file, most_of_file, open_file, look_at_file },
+	{ "rados", store_rados_check, most_of_rados, store_rados_open, store_rados_look },
+	{ "faulty", check_faulty, most_of_faulty, open_faulty, NULL },
 };
 
 static bool same_path(const char *a, const char *b)
@@ -298,6 +332,14 @@ bool store_check(const char *spec, const char **error)
 	int kind = find_kind(spec, &text, error);
 
 	return kind >= 0 && kinds[kind].check(text, error);
+}
+
+uint64_t store_most_bytes(const char *spec)
+{
+	const char *text;
+	int kind = find_kind(spec, &text, NULL);
+
+	return kind >= 0 ? kinds[kind].most(text) : 0;
 }
 
 struct store *store_open(const char *spec, const char **error)

@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 #define STORE_SEGMENT ((size_t)4 << 20)
-#define STORE_SEGMENTS_MAX ((uint32_t)1 << 20) /* 4 TiB a store */
+#define STORE_SEGMENTS_MAX ((uint32_t)1 << 20) /* 4 TiB: a store, and all of Store= together */
 /* A direct read takes whole blocks: up to so much before and after the range
    asked for. Buffers of reads and writes lie on such a border. */
 #define STORE_BLOCK ((size_t)4096)
@@ -244,6 +244,8 @@ struct store *store_memory_new(uint64_t max_bytes);
  */
 bool store_check(const char *spec, const char **error);
 struct store *store_open(const char *spec, const char **error);
+/* What a word that store_check has found good may hold. */
+uint64_t store_most_bytes(const char *spec);
 /* Both would be in one place, and each take it for its own. */
 bool store_is_same(const char *spec, const char *other);
 /* Could it be opened, by somebody else? Takes nothing over and changes nothing, where

@@ -21,19 +21,18 @@ _Static_assert(sizeof(struct entries_own) <= KEPT_OWN, "fits the header");
 
 static bool open_tiers(struct blobstore *bs, struct store *const *stores, unsigned nr)
 {
-	uint64_t segments = 0;
-
 	for (unsigned i = 0; i < nr; i++) {
 		struct store_stats stats;
 
 		store_get_stats(stores[i], &stats);
+		/* A buffer in front of the largest stores, or one that was larger once, is too much. */
 		bs->tiers[i] = (struct tier){ .store = stores[i],
 					      .slow = i > 0,
-					      .capacity = (uint32_t)(stats.capacity_bytes / STORE_SEGMENT) };
-		segments += bs->tiers[i].capacity;
+					      .capacity = (uint32_t)MIN(stats.capacity_bytes / STORE_SEGMENT,
+									(uint64_t)BLOB_SEGMENTS - bs->nr_segments) };
+		bs->nr_segments += bs->tiers[i].capacity;
 	}
 	bs->nr_tiers = nr;
-	bs->nr_segments = (uint32_t)MIN(segments, (uint64_t)BLOB_SEGMENTS);
 	bs->segments = calloc(bs->nr_segments, sizeof(*bs->segments));
 	if (!bs->segments ||
 	    kept_open_since(&bs->entries_kept, "segments", bs->nr_segments * sizeof(struct segment_entry),

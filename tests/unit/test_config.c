@@ -153,6 +153,7 @@ static const struct {
 	{ "Agent", "MaxProcesses", "0" },
 	{ "Agent", "MaxProcesses", "99999999999999999999" },
 	{ "Agent", "AllowUsers", "no-such-user-here" },
+	{ "Agent", "AllowUsers", "," },
 	{ "Agent", "NeverAttach", "/usr/bin/dbus-daemon" },
 	{ "Store", "Store", "memory" },
 	{ "Store", "Store", "memory:" },
@@ -333,6 +334,11 @@ START_TEST(stores_add_up)
 	/* an empty one starts over */
 	ck_assert_int_eq(config_set(&settings, key, "", message), 0);
 	ck_assert_str_eq(settings.store, "memory:25%");
+	/* no more than there can be segments */
+	ck_assert_int_eq(config_set(&settings, key, "memory:1T file:/b,size=3T", message), 0);
+	ck_assert_int_eq(config_set(&settings, key, "file:/a,size=4M", message), -EINVAL);
+	ck_assert_ptr_nonnull(strstr(message, "larger than 4T"));
+	ck_assert_int_eq(config_set(&settings, key, "", message), 0);
 	ck_assert_int_eq(config_set(&settings, key, "file:/a,size=1G", message), 0);
 	ck_assert_str_eq(settings.store, "file:/a,size=1G");
 	config_set(&settings, key, "", message);

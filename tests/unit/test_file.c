@@ -382,6 +382,8 @@ START_TEST(test_spec)
 		{ "file:/x,size=1G,daily=much", "daily=much" },
 		{ "file:/x,size=1G,daily=100K", "daily= below 1M" },
 		{ "file:/x,size=infinity", "size=infinity" },
+		{ "file:/x,size=1G,size=2G", "size=2G comes after another" },
+		{ "file:/x,daily=infinity,size=1G,daily=2G", "daily=2G comes after another" },
 	};
 	static const struct {
 		const char *spec;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "backends/faulty.h"
+#include "backends/rados_spec.h"
 #include "backends/store.h"
 #include "common/kept.h"
 #include "common/util.h"
@@ -545,10 +546,11 @@ START_TEST(test_spec_errors_name_the_bad_part)
 		{ "mem:1G", "\"mem\" is unknown" },
 		{ "memoryx:1G", "\"memoryx\" is unknown" },
 	};
+	struct rados_spec spec;
+	const char *error;
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-		const char *error = NULL;
-
+		error = NULL;
 		ck_assert_ptr_null(store_open(cases[i].spec, &error));
 		ck_assert_ptr_nonnull(error);
 		ck_assert_msg(strstr(error, cases[i].says) != NULL, "%s: %s", cases[i].spec, error);
@@ -562,6 +564,11 @@ START_TEST(test_spec_errors_name_the_bad_part)
 	ck_assert(!store_is_same("file:/a,size=1G", "rados:/a"));
 	ck_assert(store_is_same("rados:p,size=1G,namespace=n", "rados:p,namespace=n,id=client.x"));
 	ck_assert(!store_is_same("rados:p", "rados:p,namespace=n"));
+	ck_assert(!rados_spec_parse(&spec, "p,size=1G,id=client.x,size=2G", &error));
+	ck_assert_msg(strstr(error, "size=2G comes after another") != NULL, "%s", error);
+	ck_assert_uint_eq(store_most_bytes("memory:1.5G"), (uint64_t)3 << 29);
+	ck_assert_uint_eq(store_most_bytes("file:/a,daily=1G,size=2G"), (uint64_t)2 << 30);
+	ck_assert_uint_eq(store_most_bytes("rados:p,size=3T"), (uint64_t)3 << 40);
 	ck_assert_ptr_null(store_open("memory:x", NULL));
 }
 END_TEST
