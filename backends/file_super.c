@@ -78,12 +78,18 @@ static bool crc_is_right(const struct super *s)
 	return crc32c(0, &copy, sizeof(copy)) == s->crc;
 }
 
-/* File systems, arrays and the like have their marks there. */
+/* File systems, arrays and the like have their marks there, some (btrfs, GFS2) right behind it, where
+   an empty store of ours may have what was written lately. */
 #define MARKS ((size_t)64 << 10)
+#define LOOKED_AT (MARKS + STORE_BLOCK)
+#define WRITTEN_AT MARKS
+#define WRITTEN_MAGIC "USWAPDAY"
 
 static bool is_empty(const unsigned char *bytes)
 {
-	for (size_t i = 0; i < MARKS; i++)
+	bool ours = !memcmp(bytes + WRITTEN_AT, WRITTEN_MAGIC, strlen(WRITTEN_MAGIC));
+
+	for (size_t i = 0; i < (ours ? MARKS : LOOKED_AT); i++)
 		if (bytes[i])
 			return false;
 	return true;
@@ -201,9 +207,6 @@ static bool has_room(int fd, const struct stat *st, const struct store_file_opti
 
 /* ---- what was written lately ---- */
 
-/* Behind the marks: what is no store's, not even an empty one's, is never looked at. */
-#define WRITTEN_AT ((off_t)MARKS)
-#define WRITTEN_MAGIC "USWAPDAY"
 #define WRITTEN_VERSION 1
 
 struct written_block {
@@ -222,7 +225,7 @@ int file_super_get_written(int fd, struct store_written *written)
 
 	if (!block)
 		return -ENOMEM;
-	if (pread(fd, block, sizeof(*block), WRITTEN_AT) != (ssize_t)sizeof(*block) ||
+	if (pread(fd, block, sizeof(*block), (off_t)WRITTEN_AT) != (ssize_t)sizeof(*block) ||
 	    memcmp(block->magic, WRITTEN_MAGIC, sizeof(block->magic)) || block->version != WRITTEN_VERSION)
 		return -ENODATA;
 	crc = block->crc;
@@ -243,7 +246,7 @@ int file_super_set_written(int fd, const struct store_written *written)
 	memcpy(block->magic, WRITTEN_MAGIC, sizeof(block->magic));
 	block->crc = crc32c(0, block, sizeof(*block));
 	errno = EIO; /* of a part */
-	return pwrite(fd, block, sizeof(*block), WRITTEN_AT) == (ssize_t)sizeof(*block) ? 0 : -errno;
+	return pwrite(fd, block, sizeof(*block), (off_t)WRITTEN_AT) == (ssize_t)sizeof(*block) ? 0 : -errno;
 }
 
 /* ---- */
@@ -261,7 +264,7 @@ int file_super_empty(int fd, bool device, uint64_t bytes)
 	return known ? 0 : file_super_set_written(fd, &written);
 }
 
-/* block: MARKS bytes. False after a refusal. */
+/* block: LOOKED_AT bytes. False after a refusal. */
 static bool look_at(int fd, unsigned char *block, struct super *own, const struct store_file_options *o,
 		    const char **error)
 {
@@ -269,8 +272,8 @@ static bool look_at(int fd, unsigned char *block, struct super *own, const struc
 		store_refuse(error, "store \"file:%s\": the ids of machine and boot can't be read", o->path);
 		return false;
 	}
-	memset(block, 0, MARKS);
-	if (pread(fd, block, MARKS, 0) < 0) {
+	memset(block, 0, LOOKED_AT);
+	if (pread(fd, block, LOOKED_AT, 0) < 0) {
 		store_refuse(error, "store \"file:%s\": %s", o->path, strerror(errno));
 		return false;
 	}
@@ -279,7 +282,7 @@ static bool look_at(int fd, unsigned char *block, struct super *own, const struc
 
 static bool take_over(int fd, const struct stat *st, const struct store_file_options *o, const char **error)
 {
-	_cleanup_free_ unsigned char *block = aligned_alloc(STORE_BLOCK, MARKS);
+	_cleanup_free_ unsigned char *block = aligned_alloc(STORE_BLOCK, LOOKED_AT);
 	bool device = S_ISBLK(st->st_mode);
 	struct super own;
 	int r;
@@ -338,7 +341,7 @@ static bool find_place(const char *path, struct stat *st, const char **error)
 /* An agent that runs has it open and locked: that hinders nothing. */
 int file_super_look(const struct store_file_options *o, const char **error)
 {
-	_cleanup_free_ unsigned char *block = aligned_alloc(STORE_BLOCK, MARKS);
+	_cleanup_free_ unsigned char *block = aligned_alloc(STORE_BLOCK, LOOKED_AT);
 	_cleanup_close_ int fd = -1;
 	struct super own;
 	struct stat st;

@@ -270,6 +270,11 @@ START_TEST(test_of_others)
 	ck_assert_int_eq(write(fd, "my diary\n", 9), 9);
 	close(fd);
 	expect_refusal("something else on it");
+	/* a file system whose mark comes late (btrfs) */
+	fd = open(path, O_RDWR | O_TRUNC);
+	ck_assert_int_eq(pwrite(fd, "_BHRfS_M", 8, (64 << 10) + 64), 8);
+	close(fd);
+	expect_refusal("something else on it");
 }
 END_TEST
 
