@@ -326,6 +326,11 @@ static bool may_succeed(struct fetch *f, int r, uint64_t *ns)
 	case EACCES:
 	case EPERM:
 		return true;
+	case EAGAIN: /* nor does the kernel's lack of memory say anything of the medium */
+	case EINTR:
+	case ENOMEM:
+		*ns = AGAIN_NS;
+		return true;
 	default:
 		break;
 	}

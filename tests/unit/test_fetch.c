@@ -340,6 +340,22 @@ START_TEST(test_placed_together)
 }
 END_TEST
 
+/* Nor is a page lost where the kernel had no memory for reading it, however often. */
+START_TEST(test_INV_7_no_memory_is_no_damage)
+{
+	static const struct faulty_rule none = { .call = FAULTY_READ, .kind = FAULTY_ERROR, .error = -ENOMEM, .times = 6 };
+
+	all_stored_in_order();
+	store_faulty_add(stores[1], &none);
+	touched = FIRST;
+	fault_serve(&owner, &session);
+	while (state(0) == SLOT_FETCHING)
+		turn();
+	ck_assert_int_eq(state(0), SLOT_RESIDENT);
+	ck_assert_uint_eq(reads, 7);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("fetch");
@@ -353,6 +369,7 @@ int main(void)
 	tcase_add_test(tc, test_a_window_is_waited_for);
 	tcase_add_test(tc, test_restored);
 	tcase_add_test(tc, test_placed_together);
+	tcase_add_test(tc, test_INV_7_no_memory_is_no_damage);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);
