@@ -16,6 +16,8 @@
 
 #define ENTRIES 256
 #define THREADS 8
+/* The kernel may have no memory for it for a while: nobody waits for that here (INV-2). */
+#define SUBMIT_TRIES 16
 
 struct file_reader {
 	int fd;
@@ -107,12 +109,24 @@ static void *take_completions(void *arg)
 		io_uring_cqe_seen(&r->ring, cqe);
 		if (!read)
 			return NULL; /* the last one */
+		if ((void *)read == r)
+			continue; /* one that was given up */
 		/* What the submitter wrote into it comes with its lock; of the
 		   kernel's ordering no checker knows. */
 		pthread_mutex_lock(&r->lock);
 		pthread_mutex_unlock(&r->lock);
 		finish(read, n);
 	}
+}
+
+/* All entries. 0, or negative errno: the last one has not been taken. */
+static int hand_over(struct file_reader *r)
+{
+	int n = 0;
+
+	for (unsigned i = 0; i < SUBMIT_TRIES && io_uring_sq_ready(&r->ring); i++)
+		n = io_uring_submit(&r->ring);
+	return !io_uring_sq_ready(&r->ring) ? 0 : n < 0 ? n : -EAGAIN;
 }
 
 /* read NULL: ends the thread. */
@@ -132,14 +146,15 @@ static int submit_uring(struct file_reader *r, struct store_read *read)
 	}
 	if (sqe) {
 		io_uring_sqe_set_data(sqe, read);
-		/* An entry that could not be handed over now goes with the next
-		   one, so it is not lost; asked again at once. */
-		do {
-			n = io_uring_submit(&r->ring);
-		} while (n == -EINTR || n == -EAGAIN || n == -EBUSY);
+		n = hand_over(r);
+	}
+	if (sqe && n) {
+		/* It goes with a later one: then the buffer is somebody else's. */
+		io_uring_prep_nop(sqe);
+		io_uring_sqe_set_data(sqe, r);
 	}
 	pthread_mutex_unlock(&r->lock);
-	return n < 0 ? n : 0;
+	return n;
 }
 
 /* ---- threads ---- */
