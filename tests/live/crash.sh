@@ -27,9 +27,23 @@ crash_start() {
 	wait_until 20 "the agent to listen" agent_up
 }
 
-keeper() { cat "$DIR/manager/pid"; }
+# What is asked all the time is asked without a process.
+keeper() { echo "$(<"$DIR/manager/pid")"; }
 # Not the holder, which is started first and has that name, too, for a moment.
-worker() { ! pgrep -P "$(keeper)" -x uswap-holder >/dev/null || pgrep -P "$(keeper)" -x uswap-agent | head -n 1; }
+worker() {
+	local main pid pids=() name held='' found=''
+
+	main=$(keeper)
+	{ read -r -a pids <"/proc/$main/task/$main/children"; } 2>/dev/null || : # no end of line there
+	for pid in "${pids[@]}"; do
+		{ read -r name <"/proc/$pid/comm"; } 2>/dev/null || continue
+		case $name in
+		uswap-holder) held=yes ;;
+		uswap-agent) found=${found:-$pid} ;;
+		esac
+	done
+	[ -z "$held" ] || echo "$found"
+}
 
 kill_worker() {
 	local pid
@@ -48,21 +62,40 @@ kill_both() {
 	kill -KILL "$one" $two 2>/dev/null || true
 }
 
-# inject POINT PASS [HOW]: the worker that comes there, PASS times not, is killed; HOW as in
-# common/inject.h: 1, the keeper before it.
-inject() {
-	python3 -c 'import struct, sys
-with open(sys.argv[1], "r+b") as f:
-    f.seek(12)
-    f.write(struct.pack("I", int(sys.argv[4])))
-    f.flush()
-    f.seek(0)
-    f.write(struct.pack("II", int(sys.argv[2]), int(sys.argv[3])))' \
-		"$DIR/inject" "$(point_number "$1")" "$2" "${3:-0}"
+# next_word FD: the four bytes that stand there, as a number.
+next_word() {
+	local LC_ALL=C byte i n=0
+
+	for i in 0 8 16 24; do
+		IFS= read -r -d '' -n 1 -u "$1" byte || :
+		printf -v byte %d "'$byte"
+		n=$((n | (byte & 255) << i))
+	done
+	echo $n
 }
 
 inject_hits() {
-	od -An -tu4 -j8 -N4 "$DIR/inject" | tr -d ' '
+	local file
+
+	exec {file}<"$DIR/inject"
+	{ next_word $file; next_word $file; } >/dev/null
+	next_word $file
+	exec {file}<&-
+}
+
+# inject POINT PASS [HOW]: the worker that comes there, PASS times not, is killed; HOW as in
+# common/inject.h: 1, the keeper before it.
+inject() {
+	local file point pass how
+
+	printf -v point '\\0%o' "$(point_number "$1")"
+	printf -v pass '\\0%o' "$2"
+	printf -v how '\\0%o' "${3:-0}"
+	exec {file}<>"$DIR/inject"
+	{ next_word $file; next_word $file; next_word $file; } >/dev/null
+	printf '%b\0\0\0' "$how" >&$file
+	exec {file}>&-
+	printf '%b\0\0\0%b\0\0\0' "$point" "$pass" 1<>"$DIR/inject"
 }
 
 inject_is_hit() {
@@ -75,7 +108,7 @@ inject_is_hit_within() {
 
 	for ((k = 0; k < 10 * $1; k++)); do
 		! inject_is_hit "$2" || return 0
-		sleep 0.1
+		nap 0.1
 	done
 	return 1
 }

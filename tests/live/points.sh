@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=bash
 # The points at which a test has the worker killed (common/inject.h).
-# The number of a point of common/inject.h.
+# All of common/inject.h, each at its number; the last is none.
+mapfile -t POINTS < <(sed -n '/^enum inject_point/,/^}/s/^\tINJECT_\([A-Z_]*\).*/\1/p' "${srcdir:-.}/common/inject.h")
+
 point_number() {
-	awk -v name="INJECT_$1" '/^enum inject_point/ { on = 1; next }
-		on && /^\tINJECT_/ { sub(/[ ,=].*/, "", $1); if ($1 == name) { print n + 0; exit } n++ }' \
-		"${srcdir:-.}/common/inject.h"
+	local n
+
+	for n in "${!POINTS[@]}"; do
+		[ "${POINTS[n]}" != "$1" ] || echo "$n"
+	done
 }
 
 points() {
-	sed -n '/^enum inject_point/,/^}/s/^\tINJECT_\([A-Z_]*\),.*/\1/p' "${srcdir:-.}/common/inject.h"
+	printf '%s\n' "${POINTS[@]:1:${#POINTS[@]}-2}"
 }

@@ -29,10 +29,10 @@ for point in BATCH_PLACE BATCH_WRITTEN BATCH_HALF SEGMENT_LEFT PROMOTED; do
 		inject "$point" "$pass"
 		n=0
 		until inject_is_hit "$hits"; do
-			[ $((n += 1)) -lt 20 ] || fail "vacuous: $point was not reached"
+			[ $((n += 1)) -lt 60 ] || fail "vacuous: $point was not reached"
 			[ "$(ask "$one" change)" -gt 0 ] || fail "change, on the way to $point"
 			# unmanaged, and right to be, if the worker dies while it attaches
-			env "LD_PRELOAD=$LIB" WORKLOAD_EVICT=managed timeout $((60 * FACTOR)) "$WORKLOADS/fork_verify" 1 \
+			env "LD_PRELOAD=$LIB" WORKLOAD_EVICT=managed timeout $((60 * FACTOR)) "$WORKLOADS/fork_verify" 0 2 \
 				>"$DIR/fork.out" 2>&1 || fail "fork_verify: $(tail -n 3 "$DIR/fork.out")"
 		done
 		wait_until 20 "a new worker after $point" new_worker
