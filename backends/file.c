@@ -26,7 +26,7 @@ struct file {
 	_Atomic bool any_kept;
 	uint32_t nr_free;
 	uint32_t nr_fresh; /* never given out: those from here on */
-	uint32_t nr_used;
+	_Atomic uint32_t nr_used;
 };
 
 static uint64_t position(uint32_t segment, size_t offset)
@@ -82,15 +82,7 @@ static int allocate(struct file *f, uint32_t segment)
 
 static int file_segment_new(void *self, uint32_t *segment)
 {
-	struct file *f = self;
-	int r = take(f, segment);
-
-	if (r || f->device)
-		return r;
-	r = allocate(f, *segment);
-	if (r)
-		give(f, *segment, false);
-	return r;
+	return take(self, segment);
 }
 
 static int file_segment_adopt(void *self, uint32_t segment, uint32_t written)
@@ -147,9 +139,14 @@ static int file_write(void *self, uint32_t segment, size_t offset, const void *b
 {
 	struct file *f = self;
 	size_t done = 0;
+	int r;
 
 	if (offset % STORE_BLOCK || len % STORE_BLOCK || (uintptr_t)buf % STORE_BLOCK)
 		return -EINVAL;
+	/* All of the segment before the first of it: what comes then can't lack room. */
+	r = offset || f->device ? 0 : allocate(f, segment);
+	if (r)
+		return r;
 	while (done < len) {
 		ssize_t n = pwrite(f->fd, (const char *)buf + done, len - done,
 				   (off_t)position(segment, offset + done));
@@ -212,18 +209,13 @@ static int file_set_written(void *self, const struct store_written *written)
 	return file_super_set_written(f->fd, written);
 }
 
+/* Nor is the disk waited for here. */
 static uint64_t file_used_bytes(void *self)
 {
 	struct file *f = self;
 	struct stat st;
-	uint64_t bytes;
 
-	if (!f->device && fstat(f->fd, &st) == 0)
-		return (uint64_t)st.st_blocks * 512;
-	pthread_mutex_lock(&f->lock);
-	bytes = f->nr_used * (uint64_t)STORE_SEGMENT;
-	pthread_mutex_unlock(&f->lock);
-	return bytes;
+	return f->device || fstat(f->fd, &st) ? f->nr_used * (uint64_t)STORE_SEGMENT : (uint64_t)st.st_blocks * 512;
 }
 
 static void file_destroy(void *self)

@@ -188,8 +188,9 @@ struct store_share_ops {
 
 struct store_ops {
 	const char *name;
-	unsigned caps;					   /* enum store_caps */
-	int (*segment_new)(void *self, uint32_t *segment); /* 0, -ENOSPC, ... */
+	unsigned caps; /* enum store_caps */
+	/* Waits for no medium and no peer: it is called under locks. 0, -ENOSPC, ... */
+	int (*segment_new)(void *self, uint32_t *segment);
 	/* All of it or an error; after one, the same bytes may come again. */
 	int (*write)(void *self, uint32_t segment, size_t offset, const void *buf, size_t len);
 	/* About so many bytes more will come soon. Any thread, at any time; NULL: no use. */
