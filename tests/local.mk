@@ -111,6 +111,25 @@ ONE_THREAD_TESTS = \
 	tests/unit/test_slotmap \
 	tests/unit/test_staging
 
+# What shows that an archive is whole, and its tests run for anybody: all programs are built.
+DIST_TESTS = \
+	$(filter-out tests/check-shell.sh,$(STATIC_TESTS)) \
+	$(filter-out $(LONG_TESTS),$(UNIT_TESTS)) \
+	tests/control/test_control.sh \
+	tests/live/test_exec.sh
+
+# Some seconds of a processor each.
+LONG_TESTS = \
+	tests/flow/test_interleavings \
+	tests/unit/test_blob \
+	tests/unit/test_blobstore \
+	tests/unit/test_cluster \
+	tests/unit/test_family \
+	tests/unit/test_objects \
+	tests/unit/test_sealed \
+	tests/unit/test_share \
+	tests/unit/test_tiers
+
 # ---- unit: each links the layer it tests and what that stands on ----
 UNIT_TESTS = \
 	tests/flow/test_event_histories \
