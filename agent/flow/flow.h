@@ -263,7 +263,7 @@ enum placed refault_place_bytes(struct owner *o, struct session *s, uint64_t vpn
 slot_t refault_backoff(const struct owner *o, slot_t before, bool harder);
 bool refault_may_leave(slot_t slot, uint64_t now);
 
-/* fetch.c: pages in slow tiers */
+/* fetch.c, fetch_window.c: pages in slow tiers */
 #define FETCH_DONE 150 /* mail.kind: to fetch_take */
 #define FETCH_WINDOW_DONE 159 /* to fetch_take_window */
 /* 0 or -ENOMEM; deinit takes what a failed init has left, and what is pending. */
