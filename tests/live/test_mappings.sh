@@ -7,9 +7,9 @@
 
 live_begin
 agent_start
-evicted_run madvise_verify 3
-evicted_run mremap_verify 3
-evicted_run munmap_verify 3
+evicted_run madvise_verify 2
+evicted_run mremap_verify 2
+evicted_run munmap_verify 2
 evicted_run malloc_verify 2 4
 evicted_run zero_touch 4 1
 evicted_run madvise_verify --wipe
@@ -17,6 +17,6 @@ evicted_run uffd_verify
 evicted_run madvise_verify --guard
 evicted_run madvise_verify --unheard
 # more programs than processors: events of their threads come late and mixed
-evicted_crowd "mremap_verify 4" "mremap_verify 4" "mremap_verify 4" "munmap_verify 4"
-evicted_crowd "mremap_verify 4" "madvise_verify 4" "fork_verify 4" "threads_verify 4"
+evicted_crowd "mremap_verify 3" "mremap_verify 3" "mremap_verify 3" "munmap_verify 3"
+evicted_crowd "mremap_verify 3" "madvise_verify 3" "fork_verify 3" "threads_verify 3"
 live_end

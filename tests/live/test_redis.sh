@@ -109,7 +109,7 @@ rewrite() {
 exercise() {
 	load_commands | cli >"$SERVER/loaded"
 	! grep -v '^\(OK\|[0-9]*\)$' "$SERVER/loaded" || fail "loading"
-	cli debug populate 80000 filler 200 >/dev/null
+	cli debug populate 40000 filler 200 >/dev/null
 	$1
 	: >"$SERVER/answers"
 	cli debug digest >>"$SERVER/answers"

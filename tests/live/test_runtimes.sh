@@ -223,8 +223,8 @@ python_some() {
 	python_tests mmap 240 test_mmap
 	python_tests gc 240 test_gc -m '*.GCTests.test_[a-f]*' -m GCCallbackTests
 	python_tests thread 240 test_thread "${never[@]}"
-	python_tests threading 240 test_threading "${never[@]}" -m ThreadTests -m ThreadJoinOnShutdown \
-		-i test_enumerate_after_join -i '*crash*'
+	python_tests threading 240 test_threading "${never[@]}" -m '*.ThreadTests.test_[a-j]*' \
+		-m '*.ThreadJoinOnShutdown.test_[1-4]*' -i test_enumerate_after_join -i '*crash*'
 	python_tests subprocess 240 test_subprocess "${never[@]}" -m '*.POSIXProcessTestCase.test_[e-k]*'
 	python_tests multiprocessing 240 test_multiprocessing_fork "${never[@]}" -m '*.WithProcessesTestPool.test_[a-i]*' \
 		-m '*.WithProcessesTestArray.*'

@@ -298,6 +298,25 @@ refused() { # HOW MS PATTERN
 	peer_stop
 }
 
+# What waits until a time is over does it beside others, with a directory of its own.
+apart() { # NAME COMMAND...: one check
+	local DIR=$DIR/$1 FAILED=0
+	local SOCKET=$DIR/agent.sock
+
+	mkdir "$DIR"
+	shift
+	"$@"
+	[ $FAILED = 0 ]
+}
+
+joined() { # PID...
+	local pid
+
+	for pid; do
+		if wait "$pid"; then PASSED=$((PASSED + 1)); else FAILED=$((FAILED + 1)); fi
+	done
+}
+
 stopped_agent() {
 	# It stops with our areas registered: the fork must not wait for it.
 	local status
@@ -310,6 +329,12 @@ stopped_agent() {
 	status=$?
 	wait $!
 	return $status
+}
+
+stopped() {
+	peer_start hang-attach
+	check "agent stopped in the middle of the handshake" stopped_agent
+	peer_stop
 }
 
 said() { # PATTERN LINES ENVIRONMENT...
@@ -332,6 +357,8 @@ closed_stderr_pipe() {
 }
 
 settings() {
+	local pids
+
 	check "no agent: one line" unattached 20000 "no agent: no such file"
 	peer_start
 	check "USWAP_DEBUG: one line when attached" said "attached: session 7" 1 USWAP_DEBUG=1
@@ -347,11 +374,13 @@ settings() {
 	refused refuse 20000 "may not attach"
 	refused no-attach 20000 "connection closed"
 	refused fail-attach 20000 "could not set the session up"
-	refused hang 28000 "hello: timed out"
-	refused hang-attach 28000 "attach: timed out"
-	peer_start hang-attach
-	check "agent stopped in the middle of the handshake" stopped_agent
-	peer_stop
+	apart hang refused hang 28000 "hello: timed out" &
+	pids=($!)
+	apart attach refused hang-attach 28000 "attach: timed out" &
+	pids+=($!)
+	apart stopped stopped &
+	pids+=($!)
+	joined "${pids[@]}"
 }
 
 # ---- all ----

@@ -36,9 +36,17 @@ for one in "vm 1 --vm-bytes 48m --vm-method all" "vm 2 --vm-bytes 32m --vm-keep"
 	# "madvise" works on what may not leave; the rest must have seen it
 	[ "$OUT" -gt 0 ] || [[ $one == madvise* ]] || ! part "${one%% *}" || fail "vacuous, no page has left: $one"
 done
-for one in "brk 1" "fork 2" "vfork 2" "clone 2" "stack 1" "mlock 1" "userfaultfd 1" \
-	"mprotect 1" "sigsegv 1" "remap 1" "memfd 1" "shm 1" "zombie 1" "daemon 1" "exec 1"; do
-	# shellcheck disable=SC2086
-	stress "$seconds" $one
+# not so much about time as those: several at once, where it is not for long
+for group in "brk 1,fork 2,vfork 2,clone 2,stack 1" "mlock 1,userfaultfd 1,mprotect 1,sigsegv 1,remap 1" \
+	"memfd 1,shm 1,zombie 1,daemon 1,exec 1"; do
+	if [ -z "${SOAK_SECONDS:-}" ]; then
+		each=("${group//,/ --}")
+	else
+		IFS=, read -r -a each <<<"$group"
+	fi
+	for one in "${each[@]}"; do
+		# shellcheck disable=SC2086
+		stress $((seconds + 1)) $one
+	done
 done
 live_end

@@ -59,7 +59,7 @@ serve_stop "$SERVED"
 
 before=$(files read_bytes_total)
 evicted_run fill_verify 8 1
-evicted_run fork_verify 1
+evicted_run fork_verify 0 2
 evicted_run mremap_verify 1
 evicted_run munmap_verify 1
 evicted_run madvise_verify 1
