@@ -86,8 +86,10 @@ no_segments() {
 
 # load_start OPTIONS [POOL]: a store_load; sets LOAD to its number.
 load_start() {
-	peer_start "$BUILD/tests/ceph/store_load" \
-		"rados:${2:-uswap},conf=$CEPH_CONF,timeout=2${1:+,$1}"
+	local timeout=,timeout=2
+
+	[[ $1 != *timeout=* ]] || timeout=
+	peer_start "$BUILD/tests/ceph/store_load" "rados:${2:-uswap},conf=$CEPH_CONF$timeout${1:+,$1}"
 	export LOAD=$PEER
 }
 

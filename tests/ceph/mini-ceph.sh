@@ -119,16 +119,51 @@ filter_daemons() { # swallow|carry [DAEMON...]
 	filter_packets "$what" "${pids[@]}"
 }
 
-wait_osds() { # UP: so many, and no PG on its way to another
-	for _ in $(seq $((300 * FACTOR))); do
-		timeout $((20 * FACTOR)) ceph osd stat 2>/dev/null >"$D/osd.stat" || true
-		if grep -q " $1 up" "$D/osd.stat" && ! grep -q remapped "$D/osd.stat"; then
-			return 0
-		fi
-		sleep 0.1
-	done
-	echo "mini-ceph: not $1 OSDs up: $(cat "$D/osd.stat")" >&2
-	exit 1
+# monitor STEP...: one after the other; a process with the client in it takes as long to
+# start as most of them.
+#	new UUID ID
+#	wait-osds UP	until so many are up, and no PG is on its way to another
+#	pool NAME
+#	key NAME POOL FILE
+monitor() {
+	timeout $((300 * FACTOR)) python3 - "$@" <<-'END'
+		import json, os, rados, sys, time
+		def mon(prefix, **arguments):
+		    status, out, why = cluster.mon_command(json.dumps(dict(arguments, prefix=prefix)), b"")
+		    if status:
+		        sys.exit(f"mini-ceph: {prefix}: {why}")
+		    return out.decode()
+		def wait_osds(up):
+		    while True:
+		        stat = mon("osd stat")
+		        if f" {up} up" in stat and "remapped" not in stat:
+		            break
+		        time.sleep(0.1)
+		def pool(name):
+		    mon("osd pool create", pool=name, pg_num=8, pgp_num=8, pool_type="replicated")
+		    cluster.wait_for_latest_osdmap()
+		    with cluster.open_ioctx(name) as io:
+		        io.write_full(".probe", b"there")
+		        io.remove_object(".probe")
+		def key(name, pool, path):
+		    text = mon("auth get-or-create", entity=f"client.{name}", caps=[
+		        "mon", 'allow r, allow command "osd blocklist"', "osd", f"allow rwx pool={pool}"])
+		    with open(path, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as f:
+		        f.write(text)
+		cluster = rados.Rados(conffile=os.environ["CEPH_CONF"], conf=dict(mon_client_hunt_interval="0.2"))
+		cluster.connect()
+		words = iter(sys.argv[1:])
+		for word in words:
+		    if word == "new":
+		        mon("osd new", uuid=next(words), id=int(next(words)))
+		    elif word == "wait-osds":
+		        wait_osds(next(words))
+		    elif word == "pool":
+		        pool(next(words))
+		    else:
+		        key(next(words), next(words), next(words))
+		cluster.shutdown()
+	END
 }
 
 # Up is not clean: what was written while an OSD was down is on the others alone, and
@@ -160,19 +195,6 @@ wait_clean() {
 		echo "mini-ceph: not all is clean" >&2
 		exit 1
 	}
-}
-
-make_pool() {
-	timeout $((60 * FACTOR)) ceph osd pool create "$1" 8 8 replicated >/dev/null 2>&1
-	timeout $((60 * FACTOR)) rados -p "$1" put .probe "$D/fsid"
-	timeout $((60 * FACTOR)) rados -p "$1" rm .probe
-}
-
-make_key() { # NAME POOL
-	timeout $((60 * FACTOR)) ceph auth get-or-create "client.$1" \
-		mon 'allow r, allow command "osd blocklist"' \
-		osd "allow rwx pool=$2" -o "$D/client.$1.keyring"
-	chmod 600 "$D/client.$1.keyring"
 }
 
 write_conf() { # STORE OSDS SIZE
@@ -255,7 +277,7 @@ add_key() { # NAME DIR CAPS...
 }
 
 start() { # STORE OSDS SIZE MGR
-	local store=$1 osds=$2 size=$3 mgr=$4 i mkfs=() uuid=()
+	local store=$1 osds=$2 size=$3 mgr=$4 i mkfs=() uuid=() new=()
 
 	mkdir -p "$D"
 	chmod 700 "$D"
@@ -280,16 +302,15 @@ start() { # STORE OSDS SIZE MGR
 		ceph-osd -i "$i" --mkfs --osd-uuid "${uuid[i]}" --monmap "$D/monmap" \
 			>"$D/mkfs.$i.out" 2>&1 &
 		mkfs[i]=$!
+		new+=(new "${uuid[i]}" "$i")
 	done
+	monitor "${new[@]}"
 	for ((i = 0; i < osds; i++)); do
-		timeout $((40 * FACTOR)) ceph --connect-timeout $((30 * FACTOR)) osd new "${uuid[i]}" "$i" >/dev/null
 		wait "${mkfs[i]}"
 		run_daemon "osd.$i"
 	done
 	[ "$mgr" != mgr ] || run_daemon mgr.x
-	wait_osds "$osds"
-	make_pool uswap
-	make_key uswap uswap
+	monitor wait-osds "$osds" pool uswap key uswap uswap "$D/client.uswap.keyring"
 }
 
 stop() {
@@ -322,10 +343,10 @@ stop) stop ;;
 signal) send "$3" "$4" ;;
 run) run_daemon "$3" ;;
 swallow | carry) filter_daemons "$cmd" "${@:3}" ;;
-wait-osds) wait_osds "$3" ;;
+wait-osds) monitor wait-osds "$3" ;;
 wait-clean) wait_clean ;;
-pool) make_pool "$3" ;;
-key) make_key "$3" "$4" ;;
+pool) monitor pool "$3" ;;
+key) monitor key "$3" "$4" "$D/client.$3.keyring" ;;
 *)
 	echo "mini-ceph: unknown command $cmd" >&2
 	exit 2
