@@ -120,13 +120,13 @@ filter_daemons() { # swallow|carry [DAEMON...]
 }
 
 # monitor STEP...: one after the other; a process with the client in it takes as long to
-# start as most of them.
+# start as most of them. (Of the pythons the one that the distribution made the client for.)
 #	new UUID ID
 #	wait-osds UP	until so many are up, and no PG is on its way to another
 #	pool NAME
 #	key NAME POOL FILE
 monitor() {
-	timeout $((300 * FACTOR)) python3 - "$@" <<-'END'
+	timeout $((300 * FACTOR)) /usr/bin/python3 - "$@" <<-'END'
 		import json, os, rados, sys, time
 		def mon(prefix, **arguments):
 		    status, out, why = cluster.mon_command(json.dumps(dict(arguments, prefix=prefix)), b"")

@@ -223,7 +223,7 @@ agent_stop() {
 	local status=0 end=$((SECONDS + 60 * FACTOR))
 
 	kill -TERM "$AGENT_PID" 2>/dev/null || fail "the agent has ended before it was told to"
-	while kill -0 "$AGENT_PID" 2>/dev/null; do
+	until peer_gone "$AGENT_PID"; do
 		if [ $SECONDS -ge $end ]; then
 			show_tasks "$AGENT_PID"
 			fail "the agent has not ended within 60 s of SIGTERM"
@@ -295,7 +295,7 @@ bounded() {
 	shift
 	setsid "$@" </dev/null {ERR}>&- {NEVER}>&- &
 	pid=$!
-	while kill -0 $pid 2>/dev/null; do
+	until peer_gone $pid; do
 		if [ $SECONDS -ge $end ]; then
 			group=$(pgrep -s $pid || true)
 			# shellcheck disable=SC2086
@@ -424,8 +424,13 @@ peer_stop() {
 	peer_close "$1"
 }
 
+# peer_gone PID: it has ended. That a child has may escape bash while it naps; it looks when it forks.
 peer_gone() {
-	! kill -0 "$1" 2>/dev/null
+	local stat
+
+	{ read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
+	[[ $stat != *") Z "* ]] || (:)
+	return 1
 }
 
 # serve_start MIB [COMMAND...]: a fill_serve under the shim (through COMMAND, if

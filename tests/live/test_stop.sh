@@ -42,7 +42,7 @@ wait_until 30 "half of it to leave" absent_at_least "$one" 50
 bounded 60 "$CTL" -b drain >"$DIR/drained" || fail "drain: status $?"
 [ "$(cut -d' ' -f1 "$DIR/drained")" -ge $((16 << 20)) ] || fail "drained $(cat "$DIR/drained")"
 [ "$(ask "$one" absent)" = 0 ] || fail "pages are away after the drain"
-ended() { ! kill -0 "$AGENT_PID" 2>/dev/null; }
+ended() { peer_gone "$AGENT_PID"; }
 wait_until 20 "the agent to end" ended
 wait "$AGENT_PID" || fail "the agent ended with status $?"
 AGENT_PID=
