@@ -333,7 +333,7 @@ START_TEST(test_placed_together)
 	store_faulty_add(stores[1], &flip);
 	ck_assert_uint_eq(fetch_ahead(&owner, &session, FIRST + 100, 64), 64);
 	turn();
-	ck_assert_uint_eq(not_back(100), 1);
+	ck_assert_uint_le(not_back(100), 1); /* none where the bit is nobody's: a record's, or between two */
 	while (not_back(100))
 		turn(); /* it is read again */
 	ck_assert_uint_eq(counter_get(&session.counters.pages_in_total), 63 + 64);
