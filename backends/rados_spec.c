@@ -85,26 +85,28 @@ static bool take_option(struct rados_spec *spec, const char *option, size_t len,
 	enum key key = find_key(option, len);
 	const char *value;
 
-	if (key == KEYS)
+	if (key == KEYS) {
 		store_refuse(error,
 			     "store \"rados:\": \"%.*s\" is none of namespace=, id=, conf=, size=, host=, "
 			     "timeout=",
 			     (int)MIN(len, (size_t)64), option);
-	else if (*seen >> key & 1)
+		return false;
+	}
+	if (*seen >> key & 1) {
 		store_refuse(error, "store \"rados:\": %.*s comes after another value of it",
 			     (int)MIN(len, (size_t)64), option);
-	if (key == KEYS || *seen >> key & 1)
 		return false;
+	}
 	*seen |= 1u << key;
 	value = option + strlen(keys[key]) + 1;
 	len -= (size_t)(value - option);
 	switch (key) {
 	case KEY_NAMESPACE:
-		return take_text("namespace", value, len, spec->namespace, sizeof(spec->namespace), error);
+		return take_text(keys[key], value, len, spec->namespace, sizeof(spec->namespace), error);
 	case KEY_ID:
 		return take_id(spec, value, len, error);
 	case KEY_CONF:
-		return take_text("conf", value, len, spec->conf, sizeof(spec->conf), error);
+		return take_text(keys[key], value, len, spec->conf, sizeof(spec->conf), error);
 	case KEY_HOST:
 		return take_host(spec, value, len, error);
 	default:

@@ -42,8 +42,7 @@ wait_until 30 "half of it to leave" absent_at_least "$one" 50
 bounded 60 "$CTL" -b drain >"$DIR/drained" || fail "drain: status $?"
 [ "$(cut -d' ' -f1 "$DIR/drained")" -ge $((16 << 20)) ] || fail "drained $(cat "$DIR/drained")"
 [ "$(ask "$one" absent)" = 0 ] || fail "pages are away after the drain"
-ended() { peer_gone "$AGENT_PID"; }
-wait_until 20 "the agent to end" ended
+wait_until 20 "the agent to end" peer_gone "$AGENT_PID"
 wait "$AGENT_PID" || fail "the agent ended with status $?"
 AGENT_PID=
 [ "$(ask "$one" verify)" = $((32 * 256)) ] || fail "verify after the drain"
@@ -79,7 +78,7 @@ said() { grep -q "can't stop yet" "$DIR/agent.log"; }
 wait_until 20 "the agent to say that it can't stop" said
 evicted_run fill_verify 4 1 # it serves, and takes programs, too
 available 40000000
-wait_until 60 "the agent to end when there is memory" ended
+wait_until 60 "the agent to end when there is memory" peer_gone "$AGENT_PID"
 wait "$AGENT_PID" || fail "the agent ended with status $?"
 AGENT_PID=
 [ "$(ask "$one" absent)" = 0 ] || fail "pages are away after the stop"
