@@ -2,6 +2,8 @@
 #include "backends/faulty.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -215,7 +217,9 @@ static void faulty_get_status(void *self, struct store_status *status)
 static void faulty_segment_free(void *self, uint32_t segment)
 {
 	struct faulty *f = self;
+	struct faulty_rule rule;
 
+	(void)next_rule(f, FAULTY_SEGMENT_FREE, &rule);
 	store_segment_free(f->below, segment);
 }
 
@@ -390,6 +394,18 @@ static bool parse_rule(const char *line, struct faulty_rule *rule)
 	return c >= 0 && k >= 0;
 }
 
+/* Whoever has written the rules waits for it. */
+static void say_seen(const char *path)
+{
+	char seen[PATH_MAX];
+	int fd;
+
+	snprintf(seen, sizeof(seen), "%s.seen", path);
+	fd = open(seen, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	if (fd >= 0)
+		close(fd);
+}
+
 static void read_rules(struct store *store, const char *path)
 {
 	FILE *file = fopen(path, "re");
@@ -403,6 +419,7 @@ static void read_rules(struct store *store, const char *path)
 	if (file)
 		fclose(file);
 	store_faulty_release(store);
+	say_seen(path);
 }
 
 static void *follow(void *arg)

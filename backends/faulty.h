@@ -6,7 +6,8 @@
  *
  * Rules may come from a file (Store=faulty:RULES,STORE; for tests of a whole agent),
  * a line each: CALL KIND [ERRNO [TIMES]], as in "write error EIO 3", "read hold".
- * They hold until the file changes, which ends what is held as well.
+ * They hold until the file changes, which ends what is held as well; from then on
+ * that they do there is a file RULES.seen.
  *
  * Threads: any. Rules are looked at in the order in which they were added; the
  * first one that matches and still has times left is used up by one.
@@ -16,7 +17,12 @@
 
 #include "backends/store.h"
 
-enum faulty_call { FAULTY_SEGMENT_NEW, FAULTY_WRITE, FAULTY_READ };
+enum faulty_call {
+	FAULTY_SEGMENT_NEW,
+	FAULTY_WRITE,
+	FAULTY_READ,
+	FAULTY_SEGMENT_FREE, /* can only be noticed */
+};
 
 enum faulty_kind {
 	FAULTY_ERROR,  /* nothing is done, .error is the answer */

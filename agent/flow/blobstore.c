@@ -21,6 +21,9 @@ _Static_assert(sizeof(struct entries_own) <= KEPT_OWN, "fits the header");
 
 static bool open_tiers(struct blobstore *bs, struct store *const *stores, unsigned nr)
 {
+	/* A worker before us has counted what it wrote: the medium knows nothing newer, and may hang. */
+	bool counted = kept_version("segments") == LAYOUT_SEGMENTS;
+
 	for (unsigned i = 0; i < nr; i++) {
 		struct store_stats stats;
 
@@ -41,7 +44,8 @@ static bool open_tiers(struct blobstore *bs, struct store *const *stores, unsign
 	bs->entries = bs->entries_kept.base;
 	for (unsigned i = 0; i < nr; i++) {
 		bs->tiers[i].daily = &((struct entries_own *)bs->entries_kept.own)->daily[i];
-		tier_daily_load(&bs->tiers[i]);
+		if (!counted)
+			tier_daily_load(&bs->tiers[i]);
 	}
 	return true;
 }

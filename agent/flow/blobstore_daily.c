@@ -88,9 +88,6 @@ void tier_daily_load(struct tier *t)
 	struct daily *d = t->daily;
 	struct store_written w;
 
-	for (unsigned i = 0; i < DAILY_HOURS; i++)
-		if (d->bytes[i]) /* a worker's before us, which is newer */
-			return;
 	if (!store_daily_writes(t->store) || store_get_written(t->store, &w))
 		return;
 	/* Rather an hour longer than one too short; and where the clock was set back since

@@ -151,10 +151,18 @@ static bool count_live(void *ctx, uint32_t id, uint64_t loc)
 	return true;
 }
 
+/* Nobody's, or there is none. Those of slow tiers wait for the mover: faults, which aren't
+   answered yet, must not wait for a medium. */
 static void free_segment(struct blobstore *bs, uint32_t i)
 {
 	struct segment *seg = &bs->segments[i];
 
+	if (seg->place && seg->tier) {
+		seg->state = SEGMENT_EMPTY;
+		seg->next = bs->empty;
+		bs->empty = i + 1;
+		return;
+	}
 	if (seg->place) {
 		atomic_store(&bs->entries[i].place, 0);
 		store_segment_free(tier_of(bs, seg)->store, place_carrier(seg->place));

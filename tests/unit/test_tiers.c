@@ -1029,6 +1029,52 @@ START_TEST(test_daily)
 }
 END_TEST
 
+static unsigned nr_frees;
+
+static void count_frees(enum faulty_call call)
+{
+	nr_frees += call == FAULTY_SEGMENT_FREE;
+}
+
+/* What a dead worker had on a slow medium and is nobody's any more is given back, but not
+   before faults are answered: the medium may hang. */
+START_TEST(test_recovery_waits_for_no_medium)
+{
+	struct store *dead_stores[2];
+	struct blobstore *dead;
+	struct seal *dead_seal;
+
+	kept_use(kept_directory_new());
+	open_tiers(8, 8, 0);
+	put_many(1000);
+	move_all_down();
+	memcpy(dead_stores, stores, sizeof(dead_stores));
+	dead = bs;
+	dead_seal = seal;
+	domain_uncharge(alice, alice->charged); /* they end with it */
+	domain_uncharge(bob, bob->charged);
+	open_tiers(8, 8, 0);
+	store_faulty_notice(stores[1], count_frees);
+	ck_assert_int_eq(blobstore_recover_begin(bs, reg), 0);
+	blobstore_recover_end(bs);
+	ck_assert_uint_eq(nr_frees, 0);
+	ck_assert_uint_eq(stats().tier[1].store.segments, 2);
+	ck_assert_uint_eq(stats().tier[1].dead_bytes, 0);
+	work_all();
+	ck_assert_uint_eq(nr_frees, 2);
+	ck_assert_uint_eq(stats().tier[1].store.segments, 0);
+	put_many(1000);
+	move_all_down();
+	ck_assert_uint_eq(expect_all(), 1000);
+	drop_all();
+	expect_nothing();
+	seal_free(dead_seal);
+	blobstore_free(dead);
+	store_close(dead_stores[1]);
+	store_close(dead_stores[0]);
+}
+END_TEST
+
 static char medium[] = "/var/tmp/uswap-test.XXXXXX";
 
 static void open_file_tier(uint64_t daily)
@@ -1353,6 +1399,7 @@ int main(void)
 	tcase_add_test(tc, test_a_hanging_store_stops_no_tidying);
 	tcase_add_test(tc, test_degraded_until_it_works);
 	tcase_add_test(tc, test_daily);
+	tcase_add_test(tc, test_recovery_waits_for_no_medium);
 	tcase_add_test(tc, test_daily_outlives_a_stop);
 	tcase_add_test(tc, test_garbage_beside_puts);
 	tcase_add_test(tc, test_INV_2_get_now_does_not_wait);
