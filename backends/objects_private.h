@@ -63,6 +63,7 @@ struct read_slot {
 	uint16_t holds;	 /* somebody uses io outside of the lock */
 	bool ended;	 /* done has come while somebody held it */
 	bool cancelled;	 /* the reader wants it no more */
+	bool sending;	 /* whoever submits it sees to what comes meanwhile */
 	uint32_t connection; /* the one it was sent on */
 };
 

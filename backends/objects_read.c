@@ -56,6 +56,7 @@ static struct read_slot *next_locked(struct objects *o)
 	slot->holds = 1;
 	slot->eio = 0;
 	slot->ended = slot->cancelled = false;
+	slot->sending = true;
 	slot->connection = atomic_load(&o->connection);
 	objects_name(o, slot->read->segment, slot->name);
 	slot->io = (struct object_io){ .kind = OBJECT_READ,
@@ -87,6 +88,22 @@ static void drop_hold(struct objects *o, struct read_slot *slot)
 	pthread_mutex_unlock(&o->reads.lock);
 }
 
+/* A slot whose hold is ours. The reader may have given up, or the connection gone, before
+   there was anything to cancel. */
+static void send_slot(struct objects *o, struct read_slot *slot)
+{
+	bool cancel;
+
+	o->ops->submit(o->self, &slot->io);
+	pthread_mutex_lock(&o->reads.lock);
+	slot->sending = false;
+	cancel = slot->step == READ_SENT && (slot->cancelled || slot->connection != atomic_load(&o->connection));
+	pthread_mutex_unlock(&o->reads.lock);
+	if (cancel)
+		o->ops->cancel(o->self, &slot->io);
+	drop_hold(o, slot);
+}
+
 static void send_queued(struct objects *o)
 {
 	struct read_slot *slot;
@@ -97,8 +114,7 @@ static void send_queued(struct objects *o)
 		pthread_mutex_unlock(&o->reads.lock);
 		if (!slot)
 			return;
-		o->ops->submit(o->self, &slot->io);
-		drop_hold(o, slot);
+		send_slot(o, slot);
 	}
 }
 
@@ -203,8 +219,8 @@ void reads_cancel(void *self, struct store_read *read)
 		over = true;
 	} else if (slot) {
 		slot->cancelled = true;
-		slot->holds++;
-		sent = true;
+		sent = !slot->sending;
+		slot->holds += sent;
 	}
 	pthread_mutex_unlock(&o->reads.lock);
 	if (over)
@@ -229,9 +245,10 @@ static enum chore look_locked(struct objects *o, struct read_slot *slot, uint64_
 		slot->step = READ_SENT;
 		slot->connection = connection;
 		slot->holds = 1;
+		slot->sending = true;
 		return CHORE_RESEND;
 	}
-	if (slot->step == READ_SENT && all && slot->connection != connection) {
+	if (slot->step == READ_SENT && all && !slot->sending && slot->connection != connection) {
 		slot->holds++;
 		return CHORE_TAKE_BACK;
 	}
@@ -248,8 +265,7 @@ void reads_resend(struct objects *o, uint64_t now, bool all)
 		chore = look_locked(o, slot, now, all);
 		pthread_mutex_unlock(&o->reads.lock);
 		if (chore == CHORE_RESEND) {
-			o->ops->submit(o->self, &slot->io);
-			drop_hold(o, slot);
+			send_slot(o, slot);
 		} else if (chore == CHORE_TAKE_BACK) {
 			o->ops->cancel(o->self, &slot->io);
 			drop_hold(o, slot);

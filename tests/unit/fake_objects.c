@@ -227,16 +227,20 @@ static void submit(void *self, struct object_io *io)
 						[OBJECT_INDEX_GET] = FAKE_INDEX,
 						[OBJECT_INDEX_REMOVE] = FAKE_INDEX };
 	struct fake_cluster *c = cluster_of(self);
-	struct fake_rule rule;
+	struct fake_rule rule = { 0 };
+	bool is_open = ((struct client *)self)->open;
 	int r;
 
 	assert(!io->private[0]); /* forgotten */
+	if (is_open)
+		rule = rule_for(c, calls[io->kind]);
+	if (rule.before)
+		rule.before();
 	io->private[0] = self;
-	if (!((struct client *)self)->open) {
+	if (!is_open) {
 		io->done(io, -ENOTCONN);
 		return;
 	}
-	rule = rule_for(c, calls[io->kind]);
 	if (rule.held) {
 		pthread_mutex_lock(&c->lock);
 		assert(c->nr_held < HELD_MAX);

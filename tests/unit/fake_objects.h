@@ -31,7 +31,8 @@ struct fake_rule {
 	int error;	/* 0: only the flags below */
 	bool landed;	/* it is done all the same */
 	bool held;	/* it ends when fake_release is called */
-	unsigned times; /* 0: until fake_clear */
+	void (*before)(void); /* called before a submit; NULL: nothing */
+	unsigned times;	/* 0: until fake_clear */
 };
 
 struct fake_cluster;

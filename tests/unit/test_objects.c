@@ -325,6 +325,26 @@ START_TEST(test_reader_gives_up)
 }
 END_TEST
 
+static struct reader hasty;
+
+static void give_up(void)
+{
+	store_read_cancel(store, &hasty.read);
+}
+
+/* After a thread has taken the read for the cluster, and before it is there. */
+START_TEST(test_reader_gives_up_at_once)
+{
+	uint32_t segment = written_segment();
+
+	fake_add(cluster, (struct fake_rule){ .call = FAKE_READ, .held = true, .before = give_up, .times = 1 });
+	reader_start(&hasty, segment, 0, 100);
+	ck_assert_int_eq(reader_wait(&hasty), -ECANCELED);
+	ck_assert_uint_eq(fake_held(cluster), 0);
+	store_segment_free(store, segment);
+}
+END_TEST
+
 /* A clock that has been put back: for those who count by it, time-outs are an hour off. */
 int clock_gettime(clockid_t clock, struct timespec *ts)
 {
@@ -747,6 +767,7 @@ int main(void)
 	tcase_add_test(tc, test_lost_bytes_are_lost);
 	tcase_add_test(tc, test_reads_are_sent_again);
 	tcase_add_test(tc, test_reader_gives_up);
+	tcase_add_test(tc, test_reader_gives_up_at_once);
 	tcase_add_test(tc, test_clock_put_back);
 	tcase_add_test(tc, test_window);
 	tcase_add_test(tc, test_expelled);
