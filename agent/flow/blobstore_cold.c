@@ -72,8 +72,9 @@ static void forget_dict(struct blobstore *bs)
 }
 
 /* The dictionary of the last record that had one, or of a family of the domain.
-   A use of it is held as long as it is remembered. */
-static void choose_dict(struct blobstore *bs, unsigned kind)
+   A use of it is held as long as it is remembered. False, for lack of memory: the record
+   needs one that nobody holds, so it can't be read without the lock. */
+static bool choose_dict(struct blobstore *bs, unsigned kind)
 {
 	struct cold *cold = &bs->cold;
 	uint32_t tenant = bs->segments[cold->victim - 1].tenant;
@@ -82,12 +83,13 @@ static void choose_dict(struct blobstore *bs, unsigned kind)
 	if (number < 0)
 		number = family_any_dict(bs, tenant);
 	if (number < 0 || number == cold->number)
-		return;
+		return true;
 	forget_dict(bs);
 	if (!dict_harder(bs->dicts, (unsigned)number, COLD_LEVEL, &cold->dict))
-		return;
+		return kind < BLOB_DICT;
 	dict_use(bs->dicts, (unsigned)number);
 	cold->number = number;
+	return true;
 }
 
 /* The next live record, header and frame, in buf; 0: none is left. */
@@ -106,10 +108,8 @@ static uint64_t next_record(struct blobstore *bs, struct record *record, unsigne
 			return 0; /* damaged */
 		loc = record_loc(record, victim, cold->cursor + (uint32_t)sizeof(*record));
 		cold->cursor += size;
-		if (record_is_live(bs, record->id, loc)) {
-			choose_dict(bs, blob_loc_kind(loc));
-			return loc;
-		}
+		if (record_is_live(bs, record->id, loc))
+			return choose_dict(bs, blob_loc_kind(loc)) ? loc : 0;
 	}
 	return 0;
 }
