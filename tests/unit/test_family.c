@@ -138,7 +138,7 @@ static void unref_many(unsigned n, const blob_id *ids)
 		blobstore_unref(bs, ids[i]);
 }
 
-static blob_id ids[3 * PAGES];
+static blob_id ids[4 * PAGES];
 
 START_TEST(test_dictionary)
 {
