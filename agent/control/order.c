@@ -16,6 +16,7 @@ static const struct {
 	{ -ESRCH, ERROR_NO_SUCH_PROCESS, "No such process is attached" },
 	{ -ENOSPC, ERROR_STORE_FULL, "The store is full" },
 	{ -EBUSY, ERROR_BUSY, "The process can't be evicted now; see State and Reason" },
+	{ -EALREADY, ERROR_BUSY, "A program has an order under way already, and was passed over" },
 	{ -ENOMEM, ERROR_NO_MEMORY, "Its control group has no room for all of it" },
 	{ -ECANCELED, ERROR_STOPPING, "The agent is stopping" },
 };

@@ -110,9 +110,13 @@ int engine_order(struct engine *e, enum engine_order kind, uint64_t id, uint64_t
 			return r;
 		}
 	}
-	/* Those that can't be evicted now are passed over. */
-	for (struct session *s = id ? NULL : e->sessions; s; s = s->next)
-		(void)give(e, s, kind, bytes, group);
+	/* Those that can't be evicted now are passed over; what another order is doing, or
+	   what there is no memory for, is not done and has to be said. */
+	for (struct session *s = id ? NULL : e->sessions; s; s = s->next) {
+		r = give(e, s, kind, bytes, group);
+		if (r < 0 && r != -EBUSY && group->status == 0)
+			group->status = r;
+	}
 	e->nr_orders++;
 	if (group->open == 1 && !one) {
 		/* None to do: answered from the next dispatch, like others. */

@@ -135,6 +135,9 @@ echo execute >&"${PEER_IN[PEER]}"
 order evict --all >"$DIR/all" &
 waiting=$!
 wait_until 20 "pages to leave" some_absent "$one"
+# who comes second is told that there is one that he passes over
+exit_status 1 "$CTL" evict --all
+grep -q "an order under way already" "$DIR/status.out" || fail "a second evict --all: $(cat "$DIR/status.out")"
 kill -CONT "$MOVER"
 wait $waiting || fail "evict --all, and one of them goes meanwhile"
 peer_close "$PEER"
