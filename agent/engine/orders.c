@@ -88,6 +88,38 @@ static int give(struct engine *e, struct session *s, enum engine_order kind, uin
 	return r;
 }
 
+static uint64_t anonymous_bytes(const struct session *s)
+{
+	uint64_t anonymous = 0;
+
+	(void)session_read_resident(s, &anonymous);
+	return anonymous;
+}
+
+/* Of bytes that all are to give together: who has more gives more. Never 0, which is all. */
+static uint64_t share_of(const struct session *s, uint64_t bytes, uint64_t sum)
+{
+	double share = (double)anonymous_bytes(s) / (double)sum;
+
+	return share < 1 && bytes ? (uint64_t)((double)bytes * share) + 1 : bytes;
+}
+
+/* Those that can't be evicted now are passed over; what another order is doing, or what
+   there is no memory for, is not done and has to be said. */
+static void give_all(struct engine *e, enum engine_order kind, uint64_t bytes, struct order_group *group)
+{
+	uint64_t sum = 1;
+	int r;
+
+	for (const struct session *s = bytes ? e->sessions : NULL; s; s = s->next)
+		sum += is_evictable(s) ? anonymous_bytes(s) : 0;
+	for (struct session *s = e->sessions; s; s = s->next) {
+		r = give(e, s, kind, share_of(s, bytes, sum), group);
+		if (r < 0 && r != -EBUSY && group->status == 0)
+			group->status = r;
+	}
+}
+
 int engine_order(struct engine *e, enum engine_order kind, uint64_t id, uint64_t bytes,
 		 engine_done_fn done, void *arg)
 {
@@ -110,13 +142,8 @@ int engine_order(struct engine *e, enum engine_order kind, uint64_t id, uint64_t
 			return r;
 		}
 	}
-	/* Those that can't be evicted now are passed over; what another order is doing, or
-	   what there is no memory for, is not done and has to be said. */
-	for (struct session *s = id ? NULL : e->sessions; s; s = s->next) {
-		r = give(e, s, kind, bytes, group);
-		if (r < 0 && r != -EBUSY && group->status == 0)
-			group->status = r;
-	}
+	if (!one)
+		give_all(e, kind, bytes, group);
 	e->nr_orders++;
 	if (group->open == 1 && !one) {
 		/* None to do: answered from the next dispatch, like others. */

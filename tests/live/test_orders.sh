@@ -84,6 +84,11 @@ absent=$(ask "$one" absent)
 [ "$(ask "$one" verify)" = $PAGES ] || fail "verify after a part"
 [ "$(ask "$one" absent)" = 0 ] || fail "pages away that were just read"
 
+# a part of all is not as much of each: who has more gives more
+bytes=$(order evict --all 8M)
+[ $((bytes >> 20)) = 8 ] || fail "evict --all 8M: $bytes bytes"
+[ "$(ask "$one" absent)" -gt "$(ask "$other" absent)" ] || fail "evict --all 8M: not of who has more"
+
 # everybody, twice; changed pages leave too
 order evict --all >/dev/null
 for n in "$one" "$other"; do
