@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Finding the agent and talking to it. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,10 +19,36 @@ const char *ctl_attach_socket(void)
 	return path && *path ? path : WIRE_SOCKET_DEFAULT;
 }
 
+/* Where the agent has room for no more of us it says so before it hangs up. sd-bus reads
+   that as -EPERM, unless it can't even write any more. */
+static bool was_turned_away(int fd, int r)
+{
+	char word[8] = "";
+
+	return r == -EPERM || (recv(fd, word, sizeof(word), MSG_DONTWAIT) == sizeof(word) &&
+			       memcmp(word, "REJECTED", sizeof(word)) == 0);
+}
+
+/* Only then has the agent let us in. */
+static int start_peer(sd_bus *bus)
+{
+	int r = sd_bus_start(bus);
+
+	while (r >= 0 && sd_bus_is_ready(bus) == 0) {
+		r = sd_bus_is_open(bus) > 0 ? sd_bus_process(bus, NULL) : -ECONNRESET;
+		if (r == 0 && sd_bus_is_ready(bus) == 0)
+			r = sd_bus_wait(bus, UINT64_MAX);
+		if (r == -EINTR)
+			r = 0;
+	}
+	return r;
+}
+
 static int open_peer(const char *path, sd_bus **bus)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	_cleanup_close_ int same = -1;
 	int r;
 
 	if (fd < 0)
@@ -34,14 +61,15 @@ static int open_peer(const char *path, sd_bus **bus)
 	r = sd_bus_new(bus);
 	if (r < 0)
 		return r;
+	same = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	r = sd_bus_set_fd(*bus, fd, fd);
 	if (r >= 0) {
 		take_fd(&fd);
-		r = sd_bus_start(*bus);
+		r = start_peer(*bus);
 	}
 	if (r < 0)
 		*bus = sd_bus_unref(*bus);
-	return r;
+	return r < 0 && was_turned_away(same, r) ? -EUSERS : r;
 }
 
 /* control.sock beside the attach socket */
@@ -124,6 +152,10 @@ int ctl_connect(struct ctl *ctl)
 	}
 	if (r >= 0)
 		return CTL_OK;
+	if (r == -EUSERS) {
+		ctl_complain("%s: the agent has as many connections of this user, or in all, as it takes", where);
+		return CTL_FAILED;
+	}
 	if (r == -EACCES || r == -EPERM) {
 		ctl_complain("%s: %s", where, strerror(-r));
 		return CTL_FAILED;

@@ -122,6 +122,24 @@ expect 1 "Access denied" "${NOBODY[@]}" busctl --address="$BUS" call org.uswap1 
 	org.uswap1.Manager Reload
 expect 0 "running" "${NOBODY[@]}" env "USWAP_SOCKET=$SOCKET" "$CTL"
 expect 1 "Only root" "${NOBODY[@]}" env "USWAP_SOCKET=$SOCKET" "$CTL" evict --all
+# ... from eight places; the ninth is told so, whether it writes before it is turned away
+# or after, and not that there is no agent
+coproc python3 -c 'import os, socket, sys
+os.setresuid(65534, 65534, 65534)
+held = [socket.socket(socket.AF_UNIX) for i in range(9)]
+for s in held:
+    s.connect(sys.argv[1])
+print(held[-1].recv(99).decode(), end="", flush=True)
+sys.stdin.read()' "$DIR/run/control.sock"
+read -rt $((20 * FACTOR)) word <&"${COPROC[0]}" || fail "a ninth connection hears nothing"
+is "what a ninth connection hears" "$word" $'REJECTED\r'
+for _ in {1..10}; do
+	expect 1 "as many connections of this user" "${NOBODY[@]}" env "USWAP_SOCKET=$SOCKET" "$CTL"
+done
+expect 0 "running" env "USWAP_SOCKET=$SOCKET" "$CTL"
+eval "exec ${COPROC[1]}>&-"
+looks_again() { "${NOBODY[@]}" env "USWAP_SOCKET=$SOCKET" "$CTL"; }
+wait_until 10 "nobody to be let in again" looks_again
 say "nobody may look and not touch"
 
 # ---- for programs: JSON, and exit codes ----
