@@ -3,6 +3,7 @@
 #ifndef USWAP_CTL_H
 #define USWAP_CTL_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -50,6 +51,10 @@ int ctl_call(struct ctl *ctl, sd_bus_message *m, sd_bus_message **reply);
 /* An answer that is an error, or a negative errno, as an exit code. */
 int ctl_error(const sd_bus_error *error, int r);
 int ctl_process_path(struct ctl *ctl, uint32_t pid, char **path);
+
+/* agent.c: the first that exists of those beside this program (in a build tree), then
+   fixed. 0 or a negative errno, and path in any case. */
+int ctl_find_beside(const char *const *beside, size_t n, const char *fixed, char path[PATH_MAX]);
 
 /* verbs */
 int verb_status(struct ctl *ctl, int argc, char *argv[]);

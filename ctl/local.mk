@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 bin_PROGRAMS += ctl/uswapctl
 ctl_uswapctl_SOURCES = \
+	ctl/agent.c \
 	ctl/bus.c \
 	ctl/ctl.h \
 	ctl/figures.c \

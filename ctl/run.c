@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * run, check: start other programs. COMMAND replaces uswapctl by exec, so that
+ * run: starts another program. COMMAND replaces uswapctl by exec, so that
  * its pid, signals and exit status are its own. A limit has to wait until it
  * has attached: a helper, child of nobody, sets it then.
  */
@@ -26,33 +26,11 @@
 #ifndef PKGLIBDIR
 #define PKGLIBDIR "/usr/local/lib/uswap"
 #endif
-#ifndef SBINDIR
-#define SBINDIR "/usr/local/sbin"
-#endif
 
 #define EXIT_CANT_RUN 126 /* as env(1) and the shells have it */
 #define EXIT_NOT_FOUND 127
 #define ATTACH_WAIT_MS 10000
 #define ATTACH_POLL_MS 20
-
-/* The first that exists of those beside this program (in a build tree), then
-   fixed. */
-static int find_beside(const char *const *beside, size_t n, const char *fixed, char path[PATH_MAX])
-{
-	char exe[PATH_MAX / 2];
-	ssize_t len = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
-	char *slash;
-
-	exe[MAX(len, 0)] = '\0';
-	slash = strrchr(exe, '/');
-	for (size_t i = 0; slash && i < n; i++) {
-		snprintf(path, PATH_MAX, "%.*s/%s", (int)(slash - exe), exe, beside[i]);
-		if (access(path, R_OK) == 0)
-			return 0;
-	}
-	snprintf(path, PATH_MAX, "%s", fixed);
-	return access(path, R_OK) < 0 ? -errno : 0;
-}
 
 static int find_library(char path[PATH_MAX])
 {
@@ -68,7 +46,7 @@ static int find_library(char path[PATH_MAX])
 			access(path, R_OK) < 0			      ? -errno :
 									0;
 	else
-		r = find_beside(beside, ARRAY_SIZE(beside), PKGLIBDIR "/libuswap.so", path);
+		r = ctl_find_beside(beside, ARRAY_SIZE(beside), PKGLIBDIR "/libuswap.so", path);
 	if (r == 0 && !realpath(path, real))
 		r = -errno;
 	if (r < 0) {
@@ -257,40 +235,4 @@ int verb_run(struct ctl *ctl, int argc, char *argv[])
 		return code;
 	execvp(argv[0], argv);
 	return cant_run(argv[0], errno);
-}
-
-/* What the agent's program does by itself, without one that runs. */
-static int run_agent(const char *option)
-{
-	static const char *const beside[] = { "../agent/uswap-agent", "uswap-agent",
-					      "../sbin/uswap-agent" };
-	char path[PATH_MAX];
-	int r = find_beside(beside, ARRAY_SIZE(beside), SBINDIR "/uswap-agent", path);
-
-	if (r == 0) {
-		execl(path, "uswap-agent", option, (char *)NULL);
-		r = -errno;
-	}
-	ctl_complain("%s: %s", path, strerror(-r));
-	return CTL_FAILED;
-}
-
-int verb_check(struct ctl *ctl, int argc, char *argv[])
-{
-	return run_agent("--check");
-}
-
-int verb_gc(struct ctl *ctl, int argc, char *argv[])
-{
-	char option[64];
-
-	if (!ctl->host) {
-		ctl_complain("gc: --host=ID says whose segments go");
-		return CTL_USAGE;
-	}
-	if (snprintf(option, sizeof(option), "--collect-host=%s", ctl->host) >= (int)sizeof(option)) {
-		ctl_complain("--host=%.40s...: is no host id", ctl->host);
-		return CTL_USAGE;
-	}
-	return run_agent(option);
 }

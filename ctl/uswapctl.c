@@ -130,7 +130,10 @@ static int verb_help(struct ctl *ctl, int argc, char *argv[])
 	for (size_t i = 0; i < nr_tier_rows; i++)
 		printf("    %-24s %s\n", tier_rows[i].key,
 		       tier_rows[i].label + strspn(tier_rows[i].label, " "));
-	printf("evict, restore and drain print one key, bytes: what was moved.\n");
+	printf("evict, restore and drain print one key, bytes: what was moved. verify prints\n"
+	       "good_pages, damaged_pages, unread_pages, wrong_accounts, wrong_references,\n"
+	       "not_found_pages and unsettled_pages; check prints checks, each with what,\n"
+	       "result (ok, warn or fail) and detail.\n");
 	return CTL_OK;
 }
 
@@ -139,21 +142,22 @@ static const struct verb {
 	int (*run)(struct ctl *ctl, int argc, char *argv[]);
 	int max_args; /* -1: it looks itself */
 	bool all, command; /* takes --all; COMMAND and its options */
+	bool text;	   /* and no --json: what is printed is not ours, or for people */
 } verbs[] = {
-	{ "status", verb_status, 0, false, false },
-	{ "stats", verb_stats, -1, false, false },
-	{ "list", verb_list, 0, false, false },
-	{ "evict", verb_evict, -1, true, false },
-	{ "restore", verb_restore, -1, true, false },
-	{ "disable", verb_disable, -1, true, false },
-	{ "enable", verb_enable, -1, true, false },
-	{ "drain", verb_drain, 0, false, false },
-	{ "verify", verb_verify, 0, false, false },
-	{ "run", verb_run, -1, false, true },
-	{ "check", verb_check, 0, false, false },
-	{ "gc", verb_gc, 0, false, false },
-	{ "version", verb_version, 0, false, false },
-	{ "help", verb_help, 0, false, false },
+	{ "status", verb_status, 0, false, false, false },
+	{ "stats", verb_stats, -1, false, false, false },
+	{ "list", verb_list, 0, false, false, false },
+	{ "evict", verb_evict, -1, true, false, false },
+	{ "restore", verb_restore, -1, true, false, false },
+	{ "disable", verb_disable, -1, true, false, false },
+	{ "enable", verb_enable, -1, true, false, false },
+	{ "drain", verb_drain, 0, false, false, false },
+	{ "verify", verb_verify, 0, false, false, false },
+	{ "run", verb_run, -1, false, true, true },
+	{ "check", verb_check, 0, false, false, false },
+	{ "gc", verb_gc, 0, false, false, true },
+	{ "version", verb_version, 0, false, false, true },
+	{ "help", verb_help, 0, false, false, true },
 };
 
 static const struct verb *find_verb(const char *name)
@@ -256,6 +260,8 @@ static int check_usage(const struct ctl *ctl, const struct verb *verb, int argc)
 		ctl_complain("%s: --limit and --allow-unmanaged are for run", verb->name);
 	else if (ctl->host && verb->run != verb_gc)
 		ctl_complain("%s: --host is for gc", verb->name);
+	else if (ctl->json && verb->text)
+		ctl_complain("%s: takes no --json", verb->name);
 	else if (verb->max_args >= 0 && argc > verb->max_args)
 		ctl_complain("%s: takes no arguments", verb->name);
 	else

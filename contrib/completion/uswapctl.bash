@@ -22,6 +22,7 @@ _uswapctl() {
 		return
 		;;
 	esac
+	case $verb in run | gc | version | help) opts=${opts#--json= } ;; esac
 	case $verb in
 	'')
 		mapfile -t words < <(compgen -W "$verbs $opts" -- "$cur")

@@ -161,6 +161,12 @@ END
 "$CTL" stats "$WORK" --json=short | python3 -m json.tool >/dev/null
 is "lines of --json=short" "$("$CTL" --json=short stats | wc -l)" 1
 "$CTL" --json evict "$WORK" 4K | python3 -c 'import json, sys; json.load(sys.stdin)["bytes"]'
+"$CTL" check --json=short | python3 -c 'import json, sys
+checks = {c["what"]: (c["result"], c["detail"]) for c in json.load(sys.stdin)["checks"]}
+assert checks["kernel"][0] in ("ok", "warn") and checks["kernel"][1].startswith("Linux "), checks
+assert len(checks) == int(sys.argv[1]) and {r for r, _ in checks.values()} <= {"ok", "warn", "fail"}' \
+	"$("$CTL" check | wc -l)"
+for verb in run gc version help; do expect 2 "$verb: takes no --json" "$CTL" --json $verb; done
 expect 2 "unknown verb" "$CTL" frobnicate
 expect 2 "unknown option" "$CTL" --frobnicate
 expect 2 "usage" "$CTL" evict
