@@ -16,6 +16,7 @@
 #include "common/util.h"
 
 #define WAKE_TRIES 10
+#define LOWEST_MAX ((uint64_t)16 << 20) /* where at the latest programs may begin */
 
 static int kernel_api(int fd, uint64_t features)
 {
@@ -351,11 +352,16 @@ bool uffd_alive(int fd)
 
 int uffd_wake_all(int fd)
 {
-	/* The kernel compares addresses only; both ends must be possible ones. */
-	const uint64_t start = (uint64_t)1 << 20, end = (uint64_t)1 << 46;
-	int r = uffd_ops->wake(fd, start, end - start);
+	/* The kernel compares addresses only; both ends must be possible ones. The lowest is
+	   the machine's affair (vm.mmap_min_addr, and what a security module adds), and there
+	   are programs that begin there: so it is felt for, page by page. */
+	const uint64_t middle = (uint64_t)1 << 46;
+	uint64_t start = 0;
+	int r;
 
-	return r < 0 ? r : uffd_ops->wake(fd, end, end - PAGE_BYTES);
+	while ((r = uffd_ops->wake(fd, start, middle - start)) == -EINVAL && start < LOWEST_MAX)
+		start += PAGE_BYTES;
+	return r < 0 ? r : uffd_ops->wake(fd, middle, middle - PAGE_BYTES);
 }
 
 bool uffd_is_changing(int fd)

@@ -541,6 +541,57 @@ static int read_all(void)
 	return PART_RIGHT;
 }
 
+/* ---- the lowest addresses there are ---- */
+
+static atomic_bool at_rest;
+
+static void *change_mappings(void *arg)
+{
+	unsigned char *other = wl_map(16);
+	unsigned i;
+
+	(void)arg;
+	wl_fill(other, 16, 28);
+	wl_wait_evicted("beside low memory", other, 16, 50);
+	for (i = 0; !atomic_load(&at_rest); i++) {
+		WL_OK(madvise(other + i % 16 * WL_PAGE, WL_PAGE, MADV_DONTNEED));
+		other[i % 16 * WL_PAGE] = 1;
+	}
+	return NULL;
+}
+
+/* Some programs begin there (Wine). Faults that are put off, since mappings change, are
+   woken all at once: these too. */
+static int low(void)
+{
+	unsigned char *at = NULL, *end = (unsigned char *)(1ul << 20);
+	pthread_t thread[2];
+	double until;
+	size_t i;
+
+	do
+		at += WL_PAGE;
+	while (at + BYTES / 2 < end && mmap(at, BYTES / 2, PROT_READ | PROT_WRITE,
+					   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != at);
+	if (at + BYTES / 2 >= end)
+		return PART_SKIPPED;
+	wl_fill(at, PAGES / 2, 29);
+	wl_wait_evicted("low memory", at, PAGES / 2, 90);
+	for (i = 0; i < 2; i++)
+		WL_CHECK(!pthread_create(&thread[i], NULL, change_mappings, NULL), "no thread");
+	until = wl_now() + (wl_evicting() ? 1.0 : 0.1);
+	alarm((unsigned)(20 * wl_time_factor())); /* a touch that is never answered */
+	do {
+		wl_verify("low memory", at, PAGES / 2, 29);
+		wl_try_evicted(at, PAGES / 2, 20, 0.1);
+	} while (wl_now() < until);
+	alarm(0);
+	atomic_store(&at_rest, true);
+	for (i = 0; i < 2; i++)
+		WL_CHECK(!pthread_join(thread[i], NULL), "pthread_join");
+	return PART_RIGHT;
+}
+
 static const struct part parts[] = {
 	{ "shm_over", shm_over },
 	{ "named", named },
@@ -557,6 +608,7 @@ static const struct part parts[] = {
 	{ "no_room", no_room },
 	{ "own_memory", own_memory },
 	{ "read_all", read_all },
+	{ "low", low },
 };
 
 int main(int argc, char **argv)
