@@ -346,7 +346,6 @@ static void *run(void *arg)
 	(void)uffd_reader_init();
 	for (;;) {
 		int n = epoll_wait(o->epoll, events, EVENTS, wait);
-		uint64_t now;
 
 		for (int i = 0; i < n; i++)
 			dispatch(o, &events[i]);
@@ -368,12 +367,11 @@ static void *run(void *arg)
 			wait = MIN(wait, 1);
 		if (slot_pool_ready(o->slots) < SLOT_POOL_LOW)
 			(void)slot_pool_reserve(o->slots, OWNER_NODES);
-		now = now_ns();
 		atomic_fetch_add_explicit(&t->rounds, 1, memory_order_relaxed);
-		if (now >= next_probe) {
+		if (o->now >= next_probe) {
 			owner_probe(o);
 			keep_reserve(o);
-			next_probe = now + PROBE_MS * 1000000ull;
+			next_probe = o->now + PROBE_MS * 1000000ull;
 		}
 	}
 	uffd_reader_deinit();

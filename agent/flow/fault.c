@@ -19,6 +19,11 @@
    an event must not fill the buffer, for it would never be read. */
 #define AGAIN_MAX (FLOW_MESSAGES / 2)
 #define ROUNDS 8 /* reads in a row before others get their turn */
+/* Of one that follows the other (below): as many, that wait nowhere else. */
+#define FOLLOW_ROUNDS 3
+#define SOON_NS 3000u /* we have not slept meanwhile */
+#define FOLLOWS_LIKELY 2
+#define FOLLOWS_MAX 4
 
 /* States in which a page may be given zeros: it is not with us. */
 #define NOT_OURS(state) \
@@ -235,7 +240,8 @@ static bool answer_message(struct owner *o, struct session *s, const struct uffd
 	case PLACED_DONE:
 		break;
 	}
-	ns = now_ns() - start;
+	s->served_ns = now_ns();
+	ns = s->served_ns - start;
 	counter_add(&s->counters.faults_total, 1);
 	counter_add(&s->counters.stall_ns_total, ns);
 	if (counter_get(&s->counters.refaults_total) != before)
@@ -303,13 +309,35 @@ static int read_messages(struct owner *o, struct session *s, unsigned from)
 	return n;
 }
 
+/*
+ * On a processor that it shares with us a program goes on while its page is placed, and
+ * by the time we do there is its next fault: to read once more then saves the way through
+ * epoll. Where it has one of its own, that call would be for nothing. So, what was it lately?
+ */
+static bool is_likely_to_follow(const struct session *s)
+{
+	return s->follows >= FOLLOWS_LIKELY;
+}
+
+static void note_follows(struct session *s, bool does)
+{
+	s->follows = does ? MIN(s->follows + 1, FOLLOWS_MAX) : 0;
+}
+
 static void serve_inside(struct owner *o, struct session *s)
 {
 	unsigned again = 0, waits = 0;
+	bool follows = false;
 
 	for (unsigned round = 0; round < ROUNDS && session_state(s) < SESSION_CLOSING; round++) {
-		uint64_t start = o->now = now_ns();
+		uint64_t start = o->now = follows ? s->served_ns : now_ns();
 		int n = read_messages(o, s, again);
+
+		if (follows)
+			note_follows(s, n > 0);
+		else if (!round && start - s->served_ns < SOON_NS)
+			note_follows(s, true);
+		follows = false;
 
 		if (n == -EMFILE) {
 			if (make_room(o))
@@ -333,8 +361,11 @@ static void serve_inside(struct owner *o, struct session *s)
 			return;
 		}
 		again = answer_all(o, s, again, again + (unsigned)MAX(n, 0), start);
-		if (again == 0 && n < FLOW_MESSAGES / 2 && !events_hold_somebody(s))
-			return;
+		if (again == 0 && n < FLOW_MESSAGES / 2 && !events_hold_somebody(s)) {
+			follows = s->served_ns >= start && round < FOLLOW_ROUNDS && is_likely_to_follow(s);
+			if (!follows)
+				return;
+		}
 	}
 	/* INV-3: a wake ends a message too; the thread comes back with a new
 	   one, by when the one that changes the mappings has run. */

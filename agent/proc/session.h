@@ -246,6 +246,8 @@ struct session {
 	int recover;		 /* enum session_recover: found by a new worker, and */
 	bool polled;		 /* its userfaultfd is in the owner's epoll */
 	uint64_t gate_wait_ns;	 /* since when the mover is inside; 0: not */
+	uint64_t served_ns;	 /* when the last fault was answered */
+	uint8_t follows;	 /* how often lately the next one was there by then */
 	struct uffd_msg waiting[SESSION_WAITING_MAX]; /* events, as they were read */
 	unsigned nr_waiting;
 	unsigned applying;	 /* which of them is being applied */
