@@ -122,7 +122,9 @@ static bool header_is_eligible(const char *line, const char *end, uint64_t *star
 
 	if (!take_range(&p, start, stop))
 		return false;
-	if (strncmp(p, "rw-p ", 5) != 0 || *stop > MAPPINGS_END)
+	/* With vm.mmap_min_addr=0 a program may have the first page, by which uffd_is_changing()
+	   asks: registered, it would be given zeros. */
+	if (strncmp(p, "rw-p ", 5) != 0 || *start == 0 || *stop > MAPPINGS_END)
 		return false;
 	p += 5;
 	if (!take_hex(&p, &unused) || !take(&p, ' ') || !take_hex(&p, &unused) || !take(&p, ':') ||

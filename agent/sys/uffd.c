@@ -345,8 +345,8 @@ bool uffd_alive(int fd)
 {
 	int64_t done = 0;
 
-	/* The first page is never mapped (vm.mmap_min_addr), so this changes
-	   nothing: ENOENT in a living address space. */
+	/* The first page is never registered (vm.mmap_min_addr, proc/mappings.c), so this
+	   changes nothing: ENOENT in a living address space. */
 	return uffd_ops->zero(fd, 0, PAGE_BYTES, &done) != -ESRCH;
 }
 

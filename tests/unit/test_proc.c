@@ -212,6 +212,8 @@ END_TEST
 START_TEST(test_mappings_of_smaps)
 {
 	static const char smaps[] =
+		"00000000-00010000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me ac \n"
+		"00010000-00020000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me ac \n"
 		"55d000000000-55d000001000 rw-p 00000000 00:00 0   [heap]\nLocked: 0 kB\nVmFlags: rd wr mr mw me ac \n"
 		"7f0000000000-7f0000100000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me ac \n"
 		"7f0000100000-7f0000200000 rw-p 00000000 00:00 0 \nLocked: 8 kB\nVmFlags: rd wr mr mw me lo ac \n"
@@ -226,7 +228,7 @@ START_TEST(test_mappings_of_smaps)
 		"7f0000a00000-7f0000b00000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me ac \n"
 		"7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0  [stack]\nVmFlags: rd wr mr mw me gd ac \n";
 	const struct wire_range never = { 0x7f0000a80000, 0x7f0000a81000 };
-	static const uint64_t want[] = { 0x55d000000000, 0x7f0000000000, 0x7f0000800000 };
+	static const uint64_t want[] = { 0x10000, 0x55d000000000, 0x7f0000000000, 0x7f0000800000 };
 	struct ranges flagged = { 0 };
 	struct mappings m = { 0 };
 	FILE *f = tmpfile();
@@ -239,7 +241,7 @@ START_TEST(test_mappings_of_smaps)
 		ck_assert_uint_eq(m.v[i].start, want[i]);
 	ck_assert_uint_eq(m.locked_bytes, 8 << 10);
 	ck_assert(!m.is_asked); /* none has "sd": no such kernel */
-	ck_assert_ptr_eq(mappings_after(&m, 0x7f0000100000), &m.v[2]);
+	ck_assert_ptr_eq(mappings_after(&m, 0x7f0000100000), &m.v[3]);
 	ck_assert_ptr_null(mappings_after(&m, 0x7f0000900000));
 	ck_assert_int_eq(mappings_read_flagged(fileno(f), "wf", &flagged), 0);
 	ck_assert_uint_eq(flagged.nr, 1);
