@@ -28,12 +28,59 @@ struct control *control_new(sd_event *event, const struct settings *settings,
 	return control;
 }
 
+/*
+ * sd-bus reads what a client sends right behind the handshake together with
+ * the handshake, and then waits for more to come instead of looking at it.
+ * So it is told to look, when the handshake is over, until there is nothing more: one
+ * message at a time, with the others' between them, or who never stops sending would be
+ * the only one who is heard.
+ */
+static int on_look_again(sd_event_source *source, void *userdata)
+{
+	struct endpoint *endpoint = userdata;
+	struct control *control = endpoint->control;
+	sd_bus *bus = sd_bus_ref(endpoint->bus); /* processing may end the endpoint */
+	bool more;
+
+	endpoint->look_again = sd_event_source_unref(source);
+	more = sd_bus_process(bus, NULL) > 0;
+	if (more && endpoint_find(control, bus) == endpoint)
+		endpoint_look_again(endpoint);
+	sd_bus_unref(bus);
+	return 0;
+}
+
+/* With a source of its own each time: sd-event takes the one that has been pending for
+   longest, and one that is set again counts from its first time. */
+void endpoint_look_again(struct endpoint *endpoint)
+{
+	if (!endpoint->look_again &&
+	    sd_event_add_defer(endpoint->control->event, &endpoint->look_again, on_look_again, endpoint) < 0)
+		log_debug("a client may wait for its answer until it sends more");
+}
+
+/* What sd-bus has read and not processed it only comes back to by a timer, which it sets
+   anew in every round: in one that others are always ready in, never. */
+static int on_round(sd_event_source *source, void *userdata)
+{
+	const struct control *control = userdata;
+	uint64_t n;
+
+	for (struct endpoint *e = control->endpoints; e; e = e->next)
+		if (sd_bus_get_n_queued_read(e->bus, &n) >= 0 && n)
+			endpoint_look_again(e);
+	return 0;
+}
+
 int control_start(struct control *control, struct engine *engine, const char *path, int fd)
 {
 	int r;
 
 	assert(!control->engine);
 	control->engine = engine;
+	r = sd_event_add_post(control->event, &control->round, on_round, control);
+	if (r < 0)
+		log_warning("a client that sends all the time may keep others waiting: %s", strerror(-r));
 	r = peer_start(control, path, fd);
 	bus_start(control);
 	return r;
@@ -47,6 +94,7 @@ struct control *control_free(struct control *control)
 	order_cancel_all(control);
 	kept_forget_fd(CONTROL_SOCKET_KEPT);
 	sd_event_source_disable_unref(control->taken);
+	sd_event_source_disable_unref(control->round);
 	listener_free(control->listener);
 	bus_stop(control);
 	while (control->endpoints)

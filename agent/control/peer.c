@@ -33,31 +33,9 @@ static bool room_for(const struct control *control, uid_t uid)
 	return uid == 0 || (all < PEERS_MAX && same < PEERS_PER_USER);
 }
 
-/*
- * sd-bus reads what a client sends right behind the handshake together with
- * the handshake, and then waits for more to come instead of looking at it.
- * So it is told to look, once, when the handshake is over.
- */
-static int on_look_again(sd_event_source *source, void *userdata)
-{
-	struct endpoint *endpoint = userdata;
-	sd_bus *bus = sd_bus_ref(endpoint->bus); /* processing may end the endpoint */
-	bool more = true;
-
-	endpoint->look_again = sd_event_source_unref(endpoint->look_again);
-	while (more)
-		more = sd_bus_process(bus, NULL) > 0;
-	sd_bus_unref(bus);
-	return 0;
-}
-
 static int on_connected(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
-	struct endpoint *endpoint = userdata;
-
-	if (sd_event_add_defer(endpoint->control->event, &endpoint->look_again, on_look_again,
-			       endpoint) < 0)
-		log_debug("a client that sends without waiting may wait for its first answer");
+	endpoint_look_again(userdata);
 	return 0;
 }
 

@@ -52,7 +52,7 @@ struct endpoint {
 	sd_bus *bus;
 	bool peer; /* at control.sock */
 	uid_t uid; /* of the peer */
-	sd_event_source *look_again; /* at what came with the handshake */
+	sd_event_source *look_again;
 };
 
 /* A call that waits for the engine. */
@@ -85,7 +85,8 @@ struct control {
 
 	struct listener *listener; /* control.sock */
 	const char *path;	   /* ... and where it is */
-	sd_event_source *taken;	   /* ... the next try, while somebody else has it */
+	sd_event_source *round;	   /* after each of the loop's */
+	sd_event_source *taken;	   /* control.sock: the next try, while somebody else has it */
 	sd_event_source *retry;	   /* bus: the next try to connect */
 	sd_bus_slot *name_slot;	   /* bus: RequestName under way */
 	bool bus_complained;	   /* bus: said once that it isn't there */
@@ -98,6 +99,8 @@ struct control {
 /* bus becomes the endpoint's, in any case. NULL and errno. */
 struct endpoint *endpoint_new(struct control *control, sd_bus *bus, bool peer, uid_t uid);
 void endpoint_free(struct endpoint *endpoint);
+/* At what its sd-bus has, or what came with the handshake. */
+void endpoint_look_again(struct endpoint *endpoint);
 struct endpoint *endpoint_find(struct control *control, sd_bus *bus);
 /* One property, to all connections; sd-bus doesn't do it after a Set. */
 void control_property_changed(struct control *control, const char *path, const char *interface,

@@ -7,11 +7,14 @@ itself: neither busctl nor gdbus shows the name of an error, or goes without a
 bus.
        error_name.py CONTROL.sock --unread; calls again and again and reads no
 answer: succeeds when the agent hangs up.
+       error_name.py CONTROL.sock --endless; calls from the handshake on without
+a pause, reads all answers, and says so when the first have come.
 """
 import os
 import socket
 import struct
 import sys
+import threading
 
 METHOD_CALL, ERROR = 1, 3
 
@@ -76,7 +79,7 @@ def answer(sock):
     return kind, name
 
 
-def connect(path):
+def connect(path, behind=b''):
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.settimeout(20)
     sock.connect(path)
@@ -85,7 +88,7 @@ def connect(path):
         sys.exit('not let in')
     while read(sock, 1) != b'\n':
         pass
-    sock.sendall(b'BEGIN\r\n')
+    sock.sendall(b'BEGIN\r\n' + behind)
     return sock
 
 
@@ -99,7 +102,25 @@ def call_unread(sock):
     sys.exit('20000 calls, no answer read, and still connected')
 
 
+def call_endlessly(path):
+    one = call(1, '/org/uswap1', 'org.freedesktop.DBus.Introspectable', 'Introspect', '', b'')
+    sock = connect(path, one * 500)
+
+    def read_all():
+        for _ in range(100):
+            sock.recv(1 << 16)
+        print('calling', flush=True)
+        while sock.recv(1 << 20):
+            pass
+
+    threading.Thread(target=read_all, daemon=True).start()
+    while True:
+        sock.sendall(one * 500)
+
+
 def main():
+    if sys.argv[2:] == ['--endless']:
+        call_endlessly(sys.argv[1])
     sock = connect(sys.argv[1])
     if sys.argv[2:] == ['--unread']:
         call_unread(sock)

@@ -140,6 +140,13 @@ expect 0 "running" env "USWAP_SOCKET=$SOCKET" "$CTL"
 eval "exec ${COPROC[1]}>&-"
 looks_again() { "${NOBODY[@]}" env "USWAP_SOCKET=$SOCKET" "$CTL"; }
 wait_until 10 "nobody to be let in again" looks_again
+# ... and not keep others waiting, calling without a pause
+coproc python3 "$SRC/tests/control/error_name.py" "$DIR/run/control.sock" --endless 2>/dev/null
+endless=$COPROC_PID
+read -rt $((20 * FACTOR)) word <&"${COPROC[0]}" || fail "no answers for who calls without a pause"
+expect 0 "running" timeout $((5 * FACTOR)) env "USWAP_SOCKET=$SOCKET" "$CTL"
+kill "$endless" 2>/dev/null || fail "vacuous: it has ended"
+wait "$endless" || :
 say "nobody may look and not touch"
 
 # ---- for programs: JSON, and exit codes ----
