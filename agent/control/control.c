@@ -28,13 +28,8 @@ struct control *control_new(sd_event *event, const struct settings *settings,
 	return control;
 }
 
-/*
- * sd-bus reads what a client sends right behind the handshake together with
- * the handshake, and then waits for more to come instead of looking at it.
- * So it is told to look, when the handshake is over, until there is nothing more: one
- * message at a time, with the others' between them, or who never stops sending would be
- * the only one who is heard.
- */
+/* Until there is nothing more: one message at a time, with the others' between them, or who
+   never stops sending would be the only one who is heard. */
 static int on_look_again(sd_event_source *source, void *userdata)
 {
 	struct endpoint *endpoint = userdata;
@@ -66,9 +61,11 @@ static int on_round(sd_event_source *source, void *userdata)
 	const struct control *control = userdata;
 	uint64_t n;
 
-	for (struct endpoint *e = control->endpoints; e; e = e->next)
+	for (struct endpoint *e = control->endpoints; e; e = e->next) {
 		if (sd_bus_get_n_queued_read(e->bus, &n) >= 0 && n)
 			endpoint_look_again(e);
+		peer_go_on(e);
+	}
 	return 0;
 }
 
@@ -184,7 +181,7 @@ struct endpoint *endpoint_new(struct control *control, sd_bus *bus, bool peer, u
 		return NULL;
 	}
 	*endpoint = (struct endpoint){
-		.control = control, .next = control->endpoints, .bus = bus, .peer = peer, .uid = uid
+		.control = control, .next = control->endpoints, .bus = bus, .peer = peer, .uid = uid, .near = -1
 	};
 	control->endpoints = endpoint;
 	r = add_objects(endpoint);
@@ -204,6 +201,8 @@ void endpoint_free(struct endpoint *endpoint)
 		p = &(*p)->next;
 	*p = endpoint->next;
 	sd_event_source_disable_unref(endpoint->look_again);
+	sd_event_source_disable_unref(endpoint->input);
+	safe_close(endpoint->near);
 	sd_bus_detach_event(endpoint->bus);
 	sd_bus_close_unref(endpoint->bus);
 	free(endpoint);

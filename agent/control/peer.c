@@ -4,7 +4,9 @@
  * one user can take of our descriptors and memory is bounded.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <systemd/sd-id128.h>
 
@@ -16,6 +18,9 @@
 
 #define PEERS_MAX 256
 #define PEERS_PER_USER 8
+/* Of a handshake. Their answers find room at once: none is ready with one on its way. */
+#define LINES_MAX 64u
+#define MESSAGE_MAX (64u << 10) /* calls are of some hundred bytes */
 /* An agent before us may be dying: until then nobody can ask us. */
 #define TAKEN_USEC 1000000
 
@@ -33,21 +38,138 @@ static bool room_for(const struct control *control, uid_t uid)
 	return uid == 0 || (all < PEERS_MAX && same < PEERS_PER_USER);
 }
 
-static int on_connected(sd_bus_message *m, void *userdata, sd_bus_error *error)
+/*
+ * Between a client and its sd-bus. That takes messages of up to 128 MiB, reads them as fast
+ * as they come, and keeps what there is of one until all of it is: a gibibyte of our memory
+ * for each user. So it gets what has come by a pair of sockets, looked at before.
+ *
+ * The handshake goes through line by line, with sd-bus told to look at each: when it has let
+ * the client in, what comes next is the first message. Since no more than that is ever with
+ * it, nor does anything wait there unseen.
+ */
+
+/* All that is left of it goes with the endpoint, when sd-bus sees the end. */
+static void end_input(struct endpoint *endpoint)
 {
-	endpoint_look_again(userdata);
+	endpoint->input = sd_event_source_disable_unref(endpoint->input);
+	endpoint->near = safe_close(endpoint->near);
+}
+
+/* Of n bytes that follow what was looked at before. */
+static bool messages_are_short(struct peer_input *in, const unsigned char *data, size_t n)
+{
+	uint32_t body, fields;
+
+	while (n) {
+		size_t part = in->rest ? MIN(n, (size_t)in->rest) : MIN(n, sizeof(in->head) - in->nr_head);
+
+		if (in->rest) {
+			in->rest -= (uint32_t)part;
+		} else {
+			memcpy(in->head + in->nr_head, data, part);
+			in->nr_head += (unsigned)part;
+		}
+		data += part;
+		n -= part;
+		if (in->nr_head < sizeof(in->head))
+			continue;
+		memcpy(&body, in->head + 4, sizeof(body));
+		memcpy(&fields, in->head + 12, sizeof(fields));
+		if (in->head[0] != 'l') { /* as 'B' has it; sd-bus refuses all others */
+			body = __builtin_bswap32(body);
+			fields = __builtin_bswap32(fields);
+		}
+		if (body > MESSAGE_MAX || fields > MESSAGE_MAX)
+			return false;
+		in->rest = ((fields + 7) & ~7u) + body;
+		in->nr_head = 0;
+	}
+	return true;
+}
+
+static void drop(struct endpoint *endpoint)
+{
+	static struct log_limit limit;
+
+	log_limited(&limit, LOG_LEVEL_WARNING, "a client of uid %u at control.sock sends what is no call: dropped",
+		    (unsigned)endpoint->uid);
+	end_input(endpoint);
+}
+
+/* To sd-bus, of what waits: as much as it has room for, which is taken then. */
+static void pass_messages(struct endpoint *endpoint, int fd, unsigned char *data, size_t n)
+{
+	struct peer_input in = endpoint->in;
+	ssize_t sent;
+
+	if (!messages_are_short(&in, data, n)) {
+		drop(endpoint);
+		return;
+	}
+	sent = send(endpoint->near, data, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (sent <= 0) {
+		/* peer_go_on() after the next round */
+		(void)sd_event_source_set_enabled(endpoint->input, SD_EVENT_OFF);
+		return;
+	}
+	(void)messages_are_short(&endpoint->in, data, (size_t)sent);
+	(void)recv(fd, data, (size_t)sent, MSG_DONTWAIT);
+}
+
+/* One line of the handshake, or what there is of one. */
+static void pass_line(struct endpoint *endpoint, int fd, unsigned char *data, size_t n)
+{
+	const unsigned char *end = memchr(data, '\n', n);
+	struct control *control = endpoint->control;
+	sd_bus *bus = sd_bus_ref(endpoint->bus); /* processing may end the endpoint */
+	ssize_t sent = send(endpoint->near, data, end ? (size_t)(end - data) + 1 : n, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+	if (sent > 0)
+		(void)recv(fd, data, (size_t)sent, MSG_DONTWAIT);
+	while (sd_bus_is_ready(bus) == 0 && sd_bus_process(bus, NULL) > 0)
+		;
+	if (endpoint_find(control, bus) == endpoint && (sent <= 0 || ++endpoint->in.lines > LINES_MAX))
+		drop(endpoint);
+	sd_bus_unref(bus);
+}
+
+static int on_input(sd_event_source *source, int fd, uint32_t events, void *userdata)
+{
+	struct endpoint *endpoint = userdata;
+	unsigned char data[4096];
+	ssize_t n = recv(fd, data, sizeof(data), MSG_PEEK | MSG_DONTWAIT);
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return 0;
+	if (n <= 0)
+		end_input(endpoint);
+	else if (sd_bus_is_ready(endpoint->bus) > 0)
+		pass_messages(endpoint, fd, data, (size_t)n);
+	else
+		pass_line(endpoint, fd, data, (size_t)n);
 	return 0;
 }
 
-static int look_when_connected(struct endpoint *endpoint)
+void peer_go_on(struct endpoint *endpoint)
 {
-	return sd_bus_match_signal(endpoint->bus, NULL, "org.freedesktop.DBus.Local",
-				   "/org/freedesktop/DBus/Local", "org.freedesktop.DBus.Local",
-				   "Connected", on_connected, endpoint);
+	if (endpoint->input)
+		(void)sd_event_source_set_enabled(endpoint->input, SD_EVENT_ON);
 }
 
-/* fd becomes the bus's, in any case. */
-static int open_peer(int fd, sd_bus **bus)
+static int take_input(struct endpoint *endpoint, int fd, int near)
+{
+	int r = sd_event_add_io(endpoint->control->event, &endpoint->input, fd, EPOLLIN, on_input, endpoint);
+
+	endpoint->near = near;
+	if (r < 0)
+		close(fd);
+	else
+		r = sd_event_source_set_io_fd_own(endpoint->input, true);
+	return r;
+}
+
+/* Both become the bus's, in any case. */
+static int open_peer(int far, int fd, sd_bus **bus)
 {
 	sd_id128_t id;
 	int r = sd_id128_randomize(&id);
@@ -57,16 +179,17 @@ static int open_peer(int fd, sd_bus **bus)
 	if (r >= 0)
 		r = sd_bus_set_description(*bus, "peer");
 	if (r >= 0)
-		r = sd_bus_set_fd(*bus, fd, fd);
+		r = sd_bus_set_fd(*bus, far, fd);
 	if (r < 0) {
+		close(far);
 		close(fd);
 		return r;
 	}
 	r = sd_bus_set_server(*bus, true, id);
+	if (r >= 0) /* who it is, the kernel has told us; at the other end of the pair are we */
+		r = sd_bus_set_anonymous(*bus, true);
 	if (r >= 0)
 		r = sd_bus_set_sender(*bus, BUS_NAME);
-	if (r >= 0)
-		r = sd_bus_set_connected_signal(*bus, true);
 	return r < 0 ? r : sd_bus_start(*bus);
 }
 
@@ -80,11 +203,37 @@ static void turn_away(int fd)
 	reaper_close(fd);
 }
 
+/* Takes fd, in any case. */
+static int admit(struct control *control, int fd, uid_t uid)
+{
+	int pair[2] = { -1, -1 }, input = fcntl(fd, F_DUPFD_CLOEXEC, 0), r;
+	struct endpoint *endpoint;
+	sd_bus *bus = NULL;
+
+	if (input < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0) {
+		r = -errno;
+		safe_close(input);
+		close(fd);
+		return r;
+	}
+	r = open_peer(pair[1], fd, &bus);
+	if (r < 0)
+		sd_bus_unref(bus);
+	endpoint = r < 0 ? NULL : endpoint_new(control, bus, true, uid);
+	if (!endpoint) {
+		close(input);
+		close(pair[0]);
+		return r < 0 ? r : -errno;
+	}
+	r = take_input(endpoint, input, pair[0]);
+	if (r < 0)
+		endpoint_free(endpoint);
+	return r;
+}
+
 static void on_peer(void *ctx, int fd)
 {
 	struct control *control = ctx;
-	struct endpoint *endpoint;
-	sd_bus *bus = NULL;
 	struct ucred cred;
 	socklen_t size = sizeof(cred);
 	int r;
@@ -94,13 +243,7 @@ static void on_peer(void *ctx, int fd)
 		turn_away(fd);
 		return;
 	}
-	r = open_peer(fd, &bus);
-	if (r < 0) {
-		sd_bus_unref(bus);
-	} else {
-		endpoint = endpoint_new(control, bus, true, cred.uid);
-		r = endpoint ? look_when_connected(endpoint) : -errno;
-	}
+	r = admit(control, fd, cred.uid);
 	if (r < 0)
 		log_debug("a connection to control.sock failed: %s", strerror(-r));
 }

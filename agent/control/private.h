@@ -45,6 +45,14 @@ struct process_view {
 	struct engine_process process;
 };
 
+/* What a peer has sent, as far as it is with its sd-bus. */
+struct peer_input {
+	unsigned lines;		/* of the handshake */
+	unsigned char head[16]; /* of the next message */
+	unsigned nr_head;
+	uint32_t rest; /* of the message under way */
+};
+
 /* One connection: the bus, or somebody at control.sock. */
 struct endpoint {
 	struct control *control;
@@ -53,6 +61,9 @@ struct endpoint {
 	bool peer; /* at control.sock */
 	uid_t uid; /* of the peer */
 	sd_event_source *look_again;
+	sd_event_source *input; /* of a peer; what is looked at goes into near, which sd-bus reads from */
+	int near;
+	struct peer_input in;
 };
 
 /* A call that waits for the engine. */
@@ -99,7 +110,7 @@ struct control {
 /* bus becomes the endpoint's, in any case. NULL and errno. */
 struct endpoint *endpoint_new(struct control *control, sd_bus *bus, bool peer, uid_t uid);
 void endpoint_free(struct endpoint *endpoint);
-/* At what its sd-bus has, or what came with the handshake. */
+/* At what its sd-bus has read and not processed. */
 void endpoint_look_again(struct endpoint *endpoint);
 struct endpoint *endpoint_find(struct control *control, sd_bus *bus);
 /* One property, to all connections; sd-bus doesn't do it after a Set. */
@@ -111,6 +122,8 @@ void bus_start(struct control *control);
 void bus_stop(struct control *control);
 /* The endpoint is gone; for the bus: connect again later. */
 void bus_lost(struct control *control);
+/* It may have had no room for all that a peer has sent. */
+void peer_go_on(struct endpoint *endpoint);
 int peer_start(struct control *control, const char *path, int fd);
 
 /* access.c: 0, or a negative errno with error set. */

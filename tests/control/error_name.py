@@ -7,6 +7,8 @@ itself: neither busctl nor gdbus shows the name of an error, or goes without a
 bus.
        error_name.py CONTROL.sock --unread; calls again and again and reads no
 answer: succeeds when the agent hangs up.
+       error_name.py CONTROL.sock --long; sends a hundred MiB as one message, and
+then as a handshake: succeeds when the agent hangs up each time.
        error_name.py CONTROL.sock --endless; calls from the handshake on without
 a pause, reads all answers, and says so when the first have come.
 """
@@ -118,7 +120,28 @@ def call_endlessly(path):
         sock.sendall(one * 500)
 
 
+def is_hung_up_on(sock, data):
+    try:
+        for _ in range(100):
+            sock.sendall(data)
+    except (BrokenPipeError, ConnectionResetError):
+        return
+    sys.exit('100 MiB, and still connected')
+
+
+def send_long(path):
+    ping = call(1, '/org/uswap1', 'org.freedesktop.DBus.Peer', 'Ping', '', b'')
+    behind = ping * 3 + ping[:4] + struct.pack('<I', 120 << 20) + ping[8:]
+    is_hung_up_on(connect(path, behind), bytes(1 << 20))
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.connect(path)
+    is_hung_up_on(sock, b'\0AUTH\r\n' * (1 << 17))
+
+
 def main():
+    if sys.argv[2:] == ['--long']:
+        send_long(sys.argv[1])
+        return
     if sys.argv[2:] == ['--endless']:
         call_endlessly(sys.argv[1])
     sock = connect(sys.argv[1])

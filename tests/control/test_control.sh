@@ -140,6 +140,10 @@ expect 0 "running" env "USWAP_SOCKET=$SOCKET" "$CTL"
 eval "exec ${COPROC[1]}>&-"
 looks_again() { "${NOBODY[@]}" env "USWAP_SOCKET=$SOCKET" "$CTL"; }
 wait_until 10 "nobody to be let in again" looks_again
+# ... and not have the agent keep what it has been sent
+python3 "$SRC/tests/control/error_name.py" "$DIR/run/control.sock" --long >"$DIR/long" 2>&1 ||
+	fail "a message without end: $(cat "$DIR/long")"
+expect 0 "running" env "USWAP_SOCKET=$SOCKET" "$CTL"
 # ... and not keep others waiting, calling without a pause
 coproc python3 "$SRC/tests/control/error_name.py" "$DIR/run/control.sock" --endless 2>/dev/null
 endless=$COPROC_PID
