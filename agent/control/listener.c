@@ -21,6 +21,8 @@
 
 #define PAUSE_USEC 200000
 #define BATCH 32
+#define LOCK_SUFFIX ".lock"
+#define LOCK_TRIES 10u
 
 struct listener {
 	int fd;
@@ -74,22 +76,35 @@ static int clear_stale(const struct sockaddr_un *addr, int type)
 	return unlink(addr->sun_path) < 0 ? -errno : 0;
 }
 
-int listener_bind(const char *path, int type)
+/*
+ * Two agents started at once must not both find the socket stale. A file of their own, that
+ * nobody else may open: the directory itself anybody could lock, for as long as he likes.
+ * It goes with the lock; who has waited at one that is gone begins again.
+ */
+static int lock_place(int dir, const char *name)
+{
+	for (unsigned i = 0; i < LOCK_TRIES; i++) {
+		_cleanup_close_ int fd = openat(dir, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+		struct stat ours, there;
+
+		if (fd < 0)
+			return -errno;
+		if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+			return errno == EWOULDBLOCK ? -EADDRINUSE : -errno;
+		if (fstat(fd, &ours) == 0 && fstatat(dir, name, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+		    ours.st_ino == there.st_ino)
+			return take_fd(&fd);
+	}
+	return -EADDRINUSE;
+}
+
+static int bind_unlocked(const char *path, int type)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	_cleanup_close_ int dir = -1;
 	_cleanup_close_ int fd = -1;
 	int r;
 
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return -ENAMETOOLONG;
 	strcpy(addr.sun_path, path);
-	dir = open_directory(path);
-	if (dir < 0)
-		return dir;
-	/* Two agents started at once must not both find the socket stale. */
-	if (flock(dir, LOCK_EX | LOCK_NB) < 0)
-		return errno == EWOULDBLOCK ? -EADDRINUSE : -errno;
 	r = clear_stale(&addr, type);
 	if (r < 0)
 		return r;
@@ -102,6 +117,27 @@ int listener_bind(const char *path, int type)
 		return r;
 	}
 	return take_fd(&fd);
+}
+
+int listener_bind(const char *path, int type)
+{
+	_cleanup_close_ int dir = -1;
+	_cleanup_close_ int lock = -1;
+	char name[sizeof(((struct sockaddr_un *)0)->sun_path) + sizeof(LOCK_SUFFIX)];
+	int r;
+
+	if (strlen(path) >= sizeof(((struct sockaddr_un *)0)->sun_path))
+		return -ENAMETOOLONG;
+	dir = open_directory(path);
+	if (dir < 0)
+		return dir;
+	snprintf(name, sizeof(name), "%s" LOCK_SUFFIX, strrchr(path, '/') + 1);
+	lock = lock_place(dir, name);
+	if (lock < 0)
+		return lock;
+	r = bind_unlocked(path, type);
+	unlinkat(dir, name, 0);
+	return r;
 }
 
 static int on_pause_over(sd_event_source *source, uint64_t usec, void *ctx)

@@ -255,6 +255,15 @@ agent_start --bus-address none
 expect 0 "running" beside
 agent_stop
 
+# a lock that anybody can take does not keep an agent out
+exec {locked}<"$DIR/run"
+flock "$locked"
+agent_start --bus-address none
+expect 0 "running" beside
+is "what lies beside the sockets" "$(ls "$DIR/run")" $'agent.sock\ncontrol.sock'
+agent_stop
+exec {locked}<&-
+
 # who still listens at control.sock when an agent starts has it until he ends
 python3 -c 'import signal, socket, sys
 s = socket.socket(socket.AF_UNIX)
