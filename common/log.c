@@ -56,6 +56,11 @@ __attribute__((format(printf, 2, 0))) static void write_line(enum log_level leve
 	n += vsnprintf(line + n, sizeof(line) - (size_t)n - 1, format, ap);
 	if ((size_t)n > sizeof(line) - 2)
 		n = sizeof(line) - 2;
+	/* A program may call itself what it likes: that must neither end a line, nor tell a
+	   terminal what to do, nor have the journal show none of it. */
+	for (int i = 0; i < n; i++)
+		if ((unsigned char)line[i] < ' ' || line[i] == 0x7f)
+			line[i] = '?';
 	line[n++] = '\n';
 	/* One write, so that lines of several threads don't mix; a closed
 	   stderr is not an error of ours. */

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -13,6 +14,7 @@
 
 #include "common/kept.h"
 #include "common/layout.h"
+#include "common/log.h"
 #include "common/util.h"
 
 #define BYTES ((size_t)1 << 30)
@@ -204,6 +206,24 @@ START_TEST(test_directory)
 }
 END_TEST
 
+/* The log has no test of its own: what a program calls itself stays in its line. */
+START_TEST(test_a_log_line_is_text)
+{
+	char line[64];
+	int ends[2];
+	ssize_t n;
+
+	unsetenv("JOURNAL_STREAM");
+	ck_assert_int_eq(pipe(ends), 0);
+	ck_assert_int_eq(dup2(ends[1], STDERR_FILENO), STDERR_FILENO);
+	log_write(LOG_LEVEL_ERR, "(%s)", "a\033[2J\nb\x7f\xc3\xa4");
+	n = read(ends[0], line, sizeof(line) - 1);
+	ck_assert_int_gt(n, 0);
+	line[n] = '\0';
+	ck_assert_str_eq(line, "uswap-agent: (a?[2J?b?\xc3\xa4)\n");
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("kept");
@@ -218,6 +238,7 @@ int main(void)
 	tcase_add_test(tc, test_what_is_no_file_of_ours_is_refused);
 	tcase_add_test(tc, test_whose_layout_is_not_known);
 	tcase_add_test(tc, test_directory);
+	tcase_add_test(tc, test_a_log_line_is_text);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);
