@@ -143,14 +143,12 @@ static int set_limit_when_attached(struct ctl *ctl, int pidfd, uint32_t pid)
 
 	for (int ms = 0; code == CTL_OK && ms < ATTACH_WAIT_MS; ms += ATTACH_POLL_MS) {
 		code = try_limit(ctl, pid);
-		if (code != CTL_NO_PROCESS)
-			return code;
-		code = CTL_OK;
-		if (poll(&wait, 1, ATTACH_POLL_MS) > 0)
+		if (code == CTL_OK || poll(&wait, 1, code == CTL_NO_PROCESS ? ATTACH_POLL_MS : 0) > 0)
 			return CTL_OK;
+		if (code == CTL_NO_PROCESS)
+			code = CTL_OK;
 	}
-	if (code == CTL_OK)
-		ctl_complain("process %u has not attached: it runs without its limit", pid);
+	ctl_complain("process %u %sruns without its limit", pid, code == CTL_OK ? "has not attached: it " : "");
 	return CTL_FAILED;
 }
 

@@ -122,6 +122,10 @@ expect 1 "Access denied" "${NOBODY[@]}" busctl --address="$BUS" call org.uswap1 
 	org.uswap1.Manager Reload
 expect 0 "running" "${NOBODY[@]}" env "USWAP_SOCKET=$SOCKET" "$CTL"
 expect 1 "Only root" "${NOBODY[@]}" env "USWAP_SOCKET=$SOCKET" "$CTL" evict --all
+"${NOBODY[@]}" env "USWAP_SOCKET=$SOCKET" "$CTL" run --limit=64M -- sleep 600 2>"$DIR/limit" &
+LIMITED=$!
+wait_until 10 "the word that there is no limit" grep -q "process $LIMITED runs without its limit" "$DIR/limit"
+kill "$LIMITED"
 # ... from eight places; the ninth is told so, whether it writes before it is turned away
 # or after, and not that there is no agent
 coproc python3 -c 'import os, socket, sys
