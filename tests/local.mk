@@ -16,7 +16,7 @@ AM_TESTS_ENVIRONMENT = \
 	CK_TIMEOUT_MULTIPLIER=$(TIME_FACTOR)0; export CK_TIMEOUT_MULTIPLIER; \
 	USWAP_TIME_FACTOR=$(TIME_FACTOR); export USWAP_TIME_FACTOR; \
 	CC='$(CC)'; export CC;
-MOSTLYCLEANFILES += .serial
+MOSTLYCLEANFILES += .serial .serial-hosts
 
 STATIC_TESTS = \
 	tests/check-layers.sh \
@@ -26,7 +26,7 @@ STATIC_TESTS = \
 	tests/check-man.sh
 
 # Parts of `make check'.
-.PHONY: check-unit check-static check-computing check-system check-sanitized check-threads soak
+.PHONY: check-unit check-static check-computing check-system check-hosts check-sanitized check-threads soak
 check-unit:
 	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(UNIT_TESTS)'
 # For builds with sanitizers: what their agent must go through on the real kernel, too;
@@ -48,7 +48,10 @@ check-static:
 check-computing:
 	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(PLANTED_TESTS) tests/check-shell.sh $(UNIT_TESTS) $(filter-out tests/check-shell.sh,$(STATIC_TESTS))'
 check-system:
-	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(CONTROL_TESTS) $(LIVE_TESTS) $(INJECT_TESTS) $(CEPH_TESTS) $(SYSTEMD_TESTS)'
+	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(CONTROL_TESTS) $(LIVE_TESTS) $(INJECT_TESTS)'
+# ... with machines of their own: clusters, and what a service manager runs
+check-hosts:
+	$(MAKE) $(AM_MAKEFLAGS) check TESTS='$(CEPH_TESTS) $(SYSTEMD_TESTS)'
 
 # All day long, if wanted: SOAK_MINUTES of mixed programs, then each of stress-ng's
 # stressors for SOAK_SECONDS, databases, and CPython's test modules whole.

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Starts one test script for the harness: with a time limit, and, for tests
-# that use the whole machine, one at a time. usage: run.sh [--python] SCRIPT [ARG...]
+# that use the whole machine, one at a time; those of clusters and of systemd, which
+# wait for these more than they compute, beside the others. usage: run.sh [--python] SCRIPT [ARG...]
 # Exit status of the script: 0 passed, 77 skipped (it says why), others failed.
 set -u
 # Not a version manager's script in front of it: where processors are busy that takes a minute.
@@ -19,12 +20,12 @@ script=$1
 polite=()
 limit=${USWAP_TEST_TIMEOUT:-900}
 case $script in
-*/live/* | */control/* | */ceph/* | */inject/*)
+*/live/* | */control/* | */inject/*)
 	exec 9>"${USWAP_BUILD:-.}/.serial"
 	flock 9
 	;;
-*/systemd/*)
-	exec 9>"${USWAP_BUILD:-.}/.serial"
+*/ceph/* | */systemd/*)
+	exec 9>"${USWAP_BUILD:-.}/.serial-hosts"
 	flock 9
 	limit=$((limit * 2))
 	;;
