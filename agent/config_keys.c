@@ -106,10 +106,28 @@ __attribute__((format(printf, 4, 5))) static int wrong(const struct config_key *
 	return -EINVAL;
 }
 
+/* As few digits as it takes, and no exponent, which units_parse_*() do not know. */
+static void format_decimal(char *text, size_t size, uint64_t billionths, const char *unit)
+{
+	uint64_t whole = billionths / NSEC_PER_SEC, rest = billionths % NSEC_PER_SEC;
+	int n = snprintf(text, size, "%" PRIu64 ".%09" PRIu64, whole, rest);
+
+	assert(n > 0 && (size_t)n < size);
+	while (text[n - 1] == '0')
+		n--;
+	n -= text[n - 1] == '.';
+	snprintf(text + n, size - (size_t)n, "%s", unit);
+}
+
+static void format_percent(char *text, size_t size, double share)
+{
+	format_decimal(text, size, (uint64_t)(share * 100 * (double)NSEC_PER_SEC + 0.5), "%");
+}
+
 static void format_number(const struct config_key *key, int64_t number, char *text, size_t size)
 {
 	if (key->type == CONFIG_TIME)
-		snprintf(text, size, "%.9g s", (double)number / (double)NSEC_PER_SEC);
+		format_decimal(text, size, (uint64_t)number, " s");
 	else if (key->type == CONFIG_SIZE && number == INT64_MAX)
 		snprintf(text, size, "8E");
 	else if (key->type == CONFIG_SIZE && number && number % MIB == 0)
@@ -476,10 +494,10 @@ void config_format(const struct settings *settings, const struct config_key *key
 		snprintf(text, size, "%" PRIu64, *(const uint64_t *)p);
 		break;
 	case CONFIG_TIME:
-		snprintf(text, size, "%.9g", (double)*(const uint64_t *)p / (double)NSEC_PER_SEC);
+		format_decimal(text, size, *(const uint64_t *)p, "");
 		break;
 	case CONFIG_SHARE:
-		snprintf(text, size, "%.9g%%", *(const double *)p * 100);
+		format_percent(text, size, *(const double *)p);
 		break;
 	case CONFIG_USERS:
 		format_users(settings, text, size);
@@ -492,7 +510,7 @@ void config_format(const struct settings *settings, const struct config_key *key
 		break;
 	case CONFIG_LIMIT:
 		if (settings->policy.limit_share > 0)
-			snprintf(text, size, "%.9g%%", settings->policy.limit_share * 100);
+			format_percent(text, size, settings->policy.limit_share);
 		else if (settings->policy.limit_bytes)
 			snprintf(text, size, "%" PRIu64, settings->policy.limit_bytes);
 		else
