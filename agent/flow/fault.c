@@ -19,11 +19,10 @@
    an event must not fill the buffer, for it would never be read. */
 #define AGAIN_MAX (FLOW_MESSAGES / 2)
 #define ROUNDS 8 /* reads in a row before others get their turn */
-/* Of one that follows the other (below): as many, that wait nowhere else. */
+/* ... of which so many follow one that was answered (below), before who waits in epoll. */
 #define FOLLOW_ROUNDS 3
 #define SOON_NS 3000u /* we have not slept meanwhile */
-#define FOLLOWS_LIKELY 2
-#define FOLLOWS_MAX 4
+#define FOLLOWS_LIKELY 2 /* times in a row */
 
 /* States in which a page may be given zeros: it is not with us. */
 #define NOT_OURS(state) \
@@ -316,12 +315,12 @@ static int read_messages(struct owner *o, struct session *s, unsigned from)
  */
 static bool is_likely_to_follow(const struct session *s)
 {
-	return s->follows >= FOLLOWS_LIKELY;
+	return s->follows == FOLLOWS_LIKELY;
 }
 
 static void note_follows(struct session *s, bool does)
 {
-	s->follows = does ? MIN(s->follows + 1, FOLLOWS_MAX) : 0;
+	s->follows = does ? MIN(s->follows + 1, FOLLOWS_LIKELY) : 0;
 }
 
 static void serve_inside(struct owner *o, struct session *s)

@@ -247,7 +247,7 @@ struct session {
 	bool polled;		 /* its userfaultfd is in the owner's epoll */
 	uint64_t gate_wait_ns;	 /* since when the mover is inside; 0: not */
 	uint64_t served_ns;	 /* when the last fault was answered */
-	uint8_t follows;	 /* how often lately the next one was there by then */
+	uint8_t follows;	 /* how often in a row the next one was there by then */
 	struct uffd_msg waiting[SESSION_WAITING_MAX]; /* events, as they were read */
 	unsigned nr_waiting;
 	unsigned applying;	 /* which of them is being applied */
