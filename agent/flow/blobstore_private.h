@@ -622,6 +622,8 @@ void segment_count(struct blobstore *bs, struct domain *domain, uint32_t segment
    uncharge that must follow. */
 void segment_drop(struct blobstore *bs, uint64_t loc);
 void segment_seal(struct blobstore *bs, uint32_t segment);
+/* Sealed, and nothing lives in it: it waits to be given back (segment_free_empty). */
+void segment_empty_if_done(struct blobstore *bs, uint32_t segment);
 /* It was sealed for the mover, which has given it up: what is left of its room is used, if nothing
    else of its stream is open. */
 void segment_reopen(struct blobstore *bs, uint32_t segment);

@@ -151,18 +151,10 @@ static bool count_live(void *ctx, uint32_t id, uint64_t loc)
 	return true;
 }
 
-/* Nobody's, or there is none. Those of slow tiers wait for the mover: faults, which aren't
-   answered yet, must not wait for a medium. */
 static void free_segment(struct blobstore *bs, uint32_t i)
 {
 	struct segment *seg = &bs->segments[i];
 
-	if (seg->place && seg->tier) {
-		seg->state = SEGMENT_EMPTY;
-		seg->next = bs->empty;
-		bs->empty = i + 1;
-		return;
-	}
 	if (seg->place) {
 		atomic_store(&bs->entries[i].place, 0);
 		store_segment_free(tier_of(bs, seg)->store, place_carrier(seg->place));
@@ -180,10 +172,14 @@ void blobstore_recover_end(struct blobstore *bs)
 	for (uint32_t i = bs->top_segment; i-- > 0;) {
 		struct segment *seg = &bs->segments[i];
 
-		if (seg->place && seg->live)
-			tier_of(bs, seg)->held += seg->fill;
-		else
+		if (!seg->place || (!seg->live && !seg->tier)) {
 			free_segment(bs, i);
+			continue;
+		}
+		tier_of(bs, seg)->held += seg->fill;
+		/* Of a slow tier: the mover gives it back. Faults, which aren't answered yet, must
+		   not wait for a medium. */
+		segment_empty_if_done(bs, i);
 	}
 	for (uint32_t i = 0; i < bs->nr_tenants; i++)
 		if (!bs->tenants[i].live)

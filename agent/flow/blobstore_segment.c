@@ -47,7 +47,7 @@ static void make_empty(struct blobstore *bs, uint32_t segment)
 		bs->splitter.victim = 0;
 }
 
-static void empty_if_done(struct blobstore *bs, uint32_t segment)
+void segment_empty_if_done(struct blobstore *bs, uint32_t segment)
 {
 	const struct segment *seg = &bs->segments[segment];
 
@@ -63,7 +63,7 @@ void segment_seal(struct blobstore *bs, uint32_t segment)
 	assert(seg->state == SEGMENT_OPEN && *open == segment + 1);
 	*open = 0;
 	seg->state = SEGMENT_SEALED;
-	empty_if_done(bs, segment);
+	segment_empty_if_done(bs, segment);
 }
 
 void segment_reopen(struct blobstore *bs, uint32_t segment)
@@ -83,7 +83,7 @@ void segment_arrived(struct blobstore *bs, uint32_t segment)
 
 	assert(seg->pending);
 	seg->pending--;
-	empty_if_done(bs, segment);
+	segment_empty_if_done(bs, segment);
 }
 
 /* ---- the table ---- */
@@ -315,7 +315,7 @@ void segment_drop(struct blobstore *bs, uint64_t loc)
 	tenant->live -= size;
 	tier->live -= size;
 	tier->borrowed -= seg->borrowed ? size : 0;
-	empty_if_done(bs, segment);
+	segment_empty_if_done(bs, segment);
 	if (tenant->live)
 		return;
 	/* The domain owes nothing any more: no segment, and no pointer. */
