@@ -18,21 +18,27 @@ if [ "$1" = --python ]; then
 fi
 script=$1
 polite=()
+row=
 limit=${USWAP_TEST_TIMEOUT:-900}
 case $script in
 */live/* | */control/* | */inject/*)
-	exec 9>"${USWAP_BUILD:-.}/.serial"
-	flock 9
+	row=serial
 	;;
-*/ceph/* | */systemd/*)
-	exec 9>"${USWAP_BUILD:-.}/.serial-hosts"
-	flock 9
+*/ceph/*)
+	row=serial-hosts
+	;;
+*/systemd/*)
+	row=serial-hosts
 	limit=$((limit * 2))
 	;;
 *)
 	polite=(nice -n 10) # it only computes
 	;;
 esac
+if [ -n "$row" ]; then
+	exec 9>"${USWAP_BUILD:-.}/.$row"
+	flock 9
+fi
 SECONDS=0
 # TERM first: tests clean up after themselves
 "${polite[@]}" timeout --kill-after=20 "$limit" "$interpreter" "$@" 9>&-
