@@ -96,12 +96,13 @@ static uint64_t anonymous_bytes(const struct session *s)
 	return anonymous;
 }
 
-/* Of bytes that all are to give together: who has more gives more. Never 0, which is all. */
+/* Of bytes that all are to give together: who has more gives more. 0, which
+   is all, stays 0, and no share becomes it. */
 static uint64_t share_of(const struct session *s, uint64_t bytes, uint64_t sum)
 {
-	double share = (double)anonymous_bytes(s) / (double)sum;
+	double share = bytes ? (double)anonymous_bytes(s) / (double)sum : 1;
 
-	return share < 1 && bytes ? (uint64_t)((double)bytes * share) + 1 : bytes;
+	return share < 1 ? (uint64_t)((double)bytes * share) + 1 : bytes;
 }
 
 /* Those that can't be evicted now are passed over; what another order is doing, or what
