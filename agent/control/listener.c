@@ -98,7 +98,7 @@ static int lock_place(int dir, const char *name)
 	return -EADDRINUSE;
 }
 
-static int bind_unlocked(const char *path, int type)
+static int bind_locked(const char *path, int type)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	_cleanup_close_ int fd = -1;
@@ -135,7 +135,7 @@ int listener_bind(const char *path, int type)
 	lock = lock_place(dir, name);
 	if (lock < 0)
 		return lock;
-	r = bind_unlocked(path, type);
+	r = bind_locked(path, type);
 	unlinkat(dir, name, 0);
 	return r;
 }
