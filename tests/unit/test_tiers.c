@@ -40,6 +40,14 @@ static void open_tiers(unsigned memory, unsigned slow, unsigned slower)
 	open_tiers_with(memory, slow, slower, 2);
 }
 
+static void stop_tiers(void)
+{
+	seal_free(seal);
+	bs = blobstore_free(bs);
+	store_close(stores[1]);
+	store_close(stores[0]);
+}
+
 static void teardown(void)
 {
 	seal_free(seal);
@@ -1018,10 +1026,7 @@ START_TEST(test_daily)
 	ck_assert_uint_lt(slow, 1200);
 	drop_all();
 	expect_nothing();
-	seal_free(seal);
-	blobstore_free(bs);
-	store_close(stores[1]);
-	store_close(stores[0]);
+	stop_tiers();
 	open_tiers(8, 8, 0);
 	store_set_daily_writes(stores[1], most);
 	ck_assert_uint_eq(stats().tier[1].daily_left_bytes, tier.daily_left_bytes);
@@ -1068,10 +1073,10 @@ START_TEST(test_recovery_waits_for_no_medium)
 	ck_assert_uint_eq(expect_all(), 1000);
 	drop_all();
 	expect_nothing();
-	seal_free(dead_seal);
-	blobstore_free(dead);
-	store_close(dead_stores[1]);
-	store_close(dead_stores[0]);
+	stop_tiers();
+	memcpy(stores, dead_stores, sizeof(dead_stores));
+	bs = dead;
+	seal = dead_seal;
 }
 END_TEST
 
@@ -1091,14 +1096,6 @@ static void open_file_tier(uint64_t daily)
 	seal = blobstore_seal_new(bs);
 }
 
-static void stop_file_tier(void)
-{
-	seal_free(seal);
-	bs = blobstore_free(bs);
-	store_close(stores[1]);
-	store_close(stores[0]);
-}
-
 /* hours later, by the wall clock, what is left. */
 static uint64_t left_after(int64_t hours, uint64_t daily)
 {
@@ -1107,7 +1104,7 @@ static uint64_t left_after(int64_t hours, uint64_t daily)
 	ck_assert_int_eq(store_get_written(stores[1], &w), 0);
 	w.hour_began -= (uint64_t)(hours * 3600);
 	ck_assert_int_eq(store_set_written(stores[1], &w), 0);
-	stop_file_tier();
+	stop_tiers();
 	open_file_tier(daily);
 	w.hour_began += (uint64_t)(hours * 3600);
 	ck_assert_int_eq(store_set_written(stores[1], &w), 0);
@@ -1133,7 +1130,7 @@ START_TEST(test_daily_outlives_a_stop)
 		ck_assert_int_eq(get(codec, ids[i], i), 0);
 	drop_all();
 	expect_nothing();
-	stop_file_tier();
+	stop_tiers();
 	open_file_tier(most);
 	ck_assert_uint_eq(stats().tier[1].daily_left_bytes, left);
 	ck_assert(stats().tier[1].degraded);
@@ -1149,10 +1146,10 @@ START_TEST(test_daily_outlives_a_stop)
 	left = stats().tier[1].daily_left_bytes;
 	drop_all();
 	expect_nothing();
-	stop_file_tier();
+	stop_tiers();
 	open_file_tier(most * 2);
 	ck_assert_uint_eq(stats().tier[1].daily_left_bytes, left);
-	stop_file_tier();
+	stop_tiers();
 	open_tiers(4, 4, 0);
 	snprintf(path, sizeof(path), "%s/" FILE_STORE_NAME, medium);
 	unlink(path);
