@@ -237,6 +237,16 @@ static void empty_trash(uint64_t at, uint64_t pages)
 	(void)sys_madvise(at, pages * WIRE_PAGE, MADV_DONTNEED_LOCKED);
 }
 
+/* The next try may find it free. */
+static void clear_the_way(const struct mover *m, long err, uint64_t to)
+{
+	if (err == -EEXIST) /* filled by mlockall, or not emptied before */
+		empty_trash(to, 1);
+	else if (err == -EBUSY) /* KSM has merged it: the program allows that for all that it has */
+		(void)sys_madvise(arena_at(m->arena, ARENA_TRANSIT), WIRE_TRANSIT_PAGES * WIRE_PAGE,
+				  MADV_UNMERGEABLE);
+}
+
 static void drop_run(struct mover *m, unsigned int first, unsigned int pages)
 {
 	uint64_t from = arena_at(m->arena, ARENA_TRANSIT + first);
@@ -256,9 +266,7 @@ static void drop_run(struct mover *m, unsigned int first, unsigned int pages)
 		if (!err || done)
 			continue;
 		if (tries++ < DROP_TRIES) {
-			/* EEXIST: filled by mlockall, or not emptied before. */
-			if (err == -EEXIST)
-				empty_trash(to + i * WIRE_PAGE, 1);
+			clear_the_way(m, err, to + i * WIRE_PAGE);
 			continue;
 		}
 		m->drop_error = (uint32_t)-err;

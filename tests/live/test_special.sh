@@ -74,7 +74,7 @@ merged() {
 		say "no KSM here"
 		return
 	fi
-	setting $ksm/sleep_millisecs 10 || true
+	setting $ksm/sleep_millisecs 0 || true
 	setting $ksm/pages_to_scan 5000 || true
 	evicted_run special_verify ksm 256
 	put_back
