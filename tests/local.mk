@@ -283,6 +283,7 @@ EXTRA_DIST += \
 	tests/flow/planted/unpacked-slot-not-compared.patch \
 	tests/flow/planted/waiting-not-woken.patch \
 	tests/flow/planted/wake-lost-after-enoent.patch \
+	tests/flow/planted/wiped-as-the-flag-says.patch \
 	tests/flow/planted/withheld-faults-forgotten.patch \
 	tests/flow/planted/zeros-refused-by-a-mark.patch
 

@@ -13,11 +13,13 @@
 #include "common/inject.h"
 #include "common/util.h"
 #include "proc/record.h"
+#include "sys/pagemap.h"
 
 #define LEAF_SLOTS ((uint64_t)512)
 #define LOSE_TRIES 10000u
 #define BARRED_MAX ((uint64_t)1 << 22) /* pages, 16 GiB of address space */
 #define BARRED_USER (4 * BARRED_MAX)   /* ... of all processes of a user: 128 MiB of our memory */
+#define AWAY_MASK (FLOW_EVICTED_MASK | 1u << SLOT_LEAVING | 1u << SLOT_POISONED)
 #define ANY_MASK (~1u & ((1u << SLOT_STATES) - 1))
 
 static void forget_stored_bytes(struct session *s, uint64_t vpn, uint64_t end)
@@ -44,9 +46,7 @@ static bool may_bar(struct session *s, uint64_t pages)
  */
 static void lose(struct owner *o, struct session *s, uint64_t vpn, uint64_t target, uint64_t n)
 {
-	const unsigned mask = FLOW_EVICTED_MASK | 1u << SLOT_LEAVING | 1u << SLOT_POISONED;
-
-	for (uint64_t v = vpn; (v = slotmap_next(&s->slots, v, vpn + n, mask)) < vpn + n; v++) {
+	for (uint64_t v = vpn; (v = slotmap_next(&s->slots, v, vpn + n, AWAY_MASK)) < vpn + n; v++) {
 		unsigned tries = 0;
 
 		while (uffd_place_poison(s->fds.uffd, (v - vpn + target) << PAGE_SHIFT) == PLACED_RETRY &&
@@ -197,33 +197,113 @@ static void inherit_batch(struct session *child, struct session *parent)
 		child->record->heir_of = root->id;
 }
 
-/* Of [vpn, end): what has a mark says by itself whether it was wiped. */
-static void forget_unmarked(struct owner *o, struct session *child, uint64_t vpn, uint64_t end)
-{
-	const unsigned mask = FLOW_EVICTED_MASK | 1u << SLOT_LEAVING | 1u << SLOT_POISONED;
-
-	for (; (vpn = slotmap_next(&child->slots, vpn, end, mask)) < end; vpn++)
-		if (!child->marks || !slot_is_marked(slotmap_get(&child->slots, vpn)))
-			clear(o, child, vpn << PAGE_SHIFT, (vpn + 1) << PAGE_SHIFT, SLOT_NONE);
-}
+/* ---- what a fork has wiped ---- */
 
 /*
- * MADV_WIPEONFORK comes without an event, perhaps when pages had left already: the
- * child must see zeros there. It has no marks there then, so only for pages without one
- * the flag is looked for. It stands in smaps alone, which takes long to read, and may
- * have been changed since by another thread.
+ * MADV_WIPEONFORK comes without an event, perhaps when pages had left already: the child
+ * must see zeros there. A page with a mark says so by itself. For one without, any place
+ * of its mapping does where the parent had something, be it a mark: the child has the
+ * same, or its mapping was wiped. The flag in smaps is the last resort, for the parent may
+ * have changed it since its fork.
  */
+struct forked {
+	struct owner *owner;
+	struct session *child;
+	const struct session *parent;
+	struct maps_area area; /* of the parent, that is being looked at; empty: none */
+	bool flags_are_read;   /* into owner->wiped */
+};
+
+#define NEAR 64 /* pages */
+
+/* Away, or about to be, without a mark. */
+static bool is_unmarked(const struct session *child, uint64_t vpn)
+{
+	slot_t slot = slotmap_get(&child->slots, vpn);
+
+	return AWAY_MASK >> slot_state(slot) & 1 && !(child->marks && slot_is_marked(slot));
+}
+
+/* Pages like that, [vpn, end), in one mapping. */
+static uint64_t next_unmarked(struct forked *f, uint64_t vpn, uint64_t *end)
+{
+	uint64_t last;
+
+	while ((vpn = slotmap_next(&f->child->slots, vpn, SLOTMAP_VPN_MAX, AWAY_MASK)) < SLOTMAP_VPN_MAX &&
+	       !is_unmarked(f->child, vpn))
+		vpn++;
+	last = maps_find(f->parent->fds.maps, vpn << PAGE_SHIFT, &f->area) ? f->area.end >> PAGE_SHIFT :
+									     SLOTMAP_VPN_MAX;
+	for (*end = vpn + 1; *end < last && is_unmarked(f->child, *end);)
+		++*end;
+	return vpn;
+}
+
+static bool only_forks_wait(const struct session *s)
+{
+	for (unsigned i = 0; i < s->nr_waiting; i++)
+		if (s->waiting[i].event != UFFD_EVENT_FORK)
+			return false;
+	return true;
+}
+
+/* By the first place of [vpn, end) where the parent has something. PLACED_EXISTS: the child
+   has it. PLACED_DONE: it has not. Otherwise nobody can tell. */
+static enum placed compare(const struct forked *f, uint64_t vpn, uint64_t end)
+{
+	const struct session_fds *fds = &f->parent->fds;
+	uint64_t empty = pagemap_free_run(fds->pagemap, vpn << PAGE_SHIFT, (unsigned)(end - vpn));
+	uint64_t address = (vpn + empty) << PAGE_SHIFT;
+	enum placed placed;
+
+	/* Nothing has come there since the fork: a touch would wait for us, and it is the same
+	   mapping. But guards come without a word, and poison may be of now. */
+	if (vpn + empty >= end || pagemap_is_guard(fds->pagemap, address) || !only_forks_wait(f->parent) ||
+	    slot_state(slotmap_get(&f->child->slots, vpn + empty)) == SLOT_POISONED)
+		return PLACED_RETRY;
+	placed = uffd_look_for_mark(f->child->fds.uffd, address);
+	if (placed == PLACED_DONE) /* zeros are there now, as there should */
+		clear(f->owner, f->child, address, address + PAGE_BYTES, SLOT_NONE);
+	return placed;
+}
+
+static bool has_flag_now(struct forked *f, uint64_t vpn)
+{
+	struct ranges *wiped = &f->owner->wiped;
+
+	if (!f->flags_are_read && mappings_read_flagged(f->parent->fds.smaps, "wf", wiped) < 0)
+		wiped->nr = 0;
+	f->flags_are_read = true;
+	return ranges_find(wiped, vpn << PAGE_SHIFT);
+}
+
+static bool was_wiped(struct forked *f, uint64_t vpn, uint64_t end)
+{
+	uint64_t first = f->area.start >> PAGE_SHIFT, last = f->area.end >> PAGE_SHIFT;
+	enum placed below = PLACED_RETRY, above = PLACED_RETRY;
+
+	if (last) {
+		below = compare(f, MAX(first + NEAR, vpn) - NEAR, vpn);
+		above = compare(f, vpn, MIN(end + NEAR, last));
+	}
+	if (below == PLACED_EXISTS || above == PLACED_EXISTS)
+		return false;
+	return below == PLACED_DONE || above == PLACED_DONE || has_flag_now(f, vpn);
+}
+
 static void forget_wiped(struct owner *o, struct session *child, const struct session *parent)
 {
+	struct forked f = { .owner = o, .child = child, .parent = parent };
 	/* those on their way out are inherited as well, and may get none */
 	uint64_t out = counter_get(&parent->slots.count[SLOT_LEAVING]) +
 		       (parent->marks ? parent->slots.unmarked : session_evicted_pages(parent));
+	uint64_t vpn, end;
 
-	if (parent->fds.smaps < 0 || !out ||
-	    mappings_read_flagged(parent->fds.smaps, "wf", &o->wiped) < 0)
+	if (parent->fds.smaps < 0 || !out)
 		return;
-	for (size_t i = 0; i < o->wiped.nr; i++)
-		forget_unmarked(o, child, o->wiped.v[i].start >> PAGE_SHIFT, o->wiped.v[i].end >> PAGE_SHIFT);
+	for (vpn = 0; (vpn = next_unmarked(&f, vpn, &end)) < SLOTMAP_VPN_MAX; vpn = end)
+		if (was_wiped(&f, vpn, end))
+			clear(o, child, vpn << PAGE_SHIFT, end << PAGE_SHIFT, SLOT_NONE);
 }
 
 /* A session that no worker after us would know of can't be had: its descriptor

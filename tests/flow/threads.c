@@ -330,6 +330,11 @@ static void begin_remap(struct thread *t)
 
 /* ---- fork ---- */
 
+static bool is_empty(const struct mm *mm, unsigned page)
+{
+	return mm->page[page].kind == PAGE_NONE || mm->page[page].kind == PAGE_GUARD;
+}
+
 static void copy_memory(struct mm *child, struct mm *parent)
 {
 	for (unsigned p = 0; p < PAGES; p++) {
@@ -342,6 +347,7 @@ static void copy_memory(struct mm *child, struct mm *parent)
 		child->page[p] = (struct page){ 0 };
 		child->may[p] = MAY(0);
 	}
+	child->untold = parent->untold || (is_empty(parent, 0) && is_empty(parent, 1));
 	memcpy(child->wiped, parent->wiped, sizeof(child->wiped));
 	memcpy(child->mapped, parent->mapped, sizeof(child->mapped));
 	memcpy(child->registered, parent->registered, sizeof(child->registered));
@@ -407,9 +413,8 @@ bool thread_may_start(const struct thread *t, const struct choice *c)
 	case OP_SHM:
 		return may_replace(mm, c);
 	case OP_WIPE:
-	case OP_KEEP: /* without marks it is as the flag is when the fork is applied */
-		return mm->mapped[c->page / AREA_PAGES] &&
-		       (!(w.scenario->unmarked || w.scenario->ticks) || !w.mm[1].used);
+	case OP_KEEP: /* of a child that nothing else tells of it is as the flag is when the fork is applied */
+		return mm->mapped[c->page / AREA_PAGES] && !w.mm[1].untold && !w.mm[2].untold;
 	case OP_GROW:
 		return !mm->mapped[c->page / AREA_PAGES];
 	case OP_UNGUARD:

@@ -81,6 +81,7 @@ struct mm {
 	bool wiped[AREAS]; /* by a fork */
 	bool transit_registered, identity_registered;
 	bool child_ready; /* its fork has returned */
+	bool untold;	  /* ... and nothing was in what its parent says of then */
 	bool held;	  /* the agent has its userfaultfd */
 	struct page page[PAGES];
 	struct page transit[WIRE_LANES][PAGES];

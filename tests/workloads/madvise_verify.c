@@ -316,6 +316,31 @@ static void keeping_advice(void)
 	WL_OK(munlock(area, 64 * WL_PAGE));
 }
 
+/* The parent says something else of its memory as soon as its fork has returned: what the
+   child has is as it was before. */
+static void wipe_around_fork(bool wiped)
+{
+	uint64_t rng = 11;
+	size_t i;
+
+	for (unsigned round = 0; round < (wl_evicting() ? 100 : 2); round++) {
+		wl_fill(area, PAGES, round);
+		wl_sleep_ms(5 + (unsigned)(content_next(&rng) % 30));
+		advise(area, PAGES, wiped ? MADV_WIPEONFORK : MADV_KEEPONFORK);
+		pid_t pid = (pid_t)WL_OK(fork());
+		if (pid)
+			advise(area, PAGES, wiped ? MADV_KEEPONFORK : MADV_WIPEONFORK);
+		for (i = 0; !pid && wiped && i < PAGES; i++)
+			wl_check_zero("kept since", area + i * WL_PAGE, i);
+		if (!pid && !wiped)
+			wl_verify("wiped since", area, PAGES, round);
+		if (!pid)
+			_exit(0);
+		wl_reap("WIPEONFORK around a fork", pid, WL_EXITED(0));
+		advise(area, PAGES, MADV_KEEPONFORK);
+	}
+}
+
 /* Forbidden to be inherited after the pages have left. */
 static int wipe_on_fork(void)
 {
@@ -345,6 +370,8 @@ static int wipe_on_fork(void)
 	wl_reap("DONTFORK", pid, SIGSEGV);
 	wl_verify("DONTFORK in the parent", wiped, 64, 6);
 	wl_unmap(wiped, 64);
+	wipe_around_fork(false);
+	wipe_around_fork(true);
 	wl_say("wiped pages are zero in a child");
 	return 0;
 }
