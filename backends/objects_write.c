@@ -31,6 +31,7 @@ struct pending_write {
 	uint32_t segment;
 	bool sent;  /* io is the store's, and is to be forgotten */
 	bool early; /* sent before the object was known to be there */
+	bool refused; /* by us: that tells nothing of the cluster */
 	char name[OBJECT_NAME_MAX];
 };
 
@@ -132,6 +133,8 @@ static void send_queued(struct objects *o)
 		r = refuse_write(o);
 		if (r) {
 			p->sent = false;
+			for (struct pending_write *q = p; q; q = q->next)
+				q->refused = true;
 			write_done(&p->io, r);
 		} else {
 			choose_form(o, p);
@@ -241,12 +244,14 @@ int writes_wait(void *self, struct store_write *write)
 	struct pending_write *p = write->private;
 	struct objects *o = self;
 	int r = try_again(o, p, first_try(o, p));
+	bool refused = p->refused;
 
 	free(p);
 	if (r) {
 		if (r == -ETIMEDOUT)
 			objects_sweep_later(o);
-		objects_blame(o, r, "a write");
+		if (!refused)
+			objects_blame(o, r, "a write");
 		return r;
 	}
 	atomic_store(&o->created[write->segment], CREATED);

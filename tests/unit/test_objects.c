@@ -467,6 +467,30 @@ START_TEST(test_waiting_writes_are_joined)
 }
 END_TEST
 
+/* What queued is refused, and that is no answer of the cluster's. */
+START_TEST(test_refused_writes_blame_nobody)
+{
+	uint32_t segment = new_segment();
+	int r;
+
+	fake_add(cluster, (struct fake_rule){ .call = FAKE_CREATE, .held = true });
+	fake_add(cluster, (struct fake_rule){ .call = FAKE_WRITE, .held = true });
+	parts_start(&segment, 1, 0, 6);
+	ck_assert_uint_eq(fake_held(cluster), 4);
+	fake_add(cluster, (struct fake_rule){ .call = FAKE_LEASE, .error = -EDQUOT });
+	UNTIL(state() == STORE_FULL);
+	fake_release(cluster);
+	for (unsigned i = 0; i < 6; i++) {
+		r = store_write_wait(store, &parts[i]);
+		ck_assert_int_eq(r, i < 4 ? 0 : -ENOSPC);
+		ck_assert_ptr_nonnull(strstr(reason(), "quota"));
+	}
+	fake_clear(cluster);
+	UNTIL(state() == STORE_UP);
+	store_segment_free(store, segment);
+}
+END_TEST
+
 /* A joined write that has timed out, landed or not: its first part is written
    again, at its own place. After that there is hope for the others as soon as the
    keeper says so; which of them, and that the rest fails, is all that is told. */
@@ -764,6 +788,7 @@ int main(void)
 	tcase_add_test(tc, test_write_that_landed_unseen);
 	tcase_add_test(tc, test_away_and_back);
 	tcase_add_loop_test(tc, test_full, 0, 2);
+	tcase_add_test(tc, test_refused_writes_blame_nobody);
 	tcase_add_test(tc, test_lost_bytes_are_lost);
 	tcase_add_test(tc, test_reads_are_sent_again);
 	tcase_add_test(tc, test_reader_gives_up);
