@@ -14,6 +14,8 @@ evicted_run malloc_verify 2 4
 evicted_run zero_touch 4 1
 evicted_run madvise_verify --wipe
 evicted_run uffd_verify
+grep -q '(uffd_verify) is left alone from now on: it uses userfaultfd itself' "$DIR/agent.log" ||
+	fail "nothing says why uffd_verify is not served any more"
 evicted_run madvise_verify --guard
 evicted_run madvise_verify --unheard
 # more programs than processors: events of their threads come late and mixed
