@@ -10,10 +10,12 @@
 #include "common/util.h"
 #include "control/private.h"
 
-/* Messages that a peer who doesn't read may let pile up: signals, and answers, which are
-   large, to one who calls nevertheless. */
+/* Messages that a user who doesn't read may let pile up: signals, over all of his connections
+   (root's are not counted), and on one of them answers, which are large: peer.c keeps them to
+   one. */
 #define UNREAD_MAX 4096
 #define UNREAD_CALLER_MAX 16
+#define UNREAD_FEW 64 /* of nobody too many */
 
 struct control *control_new(sd_event *event, const struct settings *settings,
 			    const struct control_hooks *hooks)
@@ -118,6 +120,16 @@ static bool is_unread(const struct endpoint *e, uint64_t max)
 	uint64_t unread;
 
 	return e->peer && sd_bus_get_n_queued_write(e->bus, &unread) >= 0 && unread > max;
+}
+
+/* What is for each of a user's connections. */
+static uint64_t share_of_unread(const struct endpoint *one)
+{
+	uint64_t same = 0;
+
+	for (const struct endpoint *e = one->control->endpoints; e; e = e->next)
+		same += e->peer && e->uid == one->uid;
+	return one->uid == 0 ? UNREAD_MAX : UNREAD_MAX / MAX(same, 1u);
 }
 
 static void drop_unread(struct endpoint *e)
@@ -228,7 +240,7 @@ static void broadcast(struct control *control, emit_fn emit, const char *path, c
 		next = e->next;
 		if (sd_bus_is_ready(e->bus) <= 0)
 			continue;
-		if (is_unread(e, UNREAD_MAX)) {
+		if (is_unread(e, UNREAD_FEW) && is_unread(e, share_of_unread(e))) {
 			drop_unread(e);
 			continue;
 		}

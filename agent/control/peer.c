@@ -5,8 +5,10 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <systemd/sd-id128.h>
 
@@ -21,6 +23,8 @@
 /* Of a handshake. Their answers find room at once: none is ready with one on its way. */
 #define LINES_MAX 64u
 #define MESSAGE_MAX (64u << 10) /* calls are of some hundred bytes */
+/* What the kernel keeps of answers: sd-bus asks for 8 MiB. */
+#define ANSWERS_MAX (64 << 10)
 /* An agent before us may be dying: until then nobody can ask us. */
 #define TAKEN_USEC 1000000
 
@@ -41,7 +45,8 @@ static bool room_for(const struct control *control, uid_t uid)
 /*
  * Between a client and its sd-bus. That takes messages of up to 128 MiB, reads them as fast
  * as they come, and keeps what there is of one until all of it is: a gibibyte of our memory
- * for each user. So it gets what has come by a pair of sockets, looked at before.
+ * for each user. So it gets what has come by a pair of sockets, looked at before, and a
+ * message only when nothing is left of the one before it, nor of its answer.
  *
  * The handshake goes through line by line, with sd-bus told to look at each: when it has let
  * the client in, what comes next is the first message. Since no more than that is ever with
@@ -55,24 +60,16 @@ static void end_input(struct endpoint *endpoint)
 	endpoint->near = safe_close(endpoint->near);
 }
 
-/* Of n bytes that follow what was looked at before. */
-static bool messages_are_short(struct peer_input *in, const unsigned char *data, size_t n)
+/* Of n bytes that follow what was looked at before: those of the message that goes on, or
+   begins, there. 0: it is too long. */
+static size_t part_of_message(struct peer_input *in, const unsigned char *data, size_t n)
 {
+	size_t head = in->rest ? 0 : MIN(n, sizeof(in->head) - in->nr_head), part;
 	uint32_t body, fields;
 
-	while (n) {
-		size_t part = in->rest ? MIN(n, (size_t)in->rest) : MIN(n, sizeof(in->head) - in->nr_head);
-
-		if (in->rest) {
-			in->rest -= (uint32_t)part;
-		} else {
-			memcpy(in->head + in->nr_head, data, part);
-			in->nr_head += (unsigned)part;
-		}
-		data += part;
-		n -= part;
-		if (in->nr_head < sizeof(in->head))
-			continue;
+	memcpy(in->head + in->nr_head, data, head);
+	in->nr_head += (unsigned)head;
+	if (in->nr_head == sizeof(in->head)) {
 		memcpy(&body, in->head + 4, sizeof(body));
 		memcpy(&fields, in->head + 12, sizeof(fields));
 		if (in->head[0] != 'l') { /* as 'B' has it; sd-bus refuses all others */
@@ -80,11 +77,13 @@ static bool messages_are_short(struct peer_input *in, const unsigned char *data,
 			fields = __builtin_bswap32(fields);
 		}
 		if (body > MESSAGE_MAX || fields > MESSAGE_MAX)
-			return false;
+			return 0;
 		in->rest = ((fields + 7) & ~7u) + body;
 		in->nr_head = 0;
 	}
-	return true;
+	part = MIN(n - head, (size_t)in->rest);
+	in->rest -= (uint32_t)part;
+	return head + part;
 }
 
 static void drop(struct endpoint *endpoint)
@@ -96,24 +95,36 @@ static void drop(struct endpoint *endpoint)
 	end_input(endpoint);
 }
 
-/* To sd-bus, of what waits: as much as it has room for, which is taken then. */
-static void pass_messages(struct endpoint *endpoint, int fd, unsigned char *data, size_t n)
+/* All that was passed to its sd-bus is read and done, and what was answered is sent: of
+   answers, which can be a thousand times as long as calls, one at most is kept for it. */
+static bool is_done(const struct endpoint *endpoint)
+{
+	uint64_t calls, answers;
+	int passed;
+
+	return sd_bus_get_n_queued_write(endpoint->bus, &answers) >= 0 && !answers &&
+	       sd_bus_get_n_queued_read(endpoint->bus, &calls) >= 0 && !calls &&
+	       ioctl(endpoint->near, SIOCOUTQ, &passed) == 0 && !passed;
+}
+
+/* To sd-bus, of what waits: one message, or what there is of it, which is taken then. */
+static void pass_message(struct endpoint *endpoint, int fd, unsigned char *data, size_t n)
 {
 	struct peer_input in = endpoint->in;
+	size_t part = part_of_message(&in, data, n);
 	ssize_t sent;
 
-	if (!messages_are_short(&in, data, n)) {
+	if (!part) {
 		drop(endpoint);
 		return;
 	}
-	sent = send(endpoint->near, data, n, MSG_NOSIGNAL | MSG_DONTWAIT);
-	if (sent <= 0) {
-		/* peer_go_on() after the next round */
-		(void)sd_event_source_set_enabled(endpoint->input, SD_EVENT_OFF);
-		return;
+	sent = is_done(endpoint) ? send(endpoint->near, data, part, MSG_NOSIGNAL | MSG_DONTWAIT) : 0;
+	if (sent > 0) {
+		(void)part_of_message(&endpoint->in, data, (size_t)sent);
+		(void)recv(fd, data, (size_t)sent, MSG_DONTWAIT);
 	}
-	(void)messages_are_short(&endpoint->in, data, (size_t)sent);
-	(void)recv(fd, data, (size_t)sent, MSG_DONTWAIT);
+	endpoint->held = true; /* until peer_go_on() */
+	(void)sd_event_source_set_enabled(endpoint->input, SD_EVENT_OFF);
 }
 
 /* One line of the handshake, or what there is of one. */
@@ -144,7 +155,7 @@ static int on_input(sd_event_source *source, int fd, uint32_t events, void *user
 	if (n <= 0)
 		end_input(endpoint);
 	else if (sd_bus_is_ready(endpoint->bus) > 0)
-		pass_messages(endpoint, fd, data, (size_t)n);
+		pass_message(endpoint, fd, data, (size_t)n);
 	else
 		pass_line(endpoint, fd, data, (size_t)n);
 	return 0;
@@ -152,8 +163,10 @@ static int on_input(sd_event_source *source, int fd, uint32_t events, void *user
 
 void peer_go_on(struct endpoint *endpoint)
 {
-	if (endpoint->input)
-		(void)sd_event_source_set_enabled(endpoint->input, SD_EVENT_ON);
+	if (!endpoint->input || !endpoint->held || !is_done(endpoint))
+		return;
+	endpoint->held = false;
+	(void)sd_event_source_set_enabled(endpoint->input, SD_EVENT_ON);
 }
 
 static int take_input(struct endpoint *endpoint, int fd, int near)
@@ -171,6 +184,7 @@ static int take_input(struct endpoint *endpoint, int fd, int near)
 /* Both become the bus's, in any case. */
 static int open_peer(int far, int fd, sd_bus **bus)
 {
+	const int room = ANSWERS_MAX;
 	sd_id128_t id;
 	int r = sd_id128_randomize(&id);
 
@@ -190,7 +204,9 @@ static int open_peer(int far, int fd, sd_bus **bus)
 		r = sd_bus_set_anonymous(*bus, true);
 	if (r >= 0)
 		r = sd_bus_set_sender(*bus, BUS_NAME);
-	return r < 0 ? r : sd_bus_start(*bus);
+	if (r >= 0)
+		r = sd_bus_start(*bus);
+	return r < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room)) == 0 ? r : -errno;
 }
 
 /* By the words that D-Bus has for who is not let in: hung up on without any, a client takes

@@ -63,6 +63,7 @@ struct endpoint {
 	sd_event_source *look_again;
 	sd_event_source *input; /* of a peer; what is looked at goes into near, which sd-bus reads from */
 	int near;
+	bool held; /* input is off */
 	struct peer_input in;
 };
 
@@ -122,7 +123,7 @@ void bus_start(struct control *control);
 void bus_stop(struct control *control);
 /* The endpoint is gone; for the bus: connect again later. */
 void bus_lost(struct control *control);
-/* It may have had no room for all that a peer has sent. */
+/* It may be done by now with what it had of a peer's. */
 void peer_go_on(struct endpoint *endpoint);
 int peer_start(struct control *control, const char *path, int fd);
 

@@ -5,17 +5,19 @@
 usage: error_name.py CONTROL.sock; prints "METHOD ERROR" a line. Speaks D-Bus
 itself: neither busctl nor gdbus shows the name of an error, or goes without a
 bus.
-       error_name.py CONTROL.sock --unread; calls again and again and reads no
-answer: succeeds when the agent hangs up.
+       error_name.py CONTROL.sock --unread AGENT.sock PID...; users who read neither
+answers nor signals: how much of PID's memory they take, and when they are dropped.
        error_name.py CONTROL.sock --long; sends a hundred MiB as one message, and
 then as a handshake: succeeds when the agent hangs up each time.
        error_name.py CONTROL.sock --endless; calls from the handshake on without
 a pause, reads all answers, and says so when the first have come.
 """
+import fcntl
 import os
 import socket
 import struct
 import sys
+import termios
 import threading
 
 METHOD_CALL, ERROR = 1, 3
@@ -94,14 +96,83 @@ def connect(path, behind=b''):
     return sock
 
 
-def call_unread(sock):
-    one = call(1, '/org/uswap1', 'org.freedesktop.DBus.Introspectable', 'Introspect', '', b'')
+def ask(sock, member='Ping'):
+    """And what has come before the answer."""
+    interface = 'org.freedesktop.DBus.' + ('Peer' if member == 'Ping' else 'ObjectManager')
+    sock.sendall(call(1, '/org/uswap1', interface, member, '', b''))
+    while (kind := answer(sock)[0]) != 2:
+        if kind == ERROR:
+            sys.exit(member + ' failed')
+
+
+def connect_as(uid, path, n):
+    os.seteuid(uid)
+    socks = [connect(path) for _ in range(n)]
+    os.seteuid(0)
+    return socks
+
+
+def attach(path):
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.connect(path)
+    return sock
+
+
+def memory_kib(pids):
+    return sum(int(line.split()[1]) for pid in pids for line in open(f'/proc/{pid}/status')
+               if line.startswith('RssAnon:'))
+
+
+def waiting_kib(sock):
+    return struct.unpack('i', fcntl.ioctl(sock, termios.FIONREAD, b'\0' * 4))[0] >> 10
+
+
+def check_answers(path, agent, pids):
+    """Of each connection one is kept, not all: 128 of 300 KiB here."""
+    programs = [attach(agent) for _ in range(250)]
+    own = connect(path)
+    ask(own, 'GetManagedObjects')
+    socks = connect_as(65534, path, 8)
+    before = memory_kib(pids)
+    for sock in socks:
+        sock.sendall(call(1, '/org/uswap1', 'org.freedesktop.DBus.ObjectManager', 'GetManagedObjects', '', b'') * 16)
+    for sock in socks:
+        sock.recv(1, socket.MSG_PEEK)
+    for _ in range(20):  # one message of each is answered in turn
+        ask(own)
+    took = memory_kib(pids) - before + sum(map(waiting_kib, socks))
+    if took > 8192:
+        sys.exit(f'answers that nobody reads take {took} KiB')
+    for sock in socks:
+        answers = 0
+        while answers < 16:
+            answers += answer(sock)[0] == 2
+    for program in programs:
+        program.close()
+
+
+def is_gone(sock):
+    sock.settimeout(0.1)
     try:
-        for _ in range(200):
-            sock.sendall(one * 100)
-    except (BrokenPipeError, ConnectionResetError):
-        return
-    sys.exit('20000 calls, no answer read, and still connected')
+        while sock.recv(1 << 20):
+            pass
+    except TimeoutError:
+        return False
+    return True
+
+
+def check_signals(path, agent):
+    """At eight connections a user has no more of them kept than at one."""
+    own = connect(path)
+    deaf = connect_as(65534, path, 8)
+    (alone,) = connect_as(65533, path, 1)
+    for _ in range(400):
+        program = attach(agent)
+        ask(own)
+        program.close()
+    gone = sum(map(is_gone, deaf))
+    if gone < 4 or is_gone(alone):
+        sys.exit(f'{gone} of 8 are hung up on that read no signals, or one that was alone')
 
 
 def call_endlessly(path):
@@ -144,10 +215,11 @@ def main():
         return
     if sys.argv[2:] == ['--endless']:
         call_endlessly(sys.argv[1])
-    sock = connect(sys.argv[1])
-    if sys.argv[2:] == ['--unread']:
-        call_unread(sock)
+    if sys.argv[2:3] == ['--unread']:
+        check_answers(sys.argv[1], sys.argv[3], sys.argv[4:])
+        check_signals(sys.argv[1], sys.argv[3])
         return
+    sock = connect(sys.argv[1])
     calls = [
         ('/org/uswap1', 'org.uswap1.Manager', 'GetProcessByPID', 'u', struct.pack('<I', 999999)),
     ]

@@ -22,7 +22,7 @@
 
 #include "engine/engine.h"
 
-#define MAX_PROCESSES 64
+#define MAX_PROCESSES 256
 #define MAX_ORDERS 64
 
 struct fake_order {
