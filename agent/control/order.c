@@ -17,7 +17,7 @@ static const struct {
 	{ -ENOSPC, ERROR_STORE_FULL, "The store is full" },
 	{ -EBUSY, ERROR_BUSY, "The process can't be evicted now; see State and Reason" },
 	{ -EALREADY, ERROR_BUSY, "A program has an order under way already, and was passed over" },
-	{ -ENOMEM, ERROR_NO_MEMORY, "Its control group has no room for all of it" },
+	{ -ENOMEM, ERROR_NO_MEMORY, "There is no memory for all of it: in a program's control group, or for the agent" },
 	{ -ECANCELED, ERROR_STOPPING, "The agent is stopping" },
 };
 
