@@ -29,15 +29,20 @@ static bool was_turned_away(int fd, int r)
 			       memcmp(word, "REJECTED", sizeof(word)) == 0);
 }
 
-/* Only then has the agent let us in. */
+/* Only then has the agent let us in. One that hangs is waited for as with any call. */
 static int start_peer(sd_bus *bus)
 {
-	int r = sd_bus_start(bus);
+	uint64_t patience = 0, until, now;
+	int r = sd_bus_get_method_call_timeout(bus, &patience);
 
+	until = now_ns() / NSEC_PER_USEC + patience;
+	if (r >= 0)
+		r = sd_bus_start(bus);
 	while (r >= 0 && sd_bus_is_ready(bus) == 0) {
 		r = sd_bus_is_open(bus) > 0 ? sd_bus_process(bus, NULL) : -ECONNRESET;
+		now = now_ns() / NSEC_PER_USEC;
 		if (r == 0 && sd_bus_is_ready(bus) == 0)
-			r = sd_bus_wait(bus, UINT64_MAX);
+			r = now < until ? sd_bus_wait(bus, until - now) : -ETIMEDOUT;
 		if (r == -EINTR)
 			r = 0;
 	}
@@ -156,6 +161,8 @@ int ctl_connect(struct ctl *ctl)
 		ctl_complain("%s: the agent has as many connections of this user, or in all, as it takes", where);
 		return CTL_FAILED;
 	}
+	if (r == -ETIMEDOUT)
+		return ctl_error(NULL, r);
 	if (r == -EACCES || r == -EPERM) {
 		ctl_complain("%s: %s", where, strerror(-r));
 		return CTL_FAILED;
@@ -184,6 +191,10 @@ int ctl_error(const sd_bus_error *error, int r)
 	if (r == -ECONNRESET || r == -ENOTCONN || r == -EPIPE) {
 		ctl_complain("the agent is not running (any more)");
 		return CTL_NOT_RUNNING;
+	}
+	if (r == -ETIMEDOUT) {
+		ctl_complain("the agent does not answer");
+		return CTL_FAILED;
 	}
 	ctl_complain("%s", sd_bus_error_is_set(error) && error->message ? error->message :
 									  strerror(abs(r)));

@@ -36,9 +36,17 @@ struct pending {
 	const struct kind *kind;
 	const char *path, *interface;
 	bool done;
+	bool shown; /* progress, in the line that is written to next */
 	int code;
 	uint64_t bytes;
 };
+
+static void clear_progress(struct pending *p)
+{
+	if (p->shown)
+		fputs("\r\033[K", stderr);
+	p->shown = false;
+}
 
 static int on_reply(sd_bus_message *m, void *userdata, sd_bus_error *ret_error)
 {
@@ -47,6 +55,7 @@ static int on_reply(sd_bus_message *m, void *userdata, sd_bus_error *ret_error)
 	int r;
 
 	p->done = true;
+	clear_progress(p);
 	if (error) {
 		p->code = ctl_error(error, -sd_bus_message_get_errno(m));
 		return 0;
@@ -56,7 +65,7 @@ static int on_reply(sd_bus_message *m, void *userdata, sd_bus_error *ret_error)
 	return 0;
 }
 
-static void show_progress(struct ctl *ctl, const struct pending *p)
+static void show_progress(struct ctl *ctl, struct pending *p)
 {
 	char text[UNITS_TEXT];
 	uint64_t evicted;
@@ -67,12 +76,12 @@ static void show_progress(struct ctl *ctl, const struct pending *p)
 	units_format_size(text, evicted);
 	fprintf(stderr, "\r\033[K%s: %s %s", p->kind->doing, text, p->kind->left);
 	fflush(stderr);
+	p->shown = true;
 }
 
 static int wait_for_reply(struct ctl *ctl, struct pending *p)
 {
 	bool watched = isatty(STDERR_FILENO) && !ctl->json;
-	bool shown = false;
 	int r = 0;
 
 	while (!p->done && r >= 0) {
@@ -82,13 +91,10 @@ static int wait_for_reply(struct ctl *ctl, struct pending *p)
 		r = sd_bus_wait(ctl->bus, watched ? POLL_USEC : UINT64_MAX);
 		if (r == -EINTR)
 			r = 0;
-		if (r == 0 && watched && !p->done) {
+		if (r == 0 && watched && !p->done)
 			show_progress(ctl, p);
-			shown = true;
-		}
 	}
-	if (shown)
-		fputs("\r\033[K", stderr);
+	clear_progress(p);
 	return p->done ? p->code : ctl_error(NULL, r);
 }
 

@@ -9,20 +9,25 @@
 
 #include "ctl/ctl.h"
 
+static void out_of_memory(void)
+{
+	ctl_complain("out of memory");
+	exit(CTL_FAILED);
+}
+
 void table_add(struct table *table, const char *format, ...)
 {
 	va_list ap;
 
 	if (table->cells == table->room) {
 		table->room = table->room ? table->room * 2 : 128;
-		table->cell = reallocarray(table->cell, table->room, TABLE_CELL);
-		if (!table->cell) {
-			ctl_complain("out of memory");
-			exit(CTL_FAILED);
-		}
+		table->cell = reallocarray(table->cell, table->room, sizeof(*table->cell));
+		if (!table->cell)
+			out_of_memory();
 	}
 	va_start(ap, format);
-	vsnprintf(table->cell[table->cells++], TABLE_CELL, format, ap);
+	if (vasprintf(&table->cell[table->cells++], format, ap) < 0)
+		out_of_memory();
 	va_end(ap);
 }
 
@@ -64,6 +69,8 @@ void table_print(const struct table *table, const char *indent)
 
 void table_deinit(struct table *table)
 {
+	while (table->cells)
+		free(table->cell[--table->cells]);
 	free(table->cell);
 	*table = (struct table){ .columns = table->columns };
 }

@@ -7,13 +7,12 @@
 #include <stddef.h>
 
 #define TABLE_COLUMNS 16
-#define TABLE_CELL 64
 
 struct table {
 	unsigned columns;
 	unsigned right; /* bit i: column i is aligned to the right */
 	size_t cells, room;
-	char (*cell)[TABLE_CELL];
+	char **cell;
 };
 
 /* Appends a cell, row by row. Out of memory ends the program. */

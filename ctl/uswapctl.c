@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* uswapctl: the command line of uswap. See uswapctl(1). */
+#include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -18,7 +20,6 @@
 enum {
 	OPT_JSON = 1000,
 	OPT_ADDRESS,
-	OPT_HELP,
 	OPT_VERSION,
 	OPT_ALL,
 	OPT_LIMIT,
@@ -33,7 +34,7 @@ static const struct option long_options[] = {
 	{ "no-legend", no_argument, NULL, 'n' },
 	{ "bytes", no_argument, NULL, 'b' },
 	{ "address", required_argument, NULL, OPT_ADDRESS },
-	{ "help", no_argument, NULL, OPT_HELP },
+	{ "help", no_argument, NULL, 'h' },
 	{ "version", no_argument, NULL, OPT_VERSION },
 	{ "all", no_argument, NULL, OPT_ALL },
 	{ "limit", required_argument, NULL, OPT_LIMIT },
@@ -104,7 +105,7 @@ static int verb_help(struct ctl *ctl, int argc, char *argv[])
 	       "  --leave                    drain: give nothing back, programs wait for the next agent\n"
 	       "  --allow-unmanaged          run: run COMMAND even if the agent is not running\n"
 	       "  --host=ID                  gc: the host\n"
-	       "  --help, --version\n"
+	       "  -h, --help, --version\n"
 	       "\n"
 	       "The agent is found at --address or $USWAP_BUS_ADDRESS, else beside $USWAP_SOCKET,\n"
 	       "else on the system bus, else beside /run/uswap/agent.sock. It is never started.\n"
@@ -203,7 +204,7 @@ static int set_option(struct ctl *ctl, int c, const struct verb **verb)
 	case OPT_ADDRESS:
 		ctl->address = optarg;
 		return CTL_OK;
-	case OPT_HELP:
+	case 'h':
 		*verb = find_verb("help");
 		return CTL_OK;
 	case OPT_VERSION:
@@ -237,10 +238,10 @@ static int parse_options(struct ctl *ctl, int argc, char *argv[], bool stop,
 	optind = 0; /* starts getopt afresh */
 	opterr = 0;
 	while (code == CTL_OK &&
-	       (c = getopt_long(argc, argv, stop ? "+:nb" : ":nb", long_options, NULL)) >= 0) {
+	       (c = getopt_long(argc, argv, stop ? "+:nbh" : ":nbh", long_options, NULL)) >= 0) {
 		if (c == ':')
 			ctl_complain("%s needs a value", argv[optind - 1]);
-		else if (c == '?' && optopt && optopt < 256)
+		else if (c == '?' && optopt && !strchr("nbh", optopt) && optopt < 256)
 			ctl_complain("unknown option -%c", optopt);
 		else if (c == '?')
 			ctl_complain("unknown option %s, or a value it doesn't take",
@@ -269,14 +270,39 @@ static int check_usage(const struct ctl *ctl, const struct verb *verb, int argc)
 	return CTL_USAGE;
 }
 
+/* What is closed must not become the connection to the agent, or what we say would go
+   there. To COMMAND it stays closed. */
+static void fill_standard_places(void)
+{
+	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+	while (fd >= 0 && fd <= STDERR_FILENO)
+		fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	safe_close(fd);
+}
+
+/* What was printed into a full disk or a closed pipe is not done. */
+static int end_output(int code)
+{
+	bool failed = ferror(stdout);
+
+	errno = EIO; /* of what has failed before */
+	if ((fflush(stdout) == 0 && !failed) || code != CTL_OK)
+		return code;
+	ctl_complain("standard output: %s", strerror(errno));
+	return CTL_FAILED;
+}
+
 int main(int argc, char *argv[])
 {
 	const char *env = getenv("USWAP_BUS_ADDRESS");
 	struct ctl ctl = { .address = env && *env ? env : NULL };
 	const struct verb *asked = NULL; /* by --help or --version */
 	const struct verb *verb = find_verb("status");
-	int code = parse_options(&ctl, argc, argv, true, &asked);
+	int code;
 
+	fill_standard_places();
+	code = parse_options(&ctl, argc, argv, true, &asked);
 	argc -= optind;
 	argv += optind;
 	if (code == CTL_OK && argc > 0 && !asked) {
@@ -298,8 +324,5 @@ int main(int argc, char *argv[])
 	if (code == CTL_OK)
 		code = verb->run(&ctl, argc, argv);
 	sd_bus_flush_close_unref(ctl.bus);
-	/* what was printed into a full disk or a closed pipe is not done */
-	if (fflush(stdout) != 0 && code == CTL_OK)
-		code = CTL_FAILED;
-	return code;
+	return end_output(code);
 }

@@ -5,7 +5,7 @@
 _uswapctl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb='' i
 	local verbs='status stats list evict restore disable enable drain verify run check gc version help'
-	local opts='--json= --no-legend -n --bytes -b --address= --help --version'
+	local opts='--json= --no-legend -n --bytes -b --address= --help -h --version'
 	local -a words=()
 
 	for ((i = 1; i < COMP_CWORD; i++)); do

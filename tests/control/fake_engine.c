@@ -117,7 +117,8 @@ static void fill(struct engine_process *p, pid_t pid, uid_t uid, uint64_t id)
 				      .state = ENGINE_PROCESS_ACTIVE, .reason = "" };
 	/* a name that isn't UTF-8: programs may have one */
 	snprintf(p->command, sizeof(p->command), "fake\xff\n%d", (int)pid);
-	snprintf(p->cgroup, sizeof(p->cgroup), "/fake.slice");
+	snprintf(p->cgroup, sizeof(p->cgroup), "%s",
+		 "/fake.slice/a-service-with-a-name-that-has-no-room-in-a-column-of-sixty-characters.service");
 	*c = (struct engine_counters){ .resident_bytes = 4096 * 2, .registered_bytes = 4096 * 3,
 				       .evicted_bytes = 4096 * 500, .staged_bytes = 4096 * 7,
 				       .fill_bytes = 4096 * 50, .stored_bytes = 13 * 10000,

@@ -184,11 +184,13 @@ assert len(checks) == int(sys.argv[1]) and {r for r, _ in checks.values()} <= {"
 for verb in run gc version help; do expect 2 "$verb: takes no --json" "$CTL" --json $verb; done
 expect 2 "unknown verb" "$CTL" frobnicate
 expect 2 "unknown option" "$CTL" --frobnicate
+expect 2 "unknown option --bytes=5, or a value" "$CTL" --bytes=5
 expect 2 "usage" "$CTL" evict
 expect 2 "not a size" "$CTL" evict "$WORK" much
 expect 2 "not a process id" "$CTL" stats x
 expect 2 "takes no --all" "$CTL" list --all
 expect 0 "Usage" "$CTL" --help
+expect 0 "Usage" "$CTL" list -h
 expect 0 "Usage" "$CTL" evict --all --help
 expect 0 "Usage" "$CTL" help
 say "exit codes and JSON"

@@ -43,7 +43,7 @@ python3 - "$DIR/json" "$PROGRAM" <<-'END' || fail "wrong figures: $(cat "$DIR/js
 	import json, sys
 	(p,) = json.load(open(sys.argv[1]))["processes"]
 	want = dict(id=1, pid=int(sys.argv[2]), uid=0, state="active", reason="", limit_bytes=0,
-	            eviction_enabled=True, control_group="/fake.slice", attached_monotonic_usec=123456,
+	            eviction_enabled=True, control_group="/fake.slice/a-service-with-a-name-that-has-no-room-in-a-column-of-sixty-characters.service", attached_monotonic_usec=123456,
 	            resident_bytes=8192, registered_bytes=12288, evicted_bytes=2048000,
 	            staged_bytes=28672, same_filled_bytes=204800, stored_bytes=130000,
 	            pages_out_total=17, pages_in_total=19, faults_total=23, refaults_total=29,
@@ -61,6 +61,7 @@ python3 - "$DIR/json" "$PROGRAM" <<-'END' || fail "wrong figures: $(cat "$DIR/js
 	# the bytes that aren't UTF-8, or would break a line, are shown as ?
 	assert p["command"] == "fake??" + sys.argv[2], p["command"]
 END
+expect 0 "sixty-characters.service" "$CTL" stats "$PROGRAM"
 "$CTL" --json=short status >"$DIR/json"
 python3 - "$DIR/json" <<-'END' || fail "wrong figures: $(cat "$DIR/json")"
 	import json, sys
@@ -134,6 +135,22 @@ for what in State LimitBytes NProcesses EvictionEnabled; do
 done
 say "orders go in, news come out"
 
+# ---- what uswapctl says goes to nobody where it is closed, least of all to the agent ----
+mute() { beside evict 999999 2>&-; }
+expect 4 "" mute
+closed() { beside --json >&-; }
+expect 1 "standard output: Bad file descriptor" closed
+full() { "$CTL" help >/dev/full; }
+expect 1 "standard output: No space left" full
+grep "sends what is no call" "$DIR/agent.log" && fail "words for people came to the agent"
+
+# ---- an agent that hangs is not one that isn't there ----
+mapfile -t others < <(pgrep -P "$AGENT_PID")
+kill -STOP "${others[@]}"
+expect 1 "does not answer" env SYSTEMD_BUS_TIMEOUT=0.3s "USWAP_SOCKET=$SOCKET" "$CTL"
+expect 1 "does not answer" env SYSTEMD_BUS_TIMEOUT=0.3s "$CTL" stats
+kill -CONT "${others[@]}"
+
 # ---- garbage at control.sock harms nobody ----
 for _ in 1 2 3; do
 	head -c 100000 /dev/urandom | python3 -c 'import socket, sys
@@ -145,7 +162,6 @@ except OSError:
     pass' "$DIR/run/control.sock"
 done
 # nor is what nobody reads kept without end
-mapfile -t others < <(pgrep -P "$AGENT_PID")
 python3 "$SRC/tests/control/error_name.py" "$DIR/run/control.sock" --unread "$SOCKET" \
 	"$AGENT_PID" "${others[@]}" || fail "what nobody reads"
 # one user can't take all connections
@@ -165,7 +181,7 @@ expect 0 running beside
 agent_stop
 
 # ---- what the engine says, as typed errors ----
-for case in 3:NoSuchProcess:4 28:StoreFull:1 16:Busy:1 125:Stopping:1; do
+for case in 3:NoSuchProcess:4 28:StoreFull:1 16:Busy:1 125:Stopping:1 12:NoMemory:1; do
 	IFS=: read -r number name code <<<"$case"
 	start "$number"
 	attach "$number"
