@@ -127,6 +127,15 @@ static void look_for_the_mover(struct session *s, uint64_t now)
 	notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_REVOKE);
 }
 
+/* Nothing leaves for as long as its program wants: whoever ordered is not to wait for that. */
+static void end_order(struct session *s)
+{
+	struct order *order = s->evict_order;
+
+	if (order)
+		order->exhausted = order->scanned = true;
+}
+
 void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 {
 	int r;
@@ -163,6 +172,8 @@ void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 	r = refresh_mappings(w, s, now);
 	if (r) {
 		s->quota = 0;
+		if (r == -E2BIG)
+			end_order(s);
 		if (r < 0)
 			evictor_check_order(w, s);
 		else
@@ -172,7 +183,8 @@ void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 	look_at_threads(w, s);
 	if (s->forced)
 		packers_hurry(w->packers, s);
-	evict_plan_round(s);
+	if (!s->round_open)
+		evict_plan_round(s);
 	evictor_next(w, s);
 }
 
@@ -309,8 +321,9 @@ void evictor_next(struct worker *w, struct session *s)
 	if (s->evict_order && s->forced) {
 		struct order *order = s->evict_order;
 
-		/* No room in staging is no end: the packers are making it. */
-		order->exhausted = b || s->leaving || s->closed;
+		/* No room in staging is no end: the packers are making it. Nor are many
+		   mappings with nothing in them. */
+		order->exhausted = (b && !s->round_open) || s->leaving || s->closed;
 		order->scanned = order->exhausted || order_wants(s, order) == 0;
 	}
 	s->quota = 0;

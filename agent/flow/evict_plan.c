@@ -127,6 +127,7 @@ bool evict_plan(struct session *s, struct batch *b, unsigned max)
 	uint64_t end;
 
 	assert(max > 0 && max <= WIRE_BATCH);
+	s->round_open = false;
 	if (plan_torn(s, b))
 		return true;
 	for (unsigned scans = 0; scans < SCANS_MAX; scans++) {
@@ -145,5 +146,6 @@ bool evict_plan(struct session *s, struct batch *b, unsigned max)
 		take_regions(b, regions, n, max);
 		return true;
 	}
+	s->round_open = true;
 	return false;
 }

@@ -352,7 +352,7 @@ void evict_commit(struct owner *o, struct batch *b);
 void evict_plan_round(struct session *s);
 /* Fills b with up to max resident pages of one mapping, as old as the hand
    knows; with none, of a mapping that only is to be registered. False: there are none
-   left in this round. */
+   left in this round; or, s->round_open, so much was empty that the rest is for the next call. */
 bool evict_plan(struct session *s, struct batch *b, unsigned max);
 
 /*

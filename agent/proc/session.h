@@ -279,6 +279,7 @@ struct session {
 	uint64_t hand;		 /* where the scan goes on, byte address */
 	uint64_t scanned_from;	 /* where this round began */
 	bool wrapped;
+	bool round_open; /* so much was empty that the hand has stopped for a moment */
 	bool busy;		 /* a batch is between marking and staging */
 	bool leaving;		 /* the process is gone: tell the mover when idle */
 	uint32_t salvaged;	 /* lanes of transit looked through after a death */

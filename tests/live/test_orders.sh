@@ -193,6 +193,19 @@ wait_until 20 "$pid to be evicted" evicts
 wait_until 20 "the reason why no more leaves" says_why
 serve_stop "$one"
 
+# Mappings in which there is nothing are no end of what there is; what nothing may leave for
+# as long as it wants is an end.
+wait_until 20 "the movers to go" no_movers
+serve_start 4
+one=$SERVED
+pid=$SERVED_PID
+[ "$(ask "$one" scatter)" -ge 1000 ] || fail "scatter"
+wait_until 20 "$pid to be evicted" evicts
+[ $(($(ask "$one" absent) * 100)) -ge $((1024 * 85)) ] || fail "only $(ask "$one" absent) of 1024 pages are away"
+[ "$(ask "$one" hold)" -gt 1024 ] || fail "hold"
+order evict "$pid" >/dev/null
+serve_stop "$one"
+
 for try in {1..5}; do
 	wait_until 20 "the movers to go" no_movers
 	serve_start 4 env WORKLOAD_KEEP=1

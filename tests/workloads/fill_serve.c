@@ -15,11 +15,15 @@
  *	lock	mlockall of what is there: "locked ERRNO"
  *	reserve	maps 17 GiB more, with little in it: "reserved PAGES"
  *	drop	MADV_DONTNEED of that: "dropped ERRNO"
+ *	scatter	maps many small pieces with nothing in them, below what is filled:
+ *		"scattered PIECES"
+ *	hold	takes more robust mutexes than are looked at: "held MUTEXES"
  *	work	touches and checks a few pages at random: "right PAGES"
  *	quit	"bye", and exit with 0
  * Says "ready PID" first. With WORKLOAD_KEEP=1 nothing leaves but what it fills: so
  * that it can live without some of that.
  */
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -190,6 +194,36 @@ static size_t reserve(void)
 	return 64;
 }
 
+#define PIECES ((size_t)2000)
+
+static size_t scatter(void)
+{
+	unsigned char *piece = mmap(NULL, PIECES * 2 * WL_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	size_t i;
+
+	WL_CHECK(piece != MAP_FAILED && piece < area, "pieces: %p, %s", (void *)piece, strerror(errno));
+	for (i = 0; i < PIECES; i++, piece += 2 * WL_PAGE)
+		WL_CHECK(!mprotect(piece, WL_PAGE, PROT_READ | PROT_WRITE), "mprotect: %s", strerror(errno));
+	return i;
+}
+
+static size_t hold(void)
+{
+	const size_t n = 1100;
+	pthread_mutex_t *mutex = calloc(n, sizeof(*mutex));
+	pthread_mutexattr_t attr;
+	size_t i;
+
+	WL_CHECK(mutex, "calloc");
+	pthread_mutexattr_init(&attr);
+	pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
+	for (i = 0; i < n; i++) {
+		pthread_mutex_init(&mutex[i], &attr);
+		WL_CHECK(!pthread_mutex_lock(&mutex[i]), "a mutex");
+	}
+	return n;
+}
+
 static bool obey(const char *line)
 {
 	if (!strcmp(line, "verify"))
@@ -216,6 +250,10 @@ static bool obey(const char *line)
 		printf("reserved %zu\n", reserve());
 	else if (!strcmp(line, "drop"))
 		printf("dropped %d\n", madvise(reserved, RESERVED, MADV_DONTNEED) ? errno : 0);
+	else if (!strcmp(line, "scatter"))
+		printf("scattered %zu\n", scatter());
+	else if (!strcmp(line, "hold"))
+		printf("held %zu\n", hold());
 	else if (!strcmp(line, "rss"))
 		printf("rss %zu\n", rss());
 	else if (!strcmp(line, "quit"))
