@@ -210,7 +210,10 @@ struct forked {
 	struct owner *owner;
 	struct session *child;
 	const struct session *parent;
+	bool again;	       /* a worker before us may have begun with it */
 	struct maps_area area; /* of the parent, that is being looked at; empty: none */
+	uint64_t told_at;      /* a place in it that has told something; 0: none yet */
+	enum placed told;      /* ... and what */
 	bool flags_are_read;   /* into owner->wiped */
 };
 
@@ -232,8 +235,11 @@ static uint64_t next_unmarked(struct forked *f, uint64_t vpn, uint64_t *end)
 	while ((vpn = slotmap_next(&f->child->slots, vpn, SLOTMAP_VPN_MAX, AWAY_MASK)) < SLOTMAP_VPN_MAX &&
 	       !is_unmarked(f->child, vpn))
 		vpn++;
-	last = maps_find(f->parent->fds.maps, vpn << PAGE_SHIFT, &f->area) ? f->area.end >> PAGE_SHIFT :
-									     SLOTMAP_VPN_MAX;
+	if (vpn << PAGE_SHIFT >= f->area.end && vpn < SLOTMAP_VPN_MAX) {
+		(void)maps_find(f->parent->fds.maps, vpn << PAGE_SHIFT, &f->area);
+		f->told_at = 0;
+	}
+	last = f->area.end ? f->area.end >> PAGE_SHIFT : SLOTMAP_VPN_MAX;
 	for (*end = vpn + 1; *end < last && is_unmarked(f->child, *end);)
 		++*end;
 	return vpn;
@@ -249,7 +255,7 @@ static bool only_forks_wait(const struct session *s)
 
 /* By the first place of [vpn, end) where the parent has something. PLACED_EXISTS: the child
    has it. PLACED_DONE: it has not. Otherwise nobody can tell. */
-static enum placed compare(const struct forked *f, uint64_t vpn, uint64_t end)
+static enum placed compare(struct forked *f, uint64_t vpn, uint64_t end)
 {
 	const struct session_fds *fds = &f->parent->fds;
 	uint64_t empty = pagemap_free_run(fds->pagemap, vpn << PAGE_SHIFT, (unsigned)(end - vpn));
@@ -257,43 +263,56 @@ static enum placed compare(const struct forked *f, uint64_t vpn, uint64_t end)
 	enum placed placed;
 
 	/* Nothing has come there since the fork: a touch would wait for us, and it is the same
-	   mapping. But guards come without a word, and poison may be of now. */
+	   mapping, if it is ours still and none is changing. But guards come without a word,
+	   and poison may be of now. */
 	if (vpn + empty >= end || pagemap_is_guard(fds->pagemap, address) || !only_forks_wait(f->parent) ||
-	    slot_state(slotmap_get(&f->child->slots, vpn + empty)) == SLOT_POISONED)
+	    slot_state(slotmap_get(&f->child->slots, vpn + empty)) == SLOT_POISONED ||
+	    uffd_is_registered(fds->uffd, address) != 1)
 		return PLACED_RETRY;
 	placed = uffd_look_for_mark(f->child->fds.uffd, address);
 	if (placed == PLACED_DONE) /* zeros are there now, as there should */
 		clear(f->owner, f->child, address, address + PAGE_BYTES, SLOT_NONE);
+	if (placed == PLACED_DONE || placed == PLACED_EXISTS) {
+		f->told_at = vpn + empty;
+		f->told = placed;
+	}
 	return placed;
 }
 
-static bool has_flag_now(struct forked *f, uint64_t vpn)
+/* PLACED_DONE: [vpn, end) was wiped. PLACED_EXISTS: it was not. */
+static enum placed ask_child(struct forked *f, uint64_t vpn, uint64_t end)
+{
+	uint64_t first = f->area.start >> PAGE_SHIFT, last = f->area.end >> PAGE_SHIFT;
+	enum placed below, above;
+
+	/* What that worker has found missing in the child, it has put zeros there. */
+	if (f->again || !last)
+		return PLACED_RETRY;
+	/* there may be a great many of them, between others */
+	if (f->told_at && f->told_at + NEAR >= vpn && f->told_at <= end + NEAR)
+		return f->told;
+	below = compare(f, MAX(first + NEAR, vpn) - NEAR, vpn);
+	above = compare(f, vpn, MIN(end + NEAR, last));
+	if (below == PLACED_EXISTS || above == PLACED_EXISTS)
+		return PLACED_EXISTS;
+	return below == PLACED_DONE ? below : above;
+}
+
+/* What the flag says now, perhaps of several mappings. */
+static void forget_flagged(struct forked *f, uint64_t start, uint64_t end)
 {
 	struct ranges *wiped = &f->owner->wiped;
 
 	if (!f->flags_are_read && mappings_read_flagged(f->parent->fds.smaps, "wf", wiped) < 0)
 		wiped->nr = 0;
 	f->flags_are_read = true;
-	return ranges_find(wiped, vpn << PAGE_SHIFT);
+	for (const struct range *r; (r = ranges_after(wiped, start)) && r->start < end; start = r->end)
+		clear(f->owner, f->child, MAX(r->start, start), MIN(r->end, end), SLOT_NONE);
 }
 
-static bool was_wiped(struct forked *f, uint64_t vpn, uint64_t end)
+static void forget_wiped(struct owner *o, struct session *child, const struct session *parent, bool again)
 {
-	uint64_t first = f->area.start >> PAGE_SHIFT, last = f->area.end >> PAGE_SHIFT;
-	enum placed below = PLACED_RETRY, above = PLACED_RETRY;
-
-	if (last) {
-		below = compare(f, MAX(first + NEAR, vpn) - NEAR, vpn);
-		above = compare(f, vpn, MIN(end + NEAR, last));
-	}
-	if (below == PLACED_EXISTS || above == PLACED_EXISTS)
-		return false;
-	return below == PLACED_DONE || above == PLACED_DONE || has_flag_now(f, vpn);
-}
-
-static void forget_wiped(struct owner *o, struct session *child, const struct session *parent)
-{
-	struct forked f = { .owner = o, .child = child, .parent = parent };
+	struct forked f = { .owner = o, .child = child, .parent = parent, .again = again };
 	/* those on their way out are inherited as well, and may get none */
 	uint64_t out = counter_get(&parent->slots.count[SLOT_LEAVING]) +
 		       (parent->marks ? parent->slots.unmarked : session_evicted_pages(parent));
@@ -301,9 +320,14 @@ static void forget_wiped(struct owner *o, struct session *child, const struct se
 
 	if (parent->fds.smaps < 0 || !out)
 		return;
-	for (vpn = 0; (vpn = next_unmarked(&f, vpn, &end)) < SLOTMAP_VPN_MAX; vpn = end)
-		if (was_wiped(&f, vpn, end))
+	for (vpn = 0; (vpn = next_unmarked(&f, vpn, &end)) < SLOTMAP_VPN_MAX; vpn = end) {
+		enum placed told = ask_child(&f, vpn, end);
+
+		if (told == PLACED_DONE)
 			clear(o, child, vpn << PAGE_SHIFT, end << PAGE_SHIFT, SLOT_NONE);
+		else if (told != PLACED_EXISTS)
+			forget_flagged(&f, vpn << PAGE_SHIFT, end << PAGE_SHIFT);
+	}
 }
 
 /* A session that no worker after us would know of can't be had: its descriptor
@@ -421,7 +445,7 @@ static void undo_child(struct owner *o, struct session *child)
 	session_free(child);
 }
 
-static void complete_child(struct owner *o, struct session *parent, struct session *child)
+static void complete_child(struct owner *o, struct session *parent, struct session *child, bool again)
 {
 	child->domain = domain_ref(parent->domain);
 	child->family = parent->family;
@@ -430,7 +454,7 @@ static void complete_child(struct owner *o, struct session *parent, struct sessi
 	flow_account_store(child, (int64_t)counter_get(&parent->counters.stored_bytes));
 	atomic_store(&child->counters.registered_bytes, ranges_bytes(&child->registered));
 	inherit_batch(child, parent);
-	forget_wiped(o, child, parent);
+	forget_wiped(o, child, parent, again);
 	inherit_events(o, child, parent);
 	record_commit(child, 0);
 	inject(INJECT_FORK_RECORD);
@@ -456,7 +480,7 @@ static bool apply_fork(struct owner *o, struct session *parent, const struct uff
 		undo_child(o, child);
 		return false;
 	}
-	complete_child(o, parent, child);
+	complete_child(o, parent, child, event_is_again(msg));
 	(void)uffd_wake_all(uffd); /* with its events, faults may have been read */
 	notice_send(&o->flow->engine, &child->to_engine, SESSION_NEWS_FORKED);
 	return true;

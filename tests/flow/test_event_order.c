@@ -17,6 +17,7 @@
 #include "common/inject.h"
 #include "common/util.h"
 #include "flow/flow.h"
+#include "proc/record.h"
 #include "sys/pagemap.h"
 
 #define A 0x100000ull
@@ -33,14 +34,15 @@ static struct domain domain;
 static bool changing; /* the scripted kernel: is an event still to come? */
 static unsigned wakes;
 
+static uint64_t missing; /* where a child has nothing */
+
 static int fake_zero(int fd, uint64_t dst, uint64_t len, int64_t *done)
 {
 	/* uffd_is_changing asks at 0; a page that was placed is there */
-	int r = changing ? -EAGAIN : dst ? -EEXIST : -ENOENT;
+	int r = changing ? -EAGAIN : dst && dst == missing ? 0 : dst ? -EEXIST : -ENOENT;
 
 	(void)fd;
-	(void)len;
-	*done = r;
+	*done = r ? r : (int64_t)len;
 	return r;
 }
 
@@ -658,15 +660,22 @@ START_TEST(test_fork_without_memory)
 END_TEST
 
 /* A fork while nothing is changing; the child is the owner's newest session. */
-static struct session *fork_child(void)
+static struct session *fork_child_of(bool again)
 {
 	struct uffd_msg fork = { .event = UFFD_EVENT_FORK, .arg.fork.ufd = (uint32_t)eventfd(0, EFD_CLOEXEC) };
 
+	if (again)
+		event_set_again(&fork);
 	events_take(&owner, s, &fork);
 	rest();
 	ck_assert_uint_eq(s->nr_waiting, 0);
 	ck_assert_ptr_nonnull(owner.owned);
 	return owner.owned;
+}
+
+static struct session *fork_child(void)
+{
+	return fork_child_of(false);
 }
 
 static void end_child(struct session *child)
@@ -702,6 +711,97 @@ START_TEST(test_children_of_a_changed_user)
 	}
 	mailbox_deinit(&flow.engine);
 	close(owner.epoll);
+}
+END_TEST
+
+/* ---- what a fork has wiped: of memory of this very process ---- */
+
+#define PIECE (LEN / 2)
+
+static struct record_table records = { .kept = KEPT_NONE };
+
+/* Two pieces, the second of which is wiped or not. Where one begins a page is away, where
+   the other ends one is there. */
+static uint64_t begin_wiped(bool is_wiped)
+{
+	char *at = mmap(NULL, 2 * PIECE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint64_t vpn = (uint64_t)(uintptr_t)at >> PAGE_SHIFT;
+
+	ck_assert_ptr_ne(at, MAP_FAILED);
+	ck_assert_int_eq(madvise(at, PIECE, MADV_DONTDUMP), 0); /* never one with the second */
+	ck_assert_int_eq(madvise(at + PIECE, PIECE, is_wiped ? MADV_WIPEONFORK : MADV_KEEPONFORK), 0);
+	at[2 * PIECE - 1] = 1;
+	for (uint64_t v = vpn + 1; v <= vpn + 2; v++) {
+		ck_assert_int_eq(slotmap_set(&s->slots, v, slot_make(SLOT_LEAVING, 0, 0)), 0);
+		ck_assert_int_eq(slotmap_set(&s->slots, v, slot_make(SLOT_FILL, 0, 7)), 0);
+	}
+	owner.epoll = epoll_create1(EPOLL_CLOEXEC);
+	domain.refs = 1;
+	ck_assert_int_eq(mailbox_init(&flow.engine), 0);
+	ck_assert_int_eq(record_table_open(&records), 0);
+	s->records = &records;
+	s->fds.maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+	s->fds.smaps = open("/proc/self/smaps", O_RDONLY | O_CLOEXEC);
+	s->fds.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	registered[0] = (uint64_t)(uintptr_t)at;
+	nr_registered = 1;
+	return registered[0] + PIECE;
+}
+
+/* What does the child find at address? */
+static enum slot_state end_wiped(uint64_t address, bool again)
+{
+	struct session *child = fork_child_of(again);
+	enum slot_state state = slot_state(slotmap_get(&child->slots, address >> PAGE_SHIFT));
+
+	end_child(child);
+	mailbox_deinit(&flow.engine);
+	record_table_close(&records);
+	ranges_deinit(&owner.wiped);
+	close(owner.epoll);
+	missing = 0;
+	return state;
+}
+
+START_TEST(test_INV_4_wiped_by_a_fork)
+{
+	uint64_t at = begin_wiped(_i);
+
+	missing = _i ? at + PIECE - PAGE_BYTES : 0;
+	/* The flag is another one by now. */
+	ck_assert_int_eq(madvise((void *)(uintptr_t)at, PIECE, _i ? MADV_KEEPONFORK : MADV_WIPEONFORK), 0);
+	ck_assert_int_eq(end_wiped(at, false), _i ? SLOT_NONE : SLOT_FILL);
+}
+END_TEST
+
+/* Another thread has another mapping there by now: it tells nothing. */
+START_TEST(test_INV_4_wiped_by_a_fork_and_replaced)
+{
+	uint64_t at = begin_wiped(false);
+
+	missing = at + PIECE - PAGE_BYTES;
+	registered[0] = A;
+	ck_assert_int_eq(end_wiped(at, false), SLOT_FILL);
+}
+END_TEST
+
+/* A worker that died has asked before us: the zeros in the child are its. */
+START_TEST(test_INV_4_wiped_by_a_fork_that_is_done_again)
+{
+	uint64_t at = begin_wiped(true);
+
+	ck_assert_int_eq(end_wiped(at, true), SLOT_NONE);
+}
+END_TEST
+
+/* What lies before it is not there any more, and has no flag. */
+START_TEST(test_INV_4_wiped_by_a_fork_beside_a_hole)
+{
+	uint64_t at = begin_wiped(true);
+
+	ck_assert_int_eq(munmap((void *)(uintptr_t)(at - PIECE), PIECE), 0);
+	registered[0] = A;
+	ck_assert_int_eq(end_wiped(at, false), SLOT_NONE);
 }
 END_TEST
 
@@ -759,6 +859,10 @@ int main(void)
 	tcase_add_test(tc, test_fork_without_memory);
 	tcase_add_test(tc, test_children_of_a_changed_user);
 	tcase_add_test(tc, test_INV_3_no_room_to_hear_a_child);
+	tcase_add_loop_test(tc, test_INV_4_wiped_by_a_fork, 0, 2);
+	tcase_add_test(tc, test_INV_4_wiped_by_a_fork_and_replaced);
+	tcase_add_test(tc, test_INV_4_wiped_by_a_fork_that_is_done_again);
+	tcase_add_test(tc, test_INV_4_wiped_by_a_fork_beside_a_hole);
 	suite_add_tcase(suite, tc);
 	srunner_run_all(runner, CK_ENV);
 	failed = srunner_ntests_failed(runner);
