@@ -125,13 +125,15 @@ static int verb_help(struct ctl *ctl, int argc, char *argv[])
 	for (size_t i = 0; i < nr_figure_rows; i++)
 		printf("  %-26s %s\n", figure_rows[i].key,
 		       figure_rows[i].label + strspn(figure_rows[i].label, " "));
-	printf("  ratio, same_filled_share, duplicate_share, refault_latency_p50_ns,\n"
-	       "  refault_latency_p99_ns, refault_latency_histogram [up_to_ns, count],\n"
-	       "  tiers, each with\n");
+	printf("  ratio, same_filled_share, duplicate_share, collect_share (of the time that packing,\n"
+	       "  decompressing and collecting take), pack_usec_per_page, unpack_usec_per_page,\n"
+	       "  refault_latency_p50_ns, refault_latency_p99_ns,\n"
+	       "  refault_latency_histogram [up_to_ns, count], tiers, each with\n");
 	for (size_t i = 0; i < nr_tier_rows; i++)
 		printf("    %-24s %s\n", tier_rows[i].key,
 		       tier_rows[i].label + strspn(tier_rows[i].label, " "));
-	printf("evict, restore and drain print one key, bytes: what was moved. verify prints\n"
+	printf("    rewritten_per_byte       written again, for each byte\n"
+	       "evict, restore and drain print one key, bytes: what was moved. verify prints\n"
 	       "good_pages, damaged_pages, unread_pages, wrong_accounts, wrong_references,\n"
 	       "not_found_pages and unsettled_pages; check prints checks, each with what,\n"
 	       "result (ok, warn or fail) and detail.\n");

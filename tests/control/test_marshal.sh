@@ -97,6 +97,18 @@ python3 - "$DIR/json" <<-'END' || fail "wrong figures: $(cat "$DIR/json")"
 	            lookups_total=383, lookup_misses_total=389, daily_left_bytes=349)
 	assert rados == want, rados
 END
+"$CTL" help >"$DIR/help"
+"$CTL" --json=short stats "$PROGRAM" >"$DIR/more"
+python3 - "$DIR/help" "$DIR/json" "$DIR/more" <<-'END' || fail "help doesn't list all keys of --json"
+	import json, re, sys
+	def keys(v):
+	    for k, w in v.items() if isinstance(v, dict) else enumerate(v) if isinstance(v, list) else ():
+	        yield k
+	        yield from keys(w)
+	words = set(re.findall(r"[a-z0-9_]+", open(sys.argv[1]).read()))
+	missing = {k for f in sys.argv[2:] for k in keys(json.load(open(f))) if isinstance(k, str)} - words
+	assert not missing, missing
+END
 say "every number has its name"
 
 # ---- orders and switches reach the engine ----
