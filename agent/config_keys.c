@@ -34,7 +34,8 @@ const struct config_key config_keys[] = {
 	  .doc = "users whose programs may attach (names or numbers), empty: everybody" },
 	{ "Agent", "NeverAttach", CONFIG_PROGRAMS, FIELD(never_attach),
 	  .fallback = "systemd systemd-journald systemd-logind systemd-udevd dbus-daemon "
-		      "dbus-broker dbus-broker-launch polkitd ceph-mon ceph-osd ceph-mgr ceph-mds",
+		      "dbus-broker dbus-broker-launch polkitd nscd nslcd sssd_nss sssd_be systemd-userdbd "
+		      "systemd-userwork ceph-mon ceph-osd ceph-mgr ceph-mds",
 	  .doc = "programs that the agent itself depends on: refused" },
 
 	{ "Store", "Store", CONFIG_STORE, FIELD(store), .fallback = "memory:25%",
@@ -320,12 +321,39 @@ static int set_limit(struct settings *settings, const struct config_key *key, co
 	return 0;
 }
 
+/* A name is asked for once in the agent's life: whoever answers may be away when a worker
+   takes over from another, or wait for a page of ours. */
+static bool find_user(const char *name, uint32_t *uid)
+{
+	static struct {
+		char *name;
+		uint32_t uid;
+	} known[SETTINGS_LIST_MAX];
+	const struct passwd *pw;
+	unsigned i = 0;
+
+	while (i < SETTINGS_LIST_MAX && known[i].name && strcmp(known[i].name, name) != 0)
+		i++;
+	if (i < SETTINGS_LIST_MAX && known[i].name) {
+		*uid = known[i].uid;
+		return true;
+	}
+	pw = getpwnam(name);
+	if (!pw)
+		return false;
+	*uid = pw->pw_uid;
+	if (i < SETTINGS_LIST_MAX) {
+		known[i].uid = *uid;
+		known[i].name = strdup(name);
+	}
+	return true;
+}
+
 static int set_users(struct settings *settings, const struct config_key *key, const char *value,
 		     char *message)
 {
 	uint32_t uid[SETTINGS_LIST_MAX];
 	_cleanup_free_ char *copy = strdup(value);
-	const struct passwd *pw;
 	char *word, *state = NULL;
 	unsigned n = 0;
 	int64_t number;
@@ -340,10 +368,9 @@ static int set_users(struct settings *settings, const struct config_key *key, co
 			uid[n++] = (uint32_t)number;
 			continue;
 		}
-		pw = getpwnam(word);
-		if (!pw)
+		if (!find_user(word, &uid[n]))
 			return wrong(key, value, message, "there is no user \"%s\"", word);
-		uid[n++] = pw->pw_uid;
+		n++;
 	}
 	if (*value && !n) /* not everybody by a slip */
 		return wrong(key, value, message, "names no user");

@@ -3,6 +3,7 @@
    and that each complaint names file, line, key and value. */
 #include <check.h>
 #include <errno.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -135,6 +136,39 @@ START_TEST(good_values)
 	ck_assert_msg(config_set(&settings, key, good[_i].value, message) == 0, "%s", message);
 	config_format(&settings, key, text, sizeof(text));
 	ck_assert_str_eq(text, good[_i].formatted);
+}
+END_TEST
+
+static unsigned asked;
+
+/* Instead of the C library's. */
+struct passwd *getpwnam(const char *name)
+{
+	static struct passwd pw;
+
+	asked++;
+	pw.pw_uid = strcmp(name, "root") == 0 ? 0 : 1234 + asked;
+	return strcmp(name, "no-such-user-here") == 0 ? NULL : &pw;
+}
+
+/* Nor by a worker that takes over, which has what it was made with. */
+START_TEST(users_are_asked_for_once)
+{
+	const struct config_key *key = config_find("Agent", "AllowUsers");
+	char message[CONFIG_MESSAGE];
+
+	for (unsigned i = 0; i < 3; i++) {
+		config_defaults(&settings);
+		ck_assert_int_eq(config_set(&settings, key, "alice 7 bob root", message), 0);
+		ck_assert_uint_eq(asked, 3);
+		ck_assert_uint_eq(settings.nr_allow_uid, 4);
+		ck_assert_uint_eq(settings.allow_uid[0], 1235);
+		ck_assert_uint_eq(settings.allow_uid[1], 7);
+		ck_assert_uint_eq(settings.allow_uid[2], 1236);
+		ck_assert_uint_eq(settings.allow_uid[3], 0);
+	}
+	ck_assert_int_ne(config_set(&settings, key, "alice no-such-user-here", message), 0);
+	ck_assert_uint_eq(asked, 4);
 }
 END_TEST
 
@@ -409,6 +443,7 @@ int main(void)
 	tcase_add_test(tc, formatted_values_are_read_back);
 	tcase_add_loop_test(tc, good_values, 0, (int)ARRAY_SIZE(good));
 	tcase_add_loop_test(tc, bad_values, 0, (int)ARRAY_SIZE(bad));
+	tcase_add_test(tc, users_are_asked_for_once);
 	tcase_add_test(tc, errors_name_the_place);
 	tcase_add_test(tc, places_are_kept);
 	tcase_add_test(tc, last_line_wins_and_empty_is_the_default);
