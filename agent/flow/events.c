@@ -219,29 +219,19 @@ struct forked {
 
 #define NEAR 64 /* pages */
 
-/* Away, or about to be, without a mark. */
-static bool is_unmarked(const struct session *child, uint64_t vpn)
-{
-	slot_t slot = slotmap_get(&child->slots, vpn);
-
-	return AWAY_MASK >> slot_state(slot) & 1 && !(child->marks && slot_is_marked(slot));
-}
-
-/* Pages like that, [vpn, end), in one mapping. */
+/* Pages that are away, or about to be, without a mark: [vpn, end), in one mapping. */
 static uint64_t next_unmarked(struct forked *f, uint64_t vpn, uint64_t *end)
 {
-	uint64_t last;
+	const struct slotmap *slots = &f->child->slots;
+	bool all = !f->child->marks;
 
-	while ((vpn = slotmap_next(&f->child->slots, vpn, SLOTMAP_VPN_MAX, AWAY_MASK)) < SLOTMAP_VPN_MAX &&
-	       !is_unmarked(f->child, vpn))
-		vpn++;
+	vpn = all ? slotmap_next(slots, vpn, SLOTMAP_VPN_MAX, AWAY_MASK) :
+		    slotmap_next_unmarked(slots, vpn, SLOTMAP_VPN_MAX, AWAY_MASK);
 	if (vpn << PAGE_SHIFT >= f->area.end && vpn < SLOTMAP_VPN_MAX) {
 		(void)maps_find(f->parent->fds.maps, vpn << PAGE_SHIFT, &f->area);
 		f->told_at = 0;
 	}
-	last = f->area.end ? f->area.end >> PAGE_SHIFT : SLOTMAP_VPN_MAX;
-	for (*end = vpn + 1; *end < last && is_unmarked(f->child, *end);)
-		++*end;
+	*end = slotmap_run(slots, vpn, f->area.end ? f->area.end >> PAGE_SHIFT : SLOTMAP_VPN_MAX, AWAY_MASK, all);
 	return vpn;
 }
 
@@ -316,17 +306,19 @@ static void forget_wiped(struct owner *o, struct session *child, const struct se
 	/* those on their way out are inherited as well, and may get none */
 	uint64_t out = counter_get(&parent->slots.count[SLOT_LEAVING]) +
 		       (parent->marks ? parent->slots.unmarked : session_evicted_pages(parent));
-	uint64_t vpn, end;
+	uint64_t vpn, end, left = out + counter_get(&parent->slots.count[SLOT_POISONED]);
 
 	if (parent->fds.smaps < 0 || !out)
 		return;
-	for (vpn = 0; (vpn = next_unmarked(&f, vpn, &end)) < SLOTMAP_VPN_MAX; vpn = end) {
+	/* Up to the last of them: there may be a great many others. */
+	for (vpn = 0; left && (vpn = next_unmarked(&f, vpn, &end)) < SLOTMAP_VPN_MAX; vpn = end) {
 		enum placed told = ask_child(&f, vpn, end);
 
 		if (told == PLACED_DONE)
 			clear(o, child, vpn << PAGE_SHIFT, end << PAGE_SHIFT, SLOT_NONE);
 		else if (told != PLACED_EXISTS)
 			forget_flagged(&f, vpn << PAGE_SHIFT, end << PAGE_SHIFT);
+		left -= MIN(left, end - vpn);
 	}
 }
 

@@ -126,7 +126,13 @@ int slotmap_fork(struct slotmap *child, struct slotmap *parent)
 	return 0;
 }
 
-uint64_t slotmap_next(const struct slotmap *map, uint64_t vpn, uint64_t end, unsigned mask)
+/* all: marked ones, too. */
+static inline bool is_in(slot_t slot, unsigned mask, bool all)
+{
+	return mask >> slot_state(slot) & 1 && (all || !slot_is_marked(slot));
+}
+
+static inline uint64_t next_in(const struct slotmap *map, uint64_t vpn, uint64_t end, unsigned mask, bool all)
 {
 	assert(!(mask & 1u << SLOT_NONE));
 	end = MIN(end, SLOTMAP_VPN_MAX);
@@ -137,9 +143,33 @@ uint64_t slotmap_next(const struct slotmap *map, uint64_t vpn, uint64_t end, uns
 
 		next = MIN(next, end);
 		for (; slots && vpn < next; vpn++)
-			if (mask >> slot_state(slot_load(&slots[leaf_index(vpn)])) & 1)
+			if (is_in(slot_load(&slots[leaf_index(vpn)]), mask, all))
 				return vpn;
 		vpn = next;
+	}
+	return end;
+}
+
+uint64_t slotmap_next(const struct slotmap *map, uint64_t vpn, uint64_t end, unsigned mask)
+{
+	return next_in(map, vpn, end, mask, true);
+}
+
+uint64_t slotmap_next_unmarked(const struct slotmap *map, uint64_t vpn, uint64_t end, unsigned mask)
+{
+	return next_in(map, vpn, end, mask, false);
+}
+
+uint64_t slotmap_run(const struct slotmap *map, uint64_t vpn, uint64_t end, unsigned mask, bool all)
+{
+	end = MIN(end, SLOTMAP_VPN_MAX);
+	while (vpn < end) {
+		uint64_t next;
+		leaf_ref leaf = slot_tree_find(map, vpn, &next);
+
+		for (next = MIN(next, end); vpn < next; vpn++)
+			if (!leaf || !is_in(slot_load(&leaf_slots(map, leaf)[leaf_index(vpn)]), mask, all))
+				return vpn;
 	}
 	return end;
 }

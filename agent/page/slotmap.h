@@ -103,6 +103,10 @@ int slotmap_merge(struct slotmap *map, uint64_t from, uint64_t to, uint64_t n);
  * allowed), or end. Missing leaves are skipped whole.
  */
 uint64_t slotmap_next(const struct slotmap *map, uint64_t vpn, uint64_t end, unsigned mask);
+/* The same of those that are not marked; and where those that follow vpn without a gap
+   end, which is so (all: marked or not). */
+uint64_t slotmap_next_unmarked(const struct slotmap *map, uint64_t vpn, uint64_t end, unsigned mask);
+uint64_t slotmap_run(const struct slotmap *map, uint64_t vpn, uint64_t end, unsigned mask, bool all);
 
 /*
  * Calls see for each slot with a reference in up to `leaves` leaves from vpn on,

@@ -340,7 +340,7 @@ static void model_set(struct model *m)
 
 	if (!slot_step_is_legal(from, to))
 		return;
-	slot = slot_make(to, to == SLOT_LEAVING ? (unsigned)pick(2) : 0,
+	slot = slot_make(to, to == SLOT_LEAVING || slot_is_evicted(slot_make(to, 0, 0)) ? (unsigned)pick(2) : 0,
 			 to == SLOT_NONE ? 0 : pick(OBJECTS));
 	if (is_counted(slot))
 		references[slot_value(slot)]++;
@@ -399,15 +399,35 @@ static void model_fork_or_exit(struct model *m)
 	other->live = true;
 }
 
+/* The runs of those in mask; all: marked or not. */
+static void model_check_runs(const struct model *m, unsigned mask, bool all)
+{
+	uint64_t at, end = BASE;
+
+	for (uint64_t vpn = BASE; vpn < BASE + WINDOW; vpn++) {
+		slot_t slot = m->slot[vpn - BASE];
+		bool is_in = mask >> slot_state(slot) & 1 && (all || !slot_is_marked(slot));
+
+		if (is_in && vpn >= end) {
+			at = all ? slotmap_next(&m->map, end, BASE + WINDOW, mask) :
+				   slotmap_next_unmarked(&m->map, end, BASE + WINDOW, mask);
+			EXPECT(at == vpn);
+			end = slotmap_run(&m->map, vpn, BASE + WINDOW, mask, all);
+		}
+		EXPECT(is_in == (vpn < end));
+	}
+}
+
 static void model_check(const struct model *m)
 {
-	uint64_t counts[SLOT_STATES] = { 0 };
+	uint64_t counts[SLOT_STATES] = { 0 }, unmarked = 0;
 	const unsigned mask = 1u << SLOT_STORED | 1u << SLOT_CLEAN;
 	uint64_t at = BASE;
 
 	for (uint64_t i = 0; i < WINDOW; i++) {
 		EXPECT(slotmap_get(&m->map, BASE + i) == m->slot[i]);
 		counts[slot_state(m->slot[i])]++;
+		unmarked += slot_is_evicted(m->slot[i]) && !slot_is_marked(m->slot[i]);
 		if (!(mask >> slot_state(m->slot[i]) & 1))
 			continue;
 		at = slotmap_next(&m->map, at, BASE + WINDOW, mask);
@@ -416,6 +436,9 @@ static void model_check(const struct model *m)
 	ck_assert_uint_eq(slotmap_next(&m->map, at, BASE + WINDOW, mask), BASE + WINDOW);
 	for (unsigned i = 1; i < SLOT_STATES; i++)
 		ck_assert_uint_eq(m->map.count[i], counts[i]);
+	ck_assert_uint_eq(m->map.unmarked, unmarked);
+	for (int all = 0; all < 2; all++)
+		model_check_runs(m, 1u << SLOT_STAGED | 1u << SLOT_STORED | 1u << SLOT_LEAVING, all);
 }
 
 /* An object that any map names is referenced, at most once per naming slot. */
