@@ -534,13 +534,24 @@ static bool see_child(const struct search *q, int child, struct cells *had)
 	return true;
 }
 
-static unsigned differences(const struct search *q, const struct cells *a, const struct cells *b)
+static unsigned differences(const struct cells *a, const struct cells *b, const struct cells *sure)
 {
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(a->bit); i++)
-		n += (unsigned)__builtin_popcountll((a->bit[i] ^ b->bit[i]) & q->asked.bit[i]);
+		n += (unsigned)__builtin_popcountll((a->bit[i] ^ b->bit[i]) & sure->bit[i]);
 	return n;
+}
+
+/* Not what a REMAP has left whose UNMAP was not read: there may be none (MREMAP_DONTUNMAP). */
+static struct cells sure_cells(const struct search *q)
+{
+	struct cells sure = q->asked;
+
+	for (const struct event_step *step = q->step; step < q->step + q->nr_steps; step++)
+		if (step->how == EVENT_LATE && q->s->waiting[step->event].event == UFFD_EVENT_REMAP)
+			clear(&sure, q->span[step->event].from, q->span[step->event].from_end);
+	return sure;
 }
 
 static bool changes_mappings(const struct search *q)
@@ -555,7 +566,7 @@ static bool changes_mappings(const struct search *q)
    order of reading. False: the child is changing something. */
 static bool place_fork(const struct search *q, unsigned fork, unsigned *place)
 {
-	struct cells had = { 0 }, now = q->before;
+	struct cells had = { 0 }, now = q->before, sure = sure_cells(q);
 	unsigned least = UINT32_MAX, read_at = 0, best_off = 0;
 	int child = (int)q->s->waiting[fork].arg.fork.ufd;
 
@@ -567,7 +578,7 @@ static bool place_fork(const struct search *q, unsigned fork, unsigned *place)
 	if (!see_child(q, child, &had))
 		return false;
 	for (unsigned k = 0; k <= q->nr_steps; k++) {
-		unsigned wrong = differences(q, &now, &had);
+		unsigned wrong = differences(&now, &had, &sure);
 		unsigned off = k < read_at ? read_at - k : k - read_at;
 
 		if (wrong < least || (wrong == least && off < best_off)) {
