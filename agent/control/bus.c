@@ -136,6 +136,13 @@ void bus_lost(struct control *control)
 	connect_later(control, RETRY_USEC);
 }
 
+void bus_hangs(struct control *control)
+{
+	complain(control, "the message bus", "it reads nothing any more");
+	disconnect(control);
+	connect_later(control, RETRY_USEC);
+}
+
 void bus_stop(struct control *control)
 {
 	disconnect(control);

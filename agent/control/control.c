@@ -10,12 +10,12 @@
 #include "common/util.h"
 #include "control/private.h"
 
-/* Messages that a user who doesn't read may let pile up: signals, over all of his connections
-   (root's are not counted), and on one of them answers, which are large: peer.c keeps them to
-   one. */
+/* Signals that a user who doesn't read may let pile up, over all of his connections (root's
+   are not counted). Of answers, which are large, peer.c keeps one for each. */
 #define UNREAD_MAX 4096
-#define UNREAD_CALLER_MAX 16
 #define UNREAD_FEW 64 /* of nobody too many */
+/* ... and the message bus: twice what all programs together are news for at once. */
+#define UNREAD_BUS_MAX 32768
 
 struct control *control_new(sd_event *event, const struct settings *settings,
 			    const struct control_hooks *hooks)
@@ -119,7 +119,7 @@ static bool is_unread(const struct endpoint *e, uint64_t max)
 {
 	uint64_t unread;
 
-	return e->peer && sd_bus_get_n_queued_write(e->bus, &unread) >= 0 && unread > max;
+	return sd_bus_get_n_queued_write(e->bus, &unread) >= 0 && unread > max;
 }
 
 /* What is for each of a user's connections. */
@@ -138,17 +138,6 @@ static void drop_unread(struct endpoint *e)
 
 	log_limited(&limit, LOG_LEVEL_WARNING, "a client of uid %u at control.sock doesn't read: dropped", (unsigned)e->uid);
 	endpoint_free(e);
-}
-
-/* Before a message is looked at. 1: it isn't any more. */
-static int on_message(sd_bus_message *m, void *userdata, sd_bus_error *error)
-{
-	struct endpoint *endpoint = userdata;
-
-	if (!is_unread(endpoint, UNREAD_CALLER_MAX))
-		return 0;
-	drop_unread(endpoint);
-	return 1;
 }
 
 static int add_objects(struct endpoint *endpoint)
@@ -175,8 +164,6 @@ static int add_objects(struct endpoint *endpoint)
 		r = sd_bus_match_signal(bus, NULL, "org.freedesktop.DBus.Local",
 					"/org/freedesktop/DBus/Local", "org.freedesktop.DBus.Local",
 					"Disconnected", on_disconnected, endpoint);
-	if (r >= 0)
-		r = sd_bus_add_filter(bus, NULL, on_message, endpoint);
 	if (r >= 0)
 		r = sd_bus_attach_event(bus, control->event, SD_EVENT_PRIORITY_NORMAL);
 	return r;
@@ -240,11 +227,12 @@ static void broadcast(struct control *control, emit_fn emit, const char *path, c
 		next = e->next;
 		if (sd_bus_is_ready(e->bus) <= 0)
 			continue;
-		if (is_unread(e, UNREAD_FEW) && is_unread(e, share_of_unread(e))) {
+		if (!is_unread(e, UNREAD_FEW) || !is_unread(e, e->peer ? share_of_unread(e) : UNREAD_BUS_MAX))
+			emit(e->bus, path, arg);
+		else if (e->peer)
 			drop_unread(e);
-			continue;
-		}
-		emit(e->bus, path, arg);
+		else
+			bus_hangs(control);
 	}
 }
 

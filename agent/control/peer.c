@@ -23,8 +23,8 @@
 /* Of a handshake. Their answers find room at once: none is ready with one on its way. */
 #define LINES_MAX 64u
 #define MESSAGE_MAX (64u << 10) /* calls are of some hundred bytes */
-/* What the kernel keeps of answers: sd-bus asks for 8 MiB. */
-#define ANSWERS_MAX (64 << 10)
+/* What the kernel keeps of answers, as is usual: sd-bus asks for 8 MiB, and root gets it. */
+#define ANSWERS_MAX (208 << 10)
 /* An agent before us may be dying: until then nobody can ask us. */
 #define TAKEN_USEC 1000000
 

@@ -123,6 +123,8 @@ void bus_start(struct control *control);
 void bus_stop(struct control *control);
 /* The endpoint is gone; for the bus: connect again later. */
 void bus_lost(struct control *control);
+/* It doesn't read: the endpoint goes, as above. */
+void bus_hangs(struct control *control);
 /* It may be done by now with what it had of a peer's. */
 void peer_go_on(struct endpoint *endpoint);
 int peer_start(struct control *control, const char *path, int fd);

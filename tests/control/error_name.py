@@ -7,6 +7,7 @@ itself: neither busctl nor gdbus shows the name of an error, or goes without a
 bus.
        error_name.py CONTROL.sock --unread AGENT.sock PID...; users who read neither
 answers nor signals: how much of PID's memory they take, and when they are dropped.
+       error_name.py CONTROL.sock --many AGENT.sock; programs that come and go.
        error_name.py CONTROL.sock --long; sends a hundred MiB as one message, and
 then as a handshake: succeeds when the agent hangs up each time.
        error_name.py CONTROL.sock --endless; calls from the handshake on without
@@ -175,6 +176,19 @@ def check_signals(path, agent):
         sys.exit(f'{gone} of 8 are hung up on that read no signals, or one that was alone')
 
 
+def attach_many(path, agent):
+    """Makes 48000 signals."""
+    own = connect(path)
+    for _ in range(60):
+        programs = [attach(agent) for _ in range(200)]
+        for _ in range(10):  # it takes 32 in a turn, and sees 8 of them end
+            ask(own)
+        for program in programs:
+            program.close()
+        for _ in range(30):
+            ask(own)
+
+
 def call_endlessly(path):
     one = call(1, '/org/uswap1', 'org.freedesktop.DBus.Introspectable', 'Introspect', '', b'')
     sock = connect(path, one * 500)
@@ -215,6 +229,9 @@ def main():
         return
     if sys.argv[2:] == ['--endless']:
         call_endlessly(sys.argv[1])
+    if sys.argv[2:3] == ['--many']:
+        attach_many(sys.argv[1], sys.argv[3])
+        return
     if sys.argv[2:3] == ['--unread']:
         check_answers(sys.argv[1], sys.argv[3], sys.argv[4:])
         check_signals(sys.argv[1], sys.argv[3])

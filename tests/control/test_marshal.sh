@@ -190,6 +190,13 @@ while part := s.recv(64):
     said += part
 assert said.startswith(b"REJECTED"), f"the hundredth connection of one user is told {said}"' "$DIR/run/control.sock"
 expect 0 running beside
+# nor for a bus that hangs
+kill -STOP "$BUS_PID"
+python3 "$SRC/tests/control/error_name.py" "$DIR/run/control.sock" --many "$SOCKET" || fail "many programs"
+kill -KILL "$BUS_PID"
+bus_start # one that has no more to read
+grep -q "the message bus: it reads nothing any more" "$DIR/agent.log" || fail "the bus is told more and more"
+expect 0 running beside
 agent_stop
 
 # ---- what the engine says, as typed errors ----
