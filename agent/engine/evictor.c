@@ -113,9 +113,33 @@ static bool has_answered(const struct session *s)
 	return poll(&socket, 1, 0) > 0;
 }
 
+/* What an order has moved and what has not come back since, touched or
+   incompressible: only that is out. */
+static uint64_t order_bytes(const struct session *s, const struct order *order)
+{
+	uint64_t back = counter_get(&s->counters.pages_in_total) - order->returned_before;
+
+	return order->bytes - MIN(order->bytes, back << PAGE_SHIFT);
+}
+
+/* It has had a second chance: who ordered is not to wait for as long as it is stopped. */
+static void look_at_order(struct worker *w, struct session *s, uint64_t now)
+{
+	struct order *order = s->evict_order;
+
+	if (!order)
+		return;
+	if (!order->late_ns)
+		order->late_ns = now;
+	if (now - order->late_ns < SLOW_NS)
+		return;
+	order->bytes = order_bytes(s, order);
+	order_finish(w->flow, &s->evict_order, order->bytes ? 0 : -EBUSY);
+}
+
 /* One that hangs inside of a MOVE holds the gate, and so its program's faults: that
    only who may kill it can end. */
-static void look_for_the_mover(struct session *s, uint64_t now)
+static void look_for_the_mover(struct worker *w, struct session *s, uint64_t now)
 {
 	bool late = s->reporting && s->reporting->ordered && now - s->reporting->ordered_ns > ANSWER_NS &&
 		    !has_answered(s);
@@ -124,6 +148,7 @@ static void look_for_the_mover(struct session *s, uint64_t now)
 	if (!late)
 		return;
 	s->slow_until_ns = now + SLOW_NS;
+	look_at_order(w, s, now);
 	notice_send(&session_owner(s)->box, &s->to_owner, SESSION_OWN_REVOKE);
 }
 
@@ -145,7 +170,7 @@ void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 		evictor_salvage(w, s);
 		return;
 	}
-	look_for_the_mover(s, now);
+	look_for_the_mover(w, s, now);
 	if (s->closed || s->leaving || s->mover_pid == 0)
 		return;
 	if (now - s->last_kcmp_ns > KCMP_NS) {
@@ -186,15 +211,6 @@ void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 	if (!s->round_open)
 		evict_plan_round(s);
 	evictor_next(w, s);
-}
-
-/* What an order has moved and what has not come back since, touched or
-   incompressible: only that is out. */
-static uint64_t order_bytes(const struct session *s, const struct order *order)
-{
-	uint64_t back = counter_get(&s->counters.pages_in_total) - order->returned_before;
-
-	return order->bytes - MIN(order->bytes, back << PAGE_SHIFT);
 }
 
 static uint64_t order_wants(const struct session *s, const struct order *order)
@@ -294,7 +310,7 @@ static bool has_lane(struct session *s, uint32_t lane)
 void evictor_next(struct worker *w, struct session *s)
 {
 	/* Also where no more is to leave: what has just left may be locked by now. */
-	bool shut = s->closed || s->leaving || has_changed(w, s);
+	bool shut = s->closed || s->leaving || has_changed(w, s) || now_ns() < s->slow_until_ns;
 	unsigned max = shut ? 0 : batch_room(w, s);
 	uint32_t seq = session_next_seq(s->seq);
 	struct batch *b = max && has_lane(s, seq % WIRE_LANES) ? worker_take_batch(w) : NULL;
@@ -416,6 +432,8 @@ void evictor_returned(struct worker *w, struct batch *b)
 		s->hand = MAX(s->hand, b->map_end);
 	if (order && b->forced)
 		order->bytes += out << PAGE_SHIFT;
+	if (order && out)
+		order->late_ns = 0;
 	s->left_since += out;
 	if (s->room_limit)
 		room_give(s, out);

@@ -11,7 +11,7 @@ struct order_group {
 	engine_done_fn done;
 	void *arg;
 	uint32_t open;
-	bool all; /* one process that has ended meanwhile is no failure of it */
+	bool all; /* one process that has ended meanwhile, or can't be evicted, is no failure of it */
 	int status;
 	uint64_t bytes;
 };
@@ -32,7 +32,8 @@ void orders_done(struct engine *e, struct order *order)
 	group->bytes += order->bytes;
 	if (e->draining && order->status == -ESRCH)
 		order->status = -ECANCELED;
-	if (order->status < 0 && group->status == 0 && !(group->all && order->status == -ESRCH))
+	if (order->status < 0 && group->status == 0 &&
+	    !(group->all && (order->status == -ESRCH || order->status == -EBUSY)))
 		group->status = order->status;
 	free(order);
 	finish_group(e, group);

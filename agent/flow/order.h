@@ -23,6 +23,7 @@ struct order {
 	bool scanned;	 /* evict: enough is planned for now */
 	bool exhausted;	 /* ... or there is nothing more to plan */
 	uint32_t rounds;
+	uint64_t late_ns; /* since when its mover doesn't answer; 0: it does */
 	void *group;	 /* engine's: what it belongs to */
 };
 
