@@ -15,6 +15,7 @@
 #include "backends/faulty.h"
 #include "common/util.h"
 #include "engine/private.h"
+#include "flow/order.h"
 #include "tests/unit/blobs.h"
 
 static struct engine engine;
@@ -96,6 +97,25 @@ START_TEST(test_has_answered)
 	ck_assert_int_eq(send(mover, "report", 6, 0), 6);
 	ck_assert(!tick(3));
 	ck_assert_str_eq(reason(), "");
+}
+END_TEST
+
+/* Nor does who has ordered wait for longer than until it has been tried once more. */
+START_TEST(test_order_to_a_mover_that_is_stopped)
+{
+	struct order order = { .bytes = _i ? PAGE_BYTES : 0 };
+
+	engine.worker.flow = &engine.flow;
+	ck_assert_int_eq(mailbox_init(&engine.flow.engine), 0);
+	atomic_store(&s->evict_order, &order);
+	ck_assert(tick(3));
+	ck_assert(tick(12));
+	ck_assert_ptr_eq(s->evict_order, &order);
+	ck_assert(tick(14));
+	ck_assert_ptr_null(s->evict_order);
+	ck_assert_ptr_eq(mailbox_take(&engine.flow.engine), &order.mail);
+	ck_assert_int_eq(order.status, _i ? 0 : -EBUSY);
+	mailbox_deinit(&engine.flow.engine);
 }
 END_TEST
 
@@ -299,6 +319,7 @@ int main(void)
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, test_hangs_in_the_gate);
 	tcase_add_test(tc, test_has_answered);
+	tcase_add_loop_test(tc, test_order_to_a_mover_that_is_stopped, 0, 2);
 	tcase_add_test(tc, test_INV_6_lost_forks_are_no_strays);
 	tcase_add_test(tc, test_packers_share_a_batch);
 	tcase_add_test(tc, test_packs_in_a_hurry_while_staging_is_full);
