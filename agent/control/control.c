@@ -78,9 +78,10 @@ int control_start(struct control *control, struct engine *engine, const char *pa
 	assert(!control->engine);
 	control->engine = engine;
 	r = sd_event_add_post(control->event, &control->round, on_round, control);
-	if (r < 0)
-		log_warning("a client that sends all the time may keep others waiting: %s", strerror(-r));
-	r = peer_start(control, path, fd);
+	if (r < 0) /* nobody would hear a second call */
+		log_error("%s: %s", path, strerror(-r));
+	else
+		r = peer_start(control, path, fd);
 	bus_start(control);
 	return r;
 }
