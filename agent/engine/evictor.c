@@ -161,6 +161,17 @@ static void end_order(struct session *s)
 		order->exhausted = order->scanned = true;
 }
 
+/* One that has stopped for a moment goes on, but not as another order's. */
+static void begin_round(struct session *s)
+{
+	struct order *order = s->evict_order;
+
+	if (!s->round_open || (order && !order->begun))
+		evict_plan_round(s);
+	if (order)
+		order->begun = true;
+}
+
 void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 {
 	int r;
@@ -208,8 +219,7 @@ void evictor_tick(struct worker *w, struct session *s, uint64_t now)
 	look_at_threads(w, s);
 	if (s->forced)
 		packers_hurry(w->packers, s);
-	if (!s->round_open)
-		evict_plan_round(s);
+	begin_round(s);
 	evictor_next(w, s);
 }
 

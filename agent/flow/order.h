@@ -20,7 +20,8 @@ struct order {
 	uint64_t bytes;	 /* moved so far */
 	uint64_t returned_before; /* evict: the session's pages_in_total at its start */
 	int status;
-	bool scanned;	 /* evict: enough is planned for now */
+	bool begun;	 /* evict: a round of the hand, with it */
+	bool scanned;	 /* ... enough is planned for now */
 	bool exhausted;	 /* ... or there is nothing more to plan */
 	uint32_t rounds;
 	uint64_t late_ns; /* since when its mover doesn't answer; 0: it does */
