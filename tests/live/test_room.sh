@@ -112,7 +112,7 @@ wait_until 60 "the agent to look at it" has_looked "$(looks)"
 status=0
 bounded 60 "$CTL" restore "$PEER_PID" >"$DIR/restored" 2>&1 || status=$?
 [ $status = 1 ] || fail "restore into a small group: status $status, $(cat "$DIR/restored")"
-grep -q 'no room' "$DIR/restored" || fail "restore into a small group: $(cat "$DIR/restored")"
+grep -q 'no memory for all of it' "$DIR/restored" || fail "restore into a small group: $(cat "$DIR/restored")"
 [ "$(ask "$PEER" verify)" = $((40 * 256)) ] || fail "verify in a small group"
 [ "$(kills $name-small)" = 0 ] || fail "$(kills $name-small) were killed in a small group"
 peer_stop "$PEER"
