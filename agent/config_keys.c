@@ -561,7 +561,7 @@ void config_resolve_store(struct settings *settings, uint64_t total_bytes)
 	memcpy(memory, size, len - strlen("memory:"));
 	memory[len - strlen("memory:")] = '\0';
 	if (units_parse_percent(memory, &share) == 0)
-		bytes = (uint64_t)((double)total_bytes * share);
+		bytes = MIN((uint64_t)((double)total_bytes * share), STORE_SEGMENTS_MAX * (uint64_t)STORE_SEGMENT);
 	else
 		units_parse_size(memory, &bytes);
 	snprintf(settings->store, sizeof(settings->store), "memory:%" PRIu64 "%s", bytes, rest ? rest : "");

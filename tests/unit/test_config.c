@@ -2,6 +2,7 @@
 /* The configuration: every key's default, what it takes and what it refuses,
    and that each complaint names file, line, key and value. */
 #include <check.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <pwd.h>
 #include <stdio.h>
@@ -12,6 +13,7 @@
 
 #include "agent/checks.h"
 #include "agent/config.h"
+#include "backends/store.h"
 #include "common/log.h"
 #include "common/util.h"
 
@@ -407,6 +409,32 @@ START_TEST(store_share_becomes_bytes)
 }
 END_TEST
 
+static long phys_pages;
+
+/* In front of the library's: a machine with so much memory. */
+long sysconf(int name)
+{
+	long (*real)(int name);
+
+	if (name == _SC_PHYS_PAGES && phys_pages)
+		return phys_pages;
+	*(void **)&real = dlsym(RTLD_NEXT, "sysconf");
+	return real(name);
+}
+
+START_TEST(a_machine_with_very_much_memory)
+{
+	const char *error;
+
+	phys_pages = (long)1 << 34; /* 64 TiB */
+	config_defaults(&settings);
+	ck_assert_str_eq(settings.store, "memory:25%");
+	config_resolve_store(&settings, check_total_memory());
+	ck_assert_str_eq(settings.store, "memory:4398046511104");
+	ck_assert_msg(store_check(settings.store, &error), "%s", error);
+}
+END_TEST
+
 static const struct {
 	const char *release;
 	enum check_result result;
@@ -451,6 +479,7 @@ int main(void)
 	tcase_add_test(tc, drop_ins_in_order_of_their_names);
 	tcase_add_test(tc, stores_add_up);
 	tcase_add_test(tc, store_share_becomes_bytes);
+	tcase_add_test(tc, a_machine_with_very_much_memory);
 	tcase_add_loop_test(tc, known_kernels, 0, (int)ARRAY_SIZE(kernels));
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);
