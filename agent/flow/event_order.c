@@ -131,6 +131,16 @@ static void hear_child(struct owner *o, struct session *s, int child)
 	o->unquiet = true;
 }
 
+/* Nothing is on its way: what no UNMAP has come of was left as it was (MREMAP_DONTUNMAP). */
+static void end_vacated(struct session *s)
+{
+	for (size_t i = 0; i < s->vacated.nr; i++)
+		if (uffd_is_registered(s->fds.uffd, s->vacated.v[i].start) == 1 &&
+		    ranges_add(&s->registered, s->vacated.v[i].start, s->vacated.v[i].end) < 0)
+			s->barred = true;
+	s->vacated.nr = 0;
+}
+
 /* False: what waits has to wait on. */
 static bool settle(struct owner *o, struct session *s, bool complete)
 {
@@ -150,7 +160,7 @@ static bool settle(struct owner *o, struct session *s, bool complete)
 			return false;
 	assert(!s->nr_waiting);
 	if (complete && s->vacated.nr) {
-		s->vacated.nr = 0; /* nothing is on its way */
+		end_vacated(s);
 		record_commit(s, 0);
 	}
 	if (s->wake_all) {

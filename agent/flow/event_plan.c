@@ -52,6 +52,7 @@ struct span { /* of cells */
 struct search {
 	const struct session *s;
 	bool complete;
+	unsigned threads; /* that it has; 0: not known, or of no interest */
 	unsigned nr_cells;
 	uint64_t start[CELLS]; /* where each begins */
 	uint64_t face[CELLS];  /* an address in it that tells of it */
@@ -162,7 +163,7 @@ static uint64_t prepare(struct search *q, const struct session *s, bool complete
 {
 	uint64_t units = 0;
 
-	*q = (struct search){ .s = s, .complete = complete };
+	*q = (struct search){ .s = s, .complete = complete, .threads = complete ? 0 : session_read_threads(s) };
 	for (unsigned i = 0; i < s->nr_waiting; i++) {
 		struct range from = source_of(&s->waiting[i]), to = target_of(&s->waiting[i]);
 
@@ -443,6 +444,25 @@ static unsigned find_tail(const struct search *q, unsigned event, uint64_t left)
 	return EVENT_NO_TAIL;
 }
 
+/*
+ * May the UNMAP of this REMAP be still to come? Its thread is on the way to that and does
+ * nothing else, so of a single thread nothing was read since; of several, each can have one.
+ */
+static bool may_be_late(const struct search *q, unsigned event)
+{
+	unsigned behind = 0;
+
+	for (unsigned i = event + 1; q->threads && i < q->s->nr_waiting; i++) {
+		const struct uffd_msg *msg = &q->s->waiting[i];
+
+		if (event_is_of_child(msg))
+			continue;
+		behind += q->threads == 1 ||
+			  (msg->event == UFFD_EVENT_REMAP && find_tail(q, i, UINT64_MAX) == EVENT_NO_TAIL);
+	}
+	return !behind || behind < q->threads;
+}
+
 /* Does one of those REMAPs still wait for this UNMAP that were done before? */
 static bool is_late(const struct search *q, unsigned event)
 {
@@ -464,7 +484,7 @@ static bool try_event(struct search *q, unsigned i, const struct cells *now, uin
 		if (step.tail != EVENT_NO_TAIL && try_step(q, step, now, left, cost))
 			return true;
 		step.tail = EVENT_NO_TAIL;
-		step.how = q->complete ? EVENT_SOURCE_STAYS : EVENT_LATE;
+		step.how = !q->complete && may_be_late(q, i) ? EVENT_LATE : EVENT_SOURCE_STAYS;
 	} else if (msg->event == UFFD_EVENT_UNMAP && is_late(q, i)) {
 		step.how = EVENT_LATE;
 		if (try_step(q, step, now, left, cost))

@@ -287,6 +287,14 @@ bool session_is_shared(pid_t pid, pid_t mover, uid_t uid)
 	       (leader_is_zombie(pid) && session_runs_as(pid, uid));
 }
 
+unsigned session_read_threads(const struct session *s)
+{
+	struct stat tasks;
+
+	/* /proc/PID/task has two links and one for each (fs/proc/base.c) */
+	return s->fds.tasks >= 0 && fstat(s->fds.tasks, &tasks) == 0 && tasks.st_nlink > 2 ? (unsigned)tasks.st_nlink - 2 : 0;
+}
+
 int session_read_user(const struct session *s, uid_t *uid)
 {
 	char text[4096];

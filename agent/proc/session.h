@@ -390,6 +390,8 @@ uint64_t session_evicted_pages(const struct session *s);
 /* RSS in bytes by /proc/PID/statm; 0 when it can't be read. anonymous, if not NULL: how
    much of it is no file's. Any thread. */
 uint64_t session_read_resident(const struct session *s, uint64_t *anonymous);
+/* How many threads it has; 0 when it can't be read. Any thread. */
+unsigned session_read_threads(const struct session *s);
 /* Its effective user. 0 or -ESRCH. */
 int session_read_user(const struct session *s, uid_t *uid);
 /* Bytes that the process has locked (VmLck); 0 when it can't be read. changed, if not

@@ -478,6 +478,43 @@ START_TEST(test_INV_4_never_at_rest)
 }
 END_TEST
 
+/* Of a single thread, what follows a REMAP says that no UNMAP will: its source stays
+   (MREMAP_DONTUNMAP), and is no reason to turn later events around. */
+START_TEST(test_INV_4_dontunmap_never_at_rest)
+{
+	s->fds.tasks = open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	ck_assert_uint_eq(session_read_threads(s), 1);
+	remap(A, C);
+	for (unsigned i = 1; i < SESSION_WAITING_MAX; i++)
+		REMOVE(X + i * LEN); /* of nothing */
+	UNMAP(A); /* no room: all before it is done */
+	ck_assert(ranges_cover(&s->registered, A, A + LEN));
+	remap(B, A);
+	events_flush(&owner, s);
+	holds(C, A);
+	holds(A, B);
+	UNMAP(B); /* the REMAP was the last: this may be its own */
+	rest();
+	holds(A, B);
+}
+END_TEST
+
+/* ... and of several threads when all is over. */
+START_TEST(test_INV_4_dontunmap_at_rest)
+{
+	registered[0] = A;
+	registered[1] = B;
+	registered[2] = C;
+	nr_registered = 3;
+	remap(A, C);
+	events_flush(&owner, s);
+	ck_assert(!ranges_cover(&s->registered, A, A + LEN));
+	rest();
+	ck_assert(ranges_cover(&s->registered, A, A + LEN));
+	ck_assert(events_are_quiet(s));
+}
+END_TEST
+
 /* INV-3: faults left unanswered meanwhile are woken when it is over. */
 START_TEST(test_INV_3_withheld_faults_are_woken)
 {
@@ -878,6 +915,8 @@ int main(void)
 	tcase_add_test(tc, test_dontunmap_keeps_its_source);
 	tcase_add_test(tc, test_idle_kernel_ends_the_wait);
 	tcase_add_test(tc, test_INV_4_never_at_rest);
+	tcase_add_test(tc, test_INV_4_dontunmap_never_at_rest);
+	tcase_add_test(tc, test_INV_4_dontunmap_at_rest);
 	tcase_add_test(tc, test_INV_3_withheld_faults_are_woken);
 	tcase_add_test(tc, test_INV_3_many_faults_hide_no_event);
 	tcase_add_test(tc, test_INV_4_dropped_without_memory);
