@@ -16,9 +16,12 @@ in_the_pool() {
 		[ "$(tier memory live_bytes)" -lt $((256 << 10)) ]
 }
 
-# ... and not in the program
+# ... and not in the program: a quarter of what is not lost, which may be little
+lost=0
 are_away() {
-	in_the_pool && [ "$(of_process "${PEER_PIDS[served]}" evicted_bytes)" -gt $((MIB << 18)) ]
+	[ "$(tier rados live_bytes)" -gt $((64 << 10)) ] &&
+		[ "$(tier memory live_bytes)" -lt $((256 << 10)) ] &&
+		[ "$(of_process "${PEER_PIDS[served]}" evicted_bytes)" -gt $(((MIB * 256 - lost) << 10)) ]
 }
 
 oldest_is_beyond() { # MS

@@ -119,6 +119,7 @@ agent_start
 peer_start env "LD_PRELOAD=$LIB" sh -c 'echo "ready $$"; read -r line'
 source_dir=$(realpath "${srcdir:-.}/tests/workloads")
 compiler=${CC:-gcc}
+compiler=${compiler#ccache } # of which nothing might run
 compiler=${compiler%% *}
 
 if [ -n "$(real_python)" ]; then
