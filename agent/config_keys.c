@@ -330,14 +330,13 @@ static bool find_user(const char *name, uint32_t *uid)
 		uint32_t uid;
 	} known[SETTINGS_LIST_MAX];
 	const struct passwd *pw;
-	unsigned i = 0;
+	unsigned i;
 
-	while (i < SETTINGS_LIST_MAX && known[i].name && strcmp(known[i].name, name) != 0)
-		i++;
-	if (i < SETTINGS_LIST_MAX && known[i].name) {
-		*uid = known[i].uid;
-		return true;
-	}
+	for (i = 0; i < SETTINGS_LIST_MAX && known[i].name; i++)
+		if (strcmp(known[i].name, name) == 0) {
+			*uid = known[i].uid;
+			return true;
+		}
 	pw = getpwnam(name);
 	if (!pw)
 		return false;
@@ -561,7 +560,7 @@ void config_resolve_store(struct settings *settings, uint64_t total_bytes)
 	memcpy(memory, size, len - strlen("memory:"));
 	memory[len - strlen("memory:")] = '\0';
 	if (units_parse_percent(memory, &share) == 0)
-		bytes = MIN((uint64_t)((double)total_bytes * share), STORE_SEGMENTS_MAX * (uint64_t)STORE_SEGMENT);
+		bytes = store_part_of(total_bytes, share);
 	else
 		units_parse_size(memory, &bytes);
 	snprintf(settings->store, sizeof(settings->store), "memory:%" PRIu64 "%s", bytes, rest ? rest : "");

@@ -49,8 +49,7 @@ static bool parse_share(const char *text, uint64_t *bytes)
 
 	if (units_parse_percent(text, &share) || share > 1)
 		return false;
-	/* of a machine with very much: as much as a store may have */
-	*bytes = MIN((uint64_t)((double)ram_bytes() * share), STORE_SEGMENTS_MAX * (uint64_t)STORE_SEGMENT);
+	*bytes = store_part_of(ram_bytes(), share);
 	return true;
 }
 

@@ -25,6 +25,16 @@
 
 #define STORE_SEGMENT ((size_t)4 << 20)
 #define STORE_SEGMENTS_MAX ((uint32_t)1 << 20) /* 4 TiB: a store, and all of Store= together */
+
+/* Of so many bytes, but no more than a store can have. */
+static inline uint64_t store_part_of(uint64_t bytes, double share)
+{
+	const uint64_t most = STORE_SEGMENTS_MAX * (uint64_t)STORE_SEGMENT;
+	uint64_t part = (uint64_t)((double)bytes * share);
+
+	return part < most ? part : most;
+}
+
 /* A direct read takes whole blocks: up to so much before and after the range
    asked for. Buffers of reads and writes lie on such a border. */
 #define STORE_BLOCK ((size_t)4096)

@@ -46,6 +46,14 @@ static void disconnect(struct control *control)
 		endpoint_free(e);
 }
 
+/* For so long. */
+static void give_up(struct control *control, const char *what, const char *why, uint64_t usec)
+{
+	complain(control, what, why);
+	disconnect(control);
+	connect_later(control, usec);
+}
+
 static int on_name(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
 	struct control *control = userdata;
@@ -59,10 +67,8 @@ static int on_name(sd_bus_message *m, void *userdata, sd_bus_error *error)
 		control->name_slot = sd_bus_slot_unref(control->name_slot);
 		return 0;
 	}
-	complain(control, "the bus doesn't give us the name " BUS_NAME,
-		 e ? e->message : "somebody else has it");
-	disconnect(control);
-	connect_later(control, RETRY_NAME_USEC);
+	give_up(control, "the bus doesn't give us the name " BUS_NAME,
+		e ? e->message : "somebody else has it", RETRY_NAME_USEC);
 	return 0;
 }
 
@@ -98,11 +104,8 @@ static void connect_now(struct control *control)
 						  control) :
 			-errno;
 	}
-	if (r >= 0)
-		return;
-	complain(control, "no message bus", strerror(-r));
-	disconnect(control);
-	connect_later(control, RETRY_USEC);
+	if (r < 0)
+		give_up(control, "no message bus", strerror(-r), RETRY_USEC);
 }
 
 static int on_retry(sd_event_source *source, uint64_t usec, void *userdata)
@@ -138,9 +141,7 @@ void bus_lost(struct control *control)
 
 void bus_hangs(struct control *control)
 {
-	complain(control, "the message bus", "it reads nothing any more");
-	disconnect(control);
-	connect_later(control, RETRY_USEC);
+	give_up(control, "the message bus", "it reads nothing any more", RETRY_USEC);
 }
 
 void bus_stop(struct control *control)

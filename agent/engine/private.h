@@ -163,7 +163,6 @@ struct engine {
 	uint64_t full_logged_ns;
 	uint64_t safe_due_ns; /* when to ask again whether descriptors are safe */
 	uint64_t unkept_due_ns; /* when to say again that one has no room */
-	uint64_t left_due_ns;	/* ... that a program was let go of */
 	bool draining, drained;
 	uint64_t user_max, process_max;
 };

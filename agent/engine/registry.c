@@ -14,7 +14,6 @@
 #define BUSY_NS (30 * NSEC_PER_SEC)
 #define MOVER_HANGS "its mover hangs in the kernel, and it waits; with the mover killed it goes on, and is let go"
 #define FULL_LOG_NS (60 * NSEC_PER_SEC) /* said at most so often */
-#define LEFT_LOG_NS NSEC_PER_SEC
 
 void registry_add(struct engine *e, struct session *s)
 {
@@ -108,15 +107,14 @@ void registry_report(struct engine *e, uint64_t now)
 }
 
 /* It runs on, and nothing of it is listed any more that would say why it is not served. */
-static void report_left(struct engine *e, const struct session *s)
+static void report_left(const struct session *s)
 {
+	static struct log_limit limit; /* anybody can have that said of himself */
 	struct pollfd pidfd = { .fd = s->fds.pidfd, .events = POLLIN };
-	uint64_t now = now_ns();
 
-	if (!s->introduced || !*s->reason || poll(&pidfd, 1, 0) != 0 || now < e->left_due_ns)
-		return;
-	log_info("process %d (%s) is left alone from now on: %s", (int)s->pid, s->command, s->reason);
-	e->left_due_ns = now + LEFT_LOG_NS;
+	if (s->introduced && *s->reason && poll(&pidfd, 1, 0) == 0)
+		log_limited(&limit, LOG_LEVEL_INFO, "process %d (%s) is left alone from now on: %s", (int)s->pid,
+			    s->command, s->reason);
 }
 
 static void unlist(struct engine *e, struct session *s)
@@ -128,7 +126,7 @@ static void unlist(struct engine *e, struct session *s)
 	*at = s->next;
 	e->nr_sessions--;
 	report_lost(s);
-	report_left(e, s);
+	report_left(s);
 	record_sum_counters(&e->records, s);
 	assert(session_evicted_pages(s) == 0 && counter_get(&s->counters.stored_bytes) == 0); /* INV-8 */
 	log_debug("process %d (session %llu) is gone", s->introduced ? (int)s->pid : 0, (unsigned long long)s->id);
