@@ -19,9 +19,11 @@ in_the_pool() {
 # ... and not in the program: a quarter of what is not lost, which may be little
 lost=0
 are_away() {
-	[ "$(tier rados live_bytes)" -gt $((64 << 10)) ] &&
+	local there=$((MIB * 256 - lost))
+
+	[ "$(tier rados live_bytes)" -gt $((there << 7)) ] && # 1 MiB of all
 		[ "$(tier memory live_bytes)" -lt $((256 << 10)) ] &&
-		[ "$(of_process "${PEER_PIDS[served]}" evicted_bytes)" -gt $(((MIB * 256 - lost) << 10)) ]
+		[ "$(of_process "${PEER_PIDS[served]}" evicted_bytes)" -gt $((there << 10)) ]
 }
 
 oldest_is_beyond() { # MS

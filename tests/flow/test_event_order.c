@@ -696,6 +696,19 @@ START_TEST(test_fork_without_memory)
 }
 END_TEST
 
+static void begin_forks(void)
+{
+	owner.epoll = epoll_create1(EPOLL_CLOEXEC);
+	domain.refs = 1;
+	ck_assert_int_eq(mailbox_init(&flow.engine), 0);
+}
+
+static void end_forks(void)
+{
+	mailbox_deinit(&flow.engine);
+	close(owner.epoll);
+}
+
 /* A fork while nothing is changing; the child is the owner's newest session. */
 static struct session *fork_child_of(bool again)
 {
@@ -735,9 +748,7 @@ START_TEST(test_children_of_a_changed_user)
 		{ SESSION_USER_PRIVATE, SESSION_USER_CHANGED },
 	};
 
-	owner.epoll = epoll_create1(EPOLL_CLOEXEC);
-	domain.refs = 1;
-	ck_assert_int_eq(mailbox_init(&flow.engine), 0);
+	begin_forks();
 	for (size_t i = 0; i < ARRAY_SIZE(users); i++) {
 		struct session *child;
 
@@ -746,8 +757,7 @@ START_TEST(test_children_of_a_changed_user)
 		ck_assert_int_eq(child->user, users[i].child);
 		end_child(child);
 	}
-	mailbox_deinit(&flow.engine);
-	close(owner.epoll);
+	end_forks();
 }
 END_TEST
 
@@ -772,9 +782,7 @@ static uint64_t begin_wiped(bool is_wiped)
 		ck_assert_int_eq(slotmap_set(&s->slots, v, slot_make(SLOT_LEAVING, 0, 0)), 0);
 		ck_assert_int_eq(slotmap_set(&s->slots, v, slot_make(SLOT_FILL, 0, 7)), 0);
 	}
-	owner.epoll = epoll_create1(EPOLL_CLOEXEC);
-	domain.refs = 1;
-	ck_assert_int_eq(mailbox_init(&flow.engine), 0);
+	begin_forks();
 	ck_assert_int_eq(record_table_open(&records), 0);
 	s->records = &records;
 	s->fds.maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
@@ -792,10 +800,9 @@ static enum slot_state end_wiped(uint64_t address, bool again)
 	enum slot_state state = slot_state(slotmap_get(&child->slots, address >> PAGE_SHIFT));
 
 	end_child(child);
-	mailbox_deinit(&flow.engine);
+	end_forks();
 	record_table_close(&records);
 	ranges_deinit(&owner.wiped);
-	close(owner.epoll);
 	missing = 0;
 	return state;
 }
@@ -849,9 +856,7 @@ START_TEST(test_INV_4_fork_behind_a_dontunmap)
 	struct session *parent = s;
 	struct uffd_msg fork = { .event = UFFD_EVENT_FORK, .arg.fork.ufd = (uint32_t)eventfd(0, EFD_CLOEXEC) };
 
-	owner.epoll = epoll_create1(EPOLL_CLOEXEC);
-	domain.refs = 1;
-	ck_assert_int_eq(mailbox_init(&flow.engine), 0);
+	begin_forks();
 	registered[0] = A;
 	registered[1] = B;
 	nr_registered = 2;
@@ -867,8 +872,7 @@ START_TEST(test_INV_4_fork_behind_a_dontunmap)
 	holds(B, A);
 	end_child(s);
 	s = parent;
-	mailbox_deinit(&flow.engine);
-	close(owner.epoll);
+	end_forks();
 }
 END_TEST
 

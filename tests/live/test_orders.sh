@@ -179,13 +179,16 @@ lock_behind_an_order() {
 	kill -CONT "$worker"
 	wait "${waiting[@]}" || true
 }
+serve_alone() { # [BEFORE...]; there is no other mover then
+	wait_until 20 "the movers to go" no_movers
+	serve_start 4 "$@"
+	one=$SERVED
+	pid=$SERVED_PID
+}
 says_why() {
 	[[ $(of_process "$pid" reason) = *"dropped or moved more memory"* ]]
 }
-wait_until 20 "the movers to go" no_movers
-serve_start 4
-one=$SERVED
-pid=$SERVED_PID
+serve_alone
 [ "$(ask "$one" reserve)" -gt 0 ] || fail "reserve"
 wait_until 20 "$pid to be evicted" evicts
 ! says_why || fail "a reason before there is one"
@@ -195,10 +198,7 @@ serve_stop "$one"
 
 # Mappings in which there is nothing are no end of what there is; what nothing may leave for
 # as long as it wants is an end.
-wait_until 20 "the movers to go" no_movers
-serve_start 4
-one=$SERVED
-pid=$SERVED_PID
+serve_alone
 [ "$(ask "$one" scatter)" -ge 1000 ] || fail "scatter"
 wait_until 20 "$pid to be evicted" evicts
 [ $(($(ask "$one" absent) * 100)) -ge $((1024 * 85)) ] || fail "only $(ask "$one" absent) of 1024 pages are away"
@@ -207,10 +207,7 @@ order evict "$pid" >/dev/null
 serve_stop "$one"
 
 for try in {1..5}; do
-	wait_until 20 "the movers to go" no_movers
-	serve_start 4 env WORKLOAD_KEEP=1
-	one=$SERVED
-	pid=$SERVED_PID
+	serve_alone env WORKLOAD_KEEP=1
 	wait_until 20 "$pid to be evicted" evicts # its mover is ready
 	order restore "$pid" >/dev/null
 	before=$(total pages_out_total)

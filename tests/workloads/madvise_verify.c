@@ -321,21 +321,21 @@ static void keeping_advice(void)
 static void wipe_around_fork(bool wiped)
 {
 	uint64_t rng = 11;
-	size_t i;
+	pid_t pid;
 
 	for (unsigned round = 0; round < (wl_evicting() ? 100 : 2); round++) {
 		wl_fill(area, PAGES, round);
 		wl_sleep_ms(5 + (unsigned)(content_next(&rng) % 30));
 		advise(area, PAGES, wiped ? MADV_WIPEONFORK : MADV_KEEPONFORK);
-		pid_t pid = (pid_t)WL_OK(fork());
-		if (pid)
-			advise(area, PAGES, wiped ? MADV_KEEPONFORK : MADV_WIPEONFORK);
-		for (i = 0; !pid && wiped && i < PAGES; i++)
-			wl_check_zero("kept since", area + i * WL_PAGE, i);
-		if (!pid && !wiped)
-			wl_verify("wiped since", area, PAGES, round);
-		if (!pid)
+		pid = (pid_t)WL_OK(fork());
+		if (!pid) {
+			if (wiped)
+				wl_check_zeros("kept since", area, PAGES);
+			else
+				wl_verify("wiped since", area, PAGES, round);
 			_exit(0);
+		}
+		advise(area, PAGES, wiped ? MADV_KEEPONFORK : MADV_WIPEONFORK);
 		wl_reap("WIPEONFORK around a fork", pid, WL_EXITED(0));
 		advise(area, PAGES, MADV_KEEPONFORK);
 	}

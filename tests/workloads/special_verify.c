@@ -176,15 +176,24 @@ static void all_alike(const char *what, const unsigned char *area, size_t pages)
 		wl_check_key(what, area + i * WL_PAGE, 7, i);
 }
 
+/* Every second one has its own content. */
+static void half_alike(const char *what, const unsigned char *area, size_t pages)
+{
+	size_t i;
+
+	for (i = 0; i < pages; i++)
+		wl_check_key(what, area + i * WL_PAGE, i % 2 ? 7 : content_key(8, i, 0), i);
+}
+
 /* Everything that the process has may be merged: then all of it stays. What is on its way
    out is merged there, and must not keep the way blocked. */
 static void whole_process(unsigned char *area, size_t pages)
 {
 	wl_sleep_ms(wl_evicting() ? 100 : 0);
-	all_alike("mergeable as a whole", area, pages);
+	half_alike("mergeable as a whole", area, pages);
 	WL_OK(prctl(PR_SET_MEMORY_MERGE, 0, 0, 0, 0));
 	wl_wait_evicted("not mergeable any more", area, pages, 90);
-	all_alike("not mergeable any more", area, pages);
+	half_alike("not mergeable any more", area, pages);
 	wl_wait_evicted("to be merged as a whole", area, pages, 50);
 }
 
@@ -215,10 +224,7 @@ static int ksm(size_t pages)
 	others_leave("beside pages merged no more");
 	WL_OK(madvise(area, pages * WL_PAGE, MADV_UNMERGEABLE));
 	wl_wait_evicted("unmerged", area, pages, 90);
-	for (i = 0; i < pages; i++)
-		wl_check_key("unmerged", area + i * WL_PAGE, i % 2 ? 7 : content_key(8, i, 0), i);
-	for (i = 0; i < pages; i += 2)
-		content_page(area + i * WL_PAGE, 7);
+	half_alike("unmerged", area, pages);
 	for (i = 0; i < WHOLE_ROUNDS && !prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0); i++)
 		whole_process(area, pages);
 	wl_say("%zu pages merged and unmerged, all right", pages);
